@@ -1,0 +1,167 @@
+"""What a method, a task and their options are: small structural contracts, no base classes.
+
+This module imports neither torch nor transformers, so that a plugin's options can be read cheaply.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import nn
+
+    from bench.backbone import Backbone
+
+KINDS = ("classification", "regression")
+
+Batch = dict[str, "torch.Tensor"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What an option accepts: inclusive bounds for numbers, or a closed set of words."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def option(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Sequence[str] = ()
+) -> Any:
+    """Declare a documented dataclass field: its default, one line of help, and what it accepts.
+
+    Args:
+        default: the value when nobody sets it; its type comes from the field's annotation.
+        help: one line, shown by ``bench show`` and in the report.
+        low, high: inclusive bounds of a number.
+        choices: the words a string option accepts.
+    """
+    limits = Limits(help, low, high, tuple(choices))
+    return dataclasses.field(default=default, metadata={"limits": limits})
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A fine-tuning method: a frozen dataclass that is both the method and its hyper-parameters.
+
+    Class attributes: ``name`` (what ``--methods`` takes) and ``swept`` (the field ``--ranks`` sets, or None).
+    Every method has a field ``lr``, its own sensible peak learning rate.
+    """
+
+    name: ClassVar[str]
+    swept: ClassVar[str | None]
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        ...
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        """Change ``backbone`` into the tuned module and return it.
+
+        The module's forward takes a batch's tensors by keyword and gives an output with ``.loss`` and
+        ``.logits``. What is trainable is what has ``requires_grad``.
+
+        Raises:
+            ValueError: when the method cannot apply to this model; the message says why.
+        """
+        ...
+
+
+@runtime_checkable
+class CountsParameters(Protocol):
+    """A method that states its number of trainable parameters from shapes alone, as its paper does."""
+
+    def trainable_count(self, backbone: Backbone) -> int:
+        """Trainable parameters, head included, computed from an untouched backbone by formula."""
+        ...
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """A method whose result can be folded into the base weights, so that inference costs nothing extra."""
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold the tuned weights into the base weights, in place, and return the module."""
+        ...
+
+
+@runtime_checkable
+class GroupsParameters(Protocol):
+    """A method with its own optimizer groups (LoRA+: a higher rate for B)."""
+
+    def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        """Groups as torch.optim takes them; ``lr_scale`` multiplies the run's learning rate (default 1)."""
+        ...
+
+
+@runtime_checkable
+class DataInitialized(Protocol):
+    """A method that looks at training batches before the first step (LST's Fisher pruning)."""
+
+    def initialize(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+        """Set initial values from training batches (on the module's device); changes parameters in place."""
+        ...
+
+
+@runtime_checkable
+class FollowsSteps(Protocol):
+    """A method that acts after every optimizer step (AdaLoRA's rank budget)."""
+
+    def after_step(self, module: nn.Module, step: int, steps: int) -> None:
+        """Called after optimizer step ``step`` of ``steps`` (1-based), gradients still in place."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Where data sets come from: a mirror in the Hub's layout (``BENCH_DATA``, ``--data-dir``), then the Hub."""
+
+    mirror: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint."""
+
+    train: Dataset
+    validation: Dataset
+    fingerprint: str
+    source: str
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A data set with a score: loads its splits, encodes rows for a tokenizer, scores predictions."""
+
+    name: str
+    kind: str  # one of KINDS
+    labels: tuple[str, ...]  # class names in label order; empty for regression
+    main_score: str
+    higher_is_better: bool
+    help: str  # one line for ``bench list tasks``
+
+    def load(self, source: DataSource) -> Splits:
+        """Load and check the splits.
+
+        Raises:
+            RequestError: when the data cannot be had or is not what the task expects.
+        """
+        ...
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+        """Encode a batch of rows (columns of equal length) into model inputs and ``labels``, unpadded."""
+        ...
+
+    def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        """Score predictions (class indices or numbers) against references; each score by its standard name."""
+        ...
+
+

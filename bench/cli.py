@@ -1,0 +1,153 @@
+"""Parse the command line and print errors; imports nothing heavy, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench.errors import RequestError, unknown
+
+DEFAULT_OUT = Path("results/local")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest flag when one does not exist."""
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            wrong = message.removeprefix(prefix).split()[0].split("=")[0]
+            message = unknown("flag", wrong, [flag for flag in flags if flag.startswith("--")])
+        raise RequestError(f"{self.prog}: {message}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0 fine, 1 a run failed or a check fell short, 2 a wrong request."""
+    parser = build_parser()
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+        if rest:
+            arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if not hasattr(arguments, "act"):
+            parser.print_help()
+            return 0
+        return int(arguments.act(arguments))
+    except RequestError as error:
+        for message in error.messages:
+            sys.stderr.write(f"bench: {message}\n")
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left (| head): nothing is wrong
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("\nbench: stopped. Finished runs are kept; the same command does the rest.\n")
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog="bench", description="Compare parameter-efficient fine-tuning methods under one trainer.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    _run(commands)
+    _report(commands)
+    listing = commands.add_parser("list", help="what there is: methods, tasks or models")
+    listing.add_argument("what", choices=("methods", "tasks", "models"))
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    _plugin_flag(listing)
+    listing.set_defaults(act=_command("list_what"), parser=listing)
+    show = commands.add_parser("show", help="explain a method, task or model: formula, options, defaults, source")
+    show.add_argument("name")
+    _plugin_flag(show)
+    show.set_defaults(act=_command("show"), parser=show)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: Any) -> NoReturn:
+        from bench.environment import versions
+
+        sys.stdout.write(f"bench {versions()['tunebench']}\n")
+        sys.exit(0)
+
+
+def _command(name: str) -> Any:
+    def act(arguments: argparse.Namespace) -> int:
+        from bench import commands
+
+        return int(getattr(commands, name)(arguments))
+
+    return act
+
+
+def _plugin_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin", action="append", type=Path, default=[], metavar="FILE", help="load methods and tasks from a file"
+    )
+
+
+def _run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="train methods on tasks and compare them",
+        description="Train each method under the same trainer, data order and budget; write records, a comparison "
+        "table and report.html. What is already in the output folder is not run again.",
+    )
+    what = run.add_argument_group("what to run")
+    what.add_argument("--methods", metavar="A,B", help="methods to compare; see: bench list methods")
+    what.add_argument("--task", metavar="T[,U]", help="tasks, such as glue/sst2; see: bench list tasks")
+    what.add_argument("--model", metavar="M[,N]", help="alias, local folder or Hub id (default: minilm)")
+    what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
+    what.add_argument("--seeds", metavar="0,1", help="one run per seed (default: 0)")
+    what.add_argument(
+        "--set", action="append", metavar="M.OPTION=V", help="set a method's option, or train.OPTION; repeatable"
+    )
+    what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
+    _plugin_flag(what)
+    _train_flags(run.add_argument_group("training"))
+    where = run.add_argument_group("where and how")
+    where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
+    where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
+    where.add_argument("--workers", metavar="N", help="runs at once (default: 1)")
+    where.add_argument("--save", action="store_true", help="keep the tuned weights (safetensors)")
+    where.add_argument("--fresh", action="store_true", help="run again what is already there")
+    where.add_argument("--retry-failed", action="store_true", help="run again what failed or ran out of memory")
+    where.add_argument("--dry-run", action="store_true", help="print the runs and stop")
+    where.add_argument("--json", action="store_true", help="print the records as JSON instead of the table")
+    where.add_argument("--quiet", action="store_true", help="no progress")
+    run.set_defaults(act=_command("run"), parser=run)
+
+
+def _train_flags(group: Any) -> None:
+    group.add_argument("--steps", metavar="N", help="optimizer steps")
+    group.add_argument("--epochs", metavar="N", help="passes over the training rows (default: 1)")
+    group.add_argument("--batch-size", metavar="N", help="rows per pass (default: 32)")
+    group.add_argument("--eval-batch-size", metavar="N", help="rows per evaluation pass (default: 64)")
+    group.add_argument("--grad-accum", metavar="N", help="passes per optimizer step (default: 1)")
+    group.add_argument("--lr", metavar="X", help="learning rate for all methods (default: each method's own)")
+    group.add_argument("--max-length", metavar="N", help="tokens an example is cut to (default: 128)")
+    group.add_argument("--train-size", metavar="N", help="training rows to use (default: all)")
+    group.add_argument("--eval-size", metavar="N", help="validation rows to score (default: all)")
+    group.add_argument("--device", metavar="D", help="auto, cpu or cuda (default: auto)")
+    group.add_argument("--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32)")
+    group.add_argument("--checkpoint", metavar="C", help="score the best weights on dev, or the last (default: best)")
+    group.add_argument(
+        "--gradient-checkpointing", action="store_const", const="true", help="recompute activations to save memory"
+    )
+
+
+TRAIN_FLAGS = (
+    "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
+    "device", "precision", "checkpoint", "gradient_checkpointing",
+)  # fmt: skip
+
+
+def _report(commands: Any) -> None:
+    report = commands.add_parser("report", help="write one HTML file from a folder of records")
+    report.add_argument("folder", type=Path, metavar="DIR")
+    report.add_argument("--html", type=Path, metavar="FILE", help="where to (default: DIR/report.html)")
+    report.set_defaults(act=_command("report"), parser=report)

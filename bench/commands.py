@@ -1,0 +1,228 @@
+"""What each command does, once its line is parsed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.cli import DEFAULT_OUT, TRAIN_FLAGS
+from bench.errors import RequestError
+from bench.record import Record
+from bench.store import Store
+from bench.sweep import Options, Sweep
+
+_LISTS = ("methods", "task", "model", "ranks", "seeds")
+_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``bench run``: expand, check, do what is missing, show the comparison."""
+    from bench import specs
+
+    values = _merged(arguments)
+    if values.get("dry_run"):
+        request, _, out = _request(values)
+        return _dry_run(specs.expand(request), Store(out))
+    chosen, store = compare(values)
+    _show(chosen, store, bool(values.get("json")))
+    return _verdict(chosen)
+
+
+def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
+    """Do what is missing of a request, write the report, and return the plan's records.
+
+    Args:
+        values: flags by name.
+
+    Raises:
+        RequestError: when the request is wrong, before anything is run.
+    """
+    from bench import specs
+    from bench.report import build
+
+    request, options, out = _request(values)
+    expanded = specs.expand(request)
+    store = Store(out)
+    store.prepare()
+    _warn(store.records()[1])
+    sweep = Sweep(expanded, store, options, watcher=_silent())
+    todo = sweep.missing()
+    specs.check_methods(todo)
+    if todo:
+        watcher = _watcher(len(todo), bool(values.get("quiet")))
+        sweep.watcher = watcher
+        try:
+            sweep.run()
+        finally:
+            watcher.close()
+    records, warnings = store.records()
+    _warn(warnings)
+    build(records, store.folder / "report.html")
+    wanted = {spec.run_id for spec in expanded}
+    return [record for record in records if record["run_id"] in wanted], store
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        sys.stderr.write(f"bench: {warning}\n")
+
+
+def _merged(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Flags over the plan file over nothing."""
+    from bench import planfile
+
+    flags = {name: value for name, value in vars(arguments).items() if value not in (None, False, [])}
+    path = flags.pop("plan", None)
+    if path is None:
+        return flags
+    known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
+    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers")} | {name: bool for name in _SWITCHES}
+    found = planfile.read(path, known)
+    if "plugin" in found:
+        found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
+    merged = {**found, **flags}
+    merged["set"] = [*found.get("set", []), *flags.get("set", [])]
+    return merged
+
+
+def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
+    from bench.specs import Request
+
+    wrong = []
+    for name, example in (("methods", "--methods lora,lst"), ("task", "--task glue/sst2")):
+        if not _split(values.get(name)):
+            there = "bench list methods" if name == "methods" else "bench list tasks"
+            wrong.append(f"Say which {name} to run: {example} (see: {there}).")
+    workers = 1
+    try:
+        workers = int(values.get("workers", 1))
+        if workers < 1:
+            raise ValueError
+    except ValueError:
+        wrong.append(f"--workers: '{values['workers']}' is not a whole number of at least 1.")
+    mirror = mirror_folder(values.get("data_dir"), wrong)
+    if wrong:
+        raise RequestError(wrong)
+    plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
+    request = Request(
+        methods=_split(values["methods"]),
+        tasks=_split(values["task"]),
+        models=_split(values.get("model")) or ("minilm",),
+        ranks=_split(values.get("ranks")),
+        seeds=_split(values.get("seeds")) or ("0",),
+        sets=tuple(values.get("set", ())),
+        train={name: values[name] for name in TRAIN_FLAGS if name in values},
+        plugins=plugins,
+        mirror=mirror,
+    )
+    switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
+    options = Options(workers=workers, plugins=plugins, mirror=mirror, **switches)
+    return request, options, Path(values.get("out", DEFAULT_OUT))
+
+
+def mirror_folder(given: Any, wrong: list[str]) -> Path | None:
+    """The data mirror: the given folder, else ``BENCH_DATA``; adds a message when it does not exist."""
+    text = given or os.environ.get("BENCH_DATA")
+    if not text:
+        return None
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        wrong.append(f"{'--data-dir' if given else 'BENCH_DATA'}: the folder {folder} does not exist.")
+    return folder
+
+
+def _split(text: Any) -> tuple[str, ...]:
+    parts = text if isinstance(text, list | tuple) else str(text or "").split(",")
+    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+
+
+def _silent() -> Any:
+    from bench.progress import Silent
+
+    return Silent()
+
+
+def _watcher(total: int, quiet: bool) -> Any:
+    from bench.progress import Bars, Lines
+
+    if quiet:
+        return _silent()
+    console = Console(stderr=True)
+    return (Bars if console.is_terminal else Lines)(console, total)
+
+
+def _dry_run(expanded: list[Any], store: Store) -> int:
+    from bench.progress import title
+
+    there = {record["run_id"]: record["status"] for record in store.records()[0]} if store.folder.is_dir() else {}
+    for spec in expanded:
+        options = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
+        state = there.get(spec.run_id, "to do")
+        sys.stdout.write(f"{spec.run_id}  {state:<11}  {title(spec.spec)}, {spec.spec['train']['steps']} steps\n")
+        sys.stdout.write(f"{'':31}{options}\n")
+    done = sum(spec.run_id in there for spec in expanded)
+    sys.stdout.write(f"{len(expanded)} runs, {done} already there.\n")
+    return 0
+
+
+def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
+    from bench import table
+
+    if as_json:
+        json.dump(chosen, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        table.render(chosen, Console())
+    (sys.stderr if as_json else sys.stdout).write(f"Report: {store.folder / 'report.html'}\n")
+
+
+def _verdict(chosen: list[Record]) -> int:
+    fell_short = any(text.startswith("fail") for record in chosen for text in record["checks"].values())
+    return int(fell_short or any(record["status"] != "ok" for record in chosen))
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """``bench report``: one HTML file from a folder of records."""
+    from bench.report import build
+
+    folder: Path = arguments.folder
+    if not (folder / "runs").is_dir():
+        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
+    records, warnings = Store(folder).records()
+    _warn(warnings)
+    target: Path = arguments.html or folder / "report.html"
+    try:
+        path = build(records, target)
+    except OSError as error:
+        raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
+    sys.stdout.write(f"Report: {path}\n")
+    return 0
+
+
+def list_what(arguments: argparse.Namespace) -> int:
+    """``bench list``: what there is, a line each."""
+    from bench import explain
+
+    rows = explain.listing(arguments.what, arguments.plugin)
+    if arguments.json:
+        json.dump(rows, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return 0
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        sys.stdout.write(f"{row['name']:<{width}}  {row['help']}\n")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """``bench show``: one method, task or model in full."""
+    from bench import explain
+
+    explain.explain(arguments.name, arguments.plugin, Console())
+    return 0

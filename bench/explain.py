@@ -1,0 +1,101 @@
+"""``bench list`` and ``bench show``: what methods, tasks and models there are and what they do."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import models, options, registry
+from bench.api import Mergeable, Task
+from bench.errors import RequestError, unknown
+from bench.settings import TrainSettings
+
+
+def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
+    """Rows of name, help and facts for ``methods``, ``tasks`` or ``models``."""
+    if what == "models":
+        return [
+            {"name": name, "help": f"{alias.parameters}, {alias.hub}, {alias.licence}", "hub": alias.hub}
+            for name, alias in sorted(models.ALIASES.items())
+        ]
+    registry.load(plugins)
+    if what == "tasks":
+        return [
+            {"name": name, "help": task.help, "kind": task.kind, "main_score": task.main_score}
+            for name, task in registry.tasks().items()
+        ]
+    return [
+        {"name": name, "help": _paragraphs(cls)[0], "swept": cls.swept, "lr": options.options(cls)["lr"].default}
+        for name, cls in registry.methods().items()
+    ]
+
+
+def _paragraphs(cls: type) -> list[str]:
+    text = inspect.getdoc(cls) or ""
+    return [" ".join(part.split()) for part in text.split("\n\n")] or [""]
+
+
+def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
+    """Print everything about a method, task or model.
+
+    Raises:
+        RequestError: when there is none of that name.
+    """
+    registry.load(plugins)
+    methods, tasks = registry.methods(), registry.tasks()
+    if name in methods:
+        _method(methods[name], console)
+    elif name in tasks:
+        _task(tasks[name], console)
+    elif name in models.ALIASES:
+        alias = models.ALIASES[name]
+        _say(console, f"{name}: {alias.parameters} parameters, licence {alias.licence}")
+        _say(console, f"Hub id: {alias.hub}")
+        if alias.distribution:
+            _say(console, f"Used first, where it is installed: the package {alias.distribution}")
+    elif name == "train":
+        _say(console, "train: options of the trainer, the same for every method; set with --set train.OPTION=VALUE\n")
+        _options(TrainSettings, console)
+    else:
+        raise RequestError(unknown("method, task or model", name, {*methods, *tasks, *models.ALIASES, "train"}))
+
+
+def _method(cls: Any, console: Console) -> None:
+    _say(console, f"{cls.name}\n")
+    _say(console, inspect.getdoc(cls) or "")
+    swept = f"--ranks sets {cls.name}.{cls.swept}." if cls.swept else "--ranks does not apply: one size only."
+    merges = "Can be merged into the base weights." if issubclass(cls, Mergeable) else "Cannot be merged."
+    _say(console, f"\n{swept} {merges} Defined in {registry.method_entry(cls.name).file.name}.\n")
+    _options(cls, console)
+
+
+def _options(cls: type, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("option", "type", "default", "what it does"):
+        table.add_column(heading, overflow="fold")
+    for option in options.options(cls).values():
+        default = option.default
+        shown = ",".join(default) if isinstance(default, tuple) else str(default)
+        choices = f" ({', '.join(option.limits.choices)})" if option.limits.choices else ""
+        table.add_row(option.name, option.type_name, shown, option.limits.help + choices)
+    console.print(table, highlight=False)
+
+
+def _task(task: Task, console: Console) -> None:
+    _say(console, f"{task.name}: {task.help}")
+    direction = "higher" if task.higher_is_better else "lower"
+    _say(console, f"kind: {task.kind}; ranked by {task.main_score} ({direction} is better)")
+    if task.labels:
+        _say(console, f"labels: {', '.join(task.labels)}")
+    for name in ("dataset", "config", "revision"):
+        if getattr(task, name, None):
+            _say(console, f"{name}: {getattr(task, name)}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

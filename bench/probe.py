@@ -1,0 +1,43 @@
+"""The memory part of a record: a probe of two optimizer steps and one evaluation, at the run's largest batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.api import Batch
+from bench.memory import Loop, Peak, measure_inference, measure_training
+from bench.trainer import Trainer
+
+
+def measure(trainer: Trainer, train_batch: Batch, eval_batch: Batch) -> dict[str, Any]:
+    """Measure on the trainer's module and put it back as it was.
+
+    Args:
+        trainer: a fresh one, which is not used for training after.
+        train_batch: the largest batch of the run; every accumulated pass is taken to be as large.
+        eval_batch: the largest evaluation batch.
+
+    Returns:
+        The record's ``memory`` members, in bytes.
+    """
+    engine = trainer.engine
+    report = measure_training(
+        trainer.module,
+        trainer.optimizer,
+        [train_batch] * trainer.settings.grad_accum,
+        Loop(trainer.forward, trainer.backward, trainer.step),
+    )
+    inference = measure_inference(trainer.module, eval_batch, lambda batch: engine.logits(trainer.module, batch))
+    phases = {name: _plain(peak) for name, peak in report.phases.items()}
+    return {
+        "source": report.source,
+        "train_peak_bytes": report.train_peak.total_bytes,
+        "train_peak": report.train_peak.split,
+        "reserved_peak_bytes": report.reserved_peak_bytes,
+        "inference_peak_bytes": inference.total_bytes,
+        "phases": {**phases, "evaluation": _plain(inference), "initialization": None},
+    }
+
+
+def _plain(peak: Peak) -> dict[str, Any]:
+    return {"peak_bytes": peak.total_bytes, "split": peak.split}

@@ -1,0 +1,116 @@
+"""What a person sees while runs are at work: a bar a run on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from bench.record import Record, main_value
+
+
+class Silent:
+    """Shows nothing."""
+
+    def started(self, run_id: str, spec: dict[str, Any]) -> None: ...
+
+    def event(self, run_id: str, message: dict[str, Any]) -> None: ...
+
+    def finished(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Lines:
+    """A line when a run starts, at each dev score, and when it ends."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console, self.total, self.count = console, total, 0
+        self.names: dict[str, str] = {}
+
+    def started(self, run_id: str, spec: dict[str, Any]) -> None:
+        self.count += 1
+        self.names[run_id] = f"[{self.count}/{self.total}] {title(spec)}"
+        rate = f"{spec['train']['lr']:g}"
+        self._say(f"{self.names[run_id]}: {spec['train']['steps']} steps, learning rate {rate}")
+
+    def event(self, run_id: str, message: dict[str, Any]) -> None:
+        if message["event"] == "step" and message.get("dev_score") is not None:
+            self._say(f"{self.names[run_id]}: {_step(message)}, {_left(message)} left")
+
+    def finished(self, record: Record) -> None:
+        self._say(f"{self.names[record['run_id']]}: {outcome(record)}")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """A bar per run at work, with step, loss, dev score and time left; a line for each that ended."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console, self.total, self.count = console, total, 0
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}", markup=False), console=console,
+        )  # fmt: skip
+        self.rows: dict[str, TaskID] = {}
+        self.dev: dict[str, str] = {}
+        self.loss: dict[str, float] = {}
+        self.progress.start()
+
+    def started(self, run_id: str, spec: dict[str, Any]) -> None:
+        self.count += 1
+        text = f"[{self.count}/{self.total}] {title(spec)}"
+        self.rows[run_id] = self.progress.add_task(text, total=spec["train"]["steps"], state="starting")
+
+    def event(self, run_id: str, message: dict[str, Any]) -> None:
+        row = self.rows[run_id]
+        if message["event"] == "phase":
+            self.progress.update(row, state=message["name"])
+            return
+        if message["event"] != "step":
+            return
+        self.loss[run_id] = message.get("loss") or self.loss.get(run_id, float("nan"))
+        if message.get("dev_score") is not None:
+            self.dev[run_id] = f", dev {message['dev_score']:.4f}"
+        state = f"step {message['step']}/{message['steps']}, loss {self.loss[run_id]:.4f}"
+        state += f"{self.dev.get(run_id, '')}, {_left(message)} left"
+        self.progress.update(row, completed=message["step"], state=state)
+
+    def finished(self, record: Record) -> None:
+        row = self.rows.pop(record["run_id"])
+        description = next(task.description for task in self.progress.tasks if task.id == row)
+        self.progress.remove_task(row)
+        self.console.print(f"{description}: {outcome(record)}", markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Take the bars off the screen."""
+        self.progress.stop()
+
+
+def title(spec: dict[str, Any]) -> str:
+    """Method, task, model and seed of a run, in words."""
+    return f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, seed {spec['seed']})"
+
+
+def outcome(record: Record) -> str:
+    """How a run ended, in one line."""
+    if record["status"] != "ok":
+        return f"{record['status']}: {record['error']}"
+    value = main_value(record)
+    score = f"{record['main_score']} {value:.4f}" if value is not None else f"{record['main_score']} undefined"
+    return f"{score}, {record['speed']['total_seconds']:.1f} s"
+
+
+def _step(message: dict[str, Any]) -> str:
+    return f"step {message['step']}/{message['steps']}, loss {message['loss']:.4f}, dev {message['dev_score']:.4f}"
+
+
+def _left(message: dict[str, Any]) -> str:
+    seconds = message["seconds"] / message["step"] * (message["steps"] - message["step"])
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

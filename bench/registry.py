@@ -1,0 +1,160 @@
+"""Methods and tasks by name: the built-in ones, installed plugins, and files named with ``--plugin``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from bench.api import KINDS, Method, Task
+from bench.errors import RequestError, unknown
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A registered object and the file that defines it."""
+
+    value: Any
+    file: Path
+
+    @property
+    def code(self) -> str:
+        """First 16 hex digits of the SHA-256 of the defining file: the version of this code."""
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
+
+
+_methods: dict[str, Entry] = {}
+_tasks: dict[str, Entry] = {}
+_plugins: set[Path] = set()
+_state = {"builtin": False}
+
+
+def _add(table: dict[str, Entry], kind: str, name: str, entry: Entry) -> None:
+    if name in table and (table[name].file, _identity(table[name].value)) != (entry.file, _identity(entry.value)):
+        raise ValueError(
+            f"{kind} '{name}' is defined twice: in {table[name].file} and in {entry.file}. Rename one of them."
+        )
+    table[name] = entry
+
+
+def _identity(value: Any) -> str:
+    owner = value if isinstance(value, type) else type(value)
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def register_method(cls: type[_T]) -> type[_T]:
+    """Class decorator: make a frozen dataclass available to ``--methods`` under its ``name``.
+
+    Raises:
+        TypeError: when the class is not a frozen dataclass or lacks ``name``, ``swept``, ``lr`` or ``attach``.
+        ValueError: when another file already registered the name.
+    """
+    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise TypeError(f"method class {cls.__name__} must be a frozen dataclass: @dataclass(frozen=True)")
+    fields = {field.name for field in dataclasses.fields(cls)}
+    missing = [name for name in ("name", "swept", "attach") if not hasattr(cls, name)]
+    missing += [] if "lr" in fields else ["lr"]
+    if missing:
+        raise TypeError(f"method class {cls.__name__} lacks {', '.join(missing)}")
+    swept = cls.swept  # type: ignore[attr-defined]
+    if swept is not None and swept not in fields:
+        raise TypeError(f"method class {cls.__name__}: swept names '{swept}', which is not one of its fields")
+    name: str = cls.name  # type: ignore[attr-defined]
+    _add(_methods, "method", name, Entry(cls, Path(inspect.getfile(cls)).resolve()))
+    return cls
+
+
+def register_task(task: Task) -> Task:
+    """Make a task available to ``--task`` under its name; returns the task.
+
+    Raises:
+        TypeError: when the object lacks a member of the task contract.
+        ValueError: when its kind is unknown or another file already registered the name.
+    """
+    members = ("name", "kind", "labels", "main_score", "higher_is_better", "help", "load", "encode", "score")
+    missing = [member for member in members if not hasattr(task, member)]
+    if missing:
+        raise TypeError(f"task {getattr(task, 'name', task)!r} lacks {', '.join(missing)}")
+    if task.kind not in KINDS:
+        raise ValueError(f"task '{task.name}': {unknown('kind', task.kind, KINDS)}")
+    file = Path(sys._getframe(1).f_code.co_filename).resolve()
+    _add(_tasks, "task", task.name, Entry(task, file))
+    return task
+
+
+def load(plugins: Iterable[Path] = ()) -> None:
+    """Import the built-in methods and tasks, installed plugins and the given plugin files, each once.
+
+    Raises:
+        RequestError: when a plugin cannot be imported; names the file and the reason.
+    """
+    if not _state["builtin"]:
+        for package in ("bench.methods", "bench.tasks"):
+            for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                importlib.import_module(f"{package}.{info.name}")
+        for point in entry_points(group="bench.plugins"):
+            _guard(point.load, f"{point.name} ({point.value})")
+        _state["builtin"] = True
+    for plugin in plugins:
+        path = plugin.resolve()
+        if path not in _plugins:
+            _load_file(path)
+            _plugins.add(path)
+
+
+def _load_file(path: Path) -> None:
+    if not path.is_file():
+        raise RequestError(f"Plugin {path} does not exist.")
+    name = f"bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RequestError(f"Plugin {path} is not a Python file (.py).")
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader = spec.loader
+    _guard(lambda: loader.exec_module(module), str(path))
+
+
+def _guard(run: Any, where: str) -> None:
+    try:
+        run()
+    except Exception as error:  # a plugin may raise anything; whatever it is, the person needs the file and line
+        frames = traceback.extract_tb(error.__traceback__)
+        line = f", line {frames[-1].lineno}" if frames else ""
+        raise RequestError(f"Plugin {where} failed{line}: {type(error).__name__}: {error}") from error
+
+
+def method_entry(name: str) -> Entry:
+    """Return the registered method class; raises RequestError with the nearest name when there is none."""
+    if name not in _methods:
+        raise RequestError(unknown("method", name, _methods))
+    return _methods[name]
+
+
+def task_entry(name: str) -> Entry:
+    """Return the registered task; raises RequestError with the nearest name when there is none."""
+    if name not in _tasks:
+        raise RequestError(unknown("task", name, _tasks))
+    return _tasks[name]
+
+
+def methods() -> dict[str, type[Method]]:
+    """All registered method classes by name, sorted."""
+    return {name: _methods[name].value for name in sorted(_methods)}
+
+
+def tasks() -> dict[str, Task]:
+    """All registered tasks by name, sorted."""
+    return {name: _tasks[name].value for name in sorted(_tasks)}

@@ -1,0 +1,244 @@
+"""The comparison as a data frame and as a table in the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench import units
+from bench.record import (
+    SPLIT,
+    Record,
+    failed_checks,
+    groups,
+    labels,
+    main_value,
+    ranked,
+    scored,
+    without_weights,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+# Column of the frame → where it stands in the record; units are in the names.
+_MEASURES = {
+    "trainable": ("parameters", "trainable"),
+    "total": ("parameters", "total"),
+    "trainable_percent": ("parameters", "trainable_percent"),
+    "checkpoint_bytes": ("parameters", "checkpoint_bytes"),
+    "train_peak_bytes": ("memory", "train_peak_bytes"),
+    **{f"{part}_bytes": ("memory", "train_peak", part) for part in SPLIT},
+    "reserved_peak_bytes": ("memory", "reserved_peak_bytes"),
+    "inference_peak_bytes": ("memory", "inference_peak_bytes"),
+    "train_samples_per_second": ("speed", "train_samples_per_second"),
+    "train_tokens_per_second": ("speed", "train_tokens_per_second"),
+    "inference_samples_per_second": ("speed", "inference_samples_per_second"),
+    "inference_latency_ms": ("speed", "inference_latency_ms"),
+    "train_seconds": ("speed", "train_seconds"),
+    "eval_seconds": ("speed", "eval_seconds"),
+    "total_seconds": ("speed", "total_seconds"),
+    "steps": ("spec", "train", "steps"),
+    "lr": ("spec", "train", "lr"),
+}
+_COUNTS = ("trainable", "total", "steps")
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row per run: by task and model, best score first in its direction, unscored runs last.
+
+    Columns, in this order (what was not measured is missing, NaN or NA):
+
+    - ``label``, ``method``, ``task``, ``model``, ``seed``, ``status``
+    - ``score`` (the value to rank by), ``score_name``, ``stderr``, and every score as ``score.<name>``
+    - ``trainable``, ``total`` (parameters), ``trainable_percent``, ``checkpoint_bytes``
+    - ``train_peak_bytes`` and its split ``weights_bytes``, ``gradients_bytes``, ``optimizer_bytes``,
+      ``activations_bytes``, ``other_bytes``; ``reserved_peak_bytes``, ``inference_peak_bytes``
+    - ``train_samples_per_second``, ``train_tokens_per_second``, ``inference_samples_per_second``,
+      ``inference_latency_ms``, ``train_seconds``, ``eval_seconds``, ``total_seconds``, ``steps``, ``lr``
+    - ``checks_failed`` (text, empty when none did), ``run_id``, and every hyper-parameter as ``method.<option>``
+    """
+    import pandas as pd
+
+    names = labels(records)
+    ordered = [record for members in groups(records).values() for record in ranked(members)]
+    scores = sorted({name for record in ordered for name in record["scores"]})
+    hyper = sorted({name for record in ordered for name in record["spec"]["method"]} - {"name"})
+    columns: dict[str, list[Any]] = {
+        "label": [names[record["run_id"]] for record in ordered],
+        "method": [record["spec"]["method"]["name"] for record in ordered],
+        "task": [record["spec"]["task"]["name"] for record in ordered],
+        "model": [record["spec"]["model"]["name"] for record in ordered],
+        "seed": [record["spec"]["seed"] for record in ordered],
+        "status": [record["status"] for record in ordered],
+        "score": [main_value(record) for record in ordered],
+        "score_name": [record["main_score"] for record in ordered],
+        "stderr": [record["stderr"] for record in ordered],
+        **{f"score.{name}": [record["scores"].get(name) for record in ordered] for name in scores},
+        **{name: [_at(record, path) for record in ordered] for name, path in _MEASURES.items()},
+        "checks_failed": [
+            "; ".join(f"{name}: {why}" for name, why in failed_checks(record).items()) for record in ordered
+        ],
+        "run_id": [record["run_id"] for record in ordered],
+        **{f"method.{name}": [record["spec"]["method"].get(name) for record in ordered] for name in hyper},
+    }
+    whole = {name for name in _MEASURES if name in _COUNTS or name.endswith("_bytes")}
+    numbers = {"score", "stderr", *(f"score.{name}" for name in scores), *_MEASURES} - whole
+    whole |= {f"method.{name}" for name in hyper if _whole(columns[f"method.{name}"])}
+    made = {
+        name: pd.Series(values, dtype="Int64" if name in whole else "float64" if name in numbers else None)
+        for name, values in columns.items()
+    }
+    return pd.DataFrame(made)
+
+
+def _whole(values: Sequence[Any]) -> bool:
+    return all(value is None or (isinstance(value, int) and not isinstance(value, bool)) for value in values)
+
+
+def _at(record: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = record
+    for name in path:
+        value = value[name]
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A column of the terminal table: up to three header lines, and how a record fills a cell."""
+
+    head: str
+    cell: Callable[[Record], str]
+    rank: int = 0  # 0 is always shown; where the width does not do, the highest rank goes first
+
+
+def _speed(name: str) -> Callable[[Record], str]:
+    return lambda record: units.significant(record["speed"][name])
+
+
+_COLUMNS = (
+    _Column("peak\nmemory\nMB", lambda record: units.megabytes(record["memory"]["train_peak_bytes"])),
+    _Column("minus\nweights\nMB", lambda record: units.megabytes(without_weights(record))),
+    _Column("trained\nparams", lambda record: units.count(record["parameters"]["trainable"])),
+    _Column("of all\n%", lambda record: units.percent(record["parameters"]["trainable_percent"]).rstrip(" %")),
+    _Column("train\nsamples\nper s", _speed("train_samples_per_second"), 1),
+    _Column("infer\nsamples\nper s", _speed("inference_samples_per_second"), 3),
+    _Column("infer\nlatency\nms", _speed("inference_latency_ms"), 4),
+    _Column("check-\npoint", lambda record: units.size(record["parameters"]["checkpoint_bytes"]), 5),
+    _Column("train\ntime\ns", _speed("train_seconds"), 2),
+    _Column("checks", lambda record: _checks(record), 6),
+)
+_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
+
+
+def render(records: Sequence[Record], console: Console) -> None:
+    """Print one table per task and model, best score first, with what casts doubt on a score below it.
+
+    On a narrow console the columns of least weight are left out and named; score, memory and parameters stay.
+    """
+    from rich.text import Text
+
+    if not records:
+        console.print("No runs yet.")
+        return
+    names = labels(records)
+    for (task, model), members in groups(records).items():
+        ordered = ranked(members)
+        columns, hidden, least = _choose(ordered, names, console.width)
+        table = _table(ordered, names, columns)
+        console.print(Text(f"\n{units.clean(task)} on {units.clean(model)}", style="bold"))
+        # Wider than the console only where even score, memory and parameters do not fit: then lines wrap whole.
+        console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
+        for note in _notes(ordered, names):
+            console.print(note)
+        if hidden:
+            console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))
+
+
+def _choose(ordered: Sequence[Record], names: Mapping[str, str], width: int) -> tuple[list[_Column], list[str], int]:
+    """Choose a group's columns for a width; also the headers of those left out, and the width they need."""
+    head = units.clean(next((record["main_score"] for record in ordered if record["main_score"]), None) or "score")
+    lower = any(record["higher_is_better"] is False for record in ordered)
+    unit = ("% " if units.is_share(head) else "") + ("↓" if lower else "↑")
+    columns = [_Column(f"{head}\n{unit}", _score), *_COLUMNS]
+    if len({record["spec"]["seed"] for record in ordered}) > 1:
+        columns.insert(0, _Column("seed", lambda record: str(record["spec"]["seed"])))
+    label = min(_LABEL_LEAST, max(len(units.clean(names[record["run_id"]])) for record in ordered))
+    hidden: list[str] = []
+    while (least := label + sum(_width(column, ordered) + 2 for column in columns)) > width:
+        last = max(columns, key=lambda column: column.rank)
+        if last.rank == 0:
+            break
+        columns.remove(last)
+        hidden.insert(0, last.head.replace("-\n", "").replace("\n", " "))
+    return columns, hidden, least
+
+
+def _table(ordered: Sequence[Record], names: Mapping[str, str], columns: Sequence[_Column]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    def head(text: str) -> Text:
+        return Text("\n" * (2 - text.count("\n")) + text)
+
+    label = min(_LABEL_LEAST, max(len(units.clean(names[record["run_id"]])) for record in ordered))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column(head("method"), overflow="fold", min_width=label)
+    for column in columns:
+        table.add_column(head(column.head), justify="right", no_wrap=True, min_width=_width(column, ordered))
+    for record in ordered:
+        table.add_row(*_row(record, names[record["run_id"]], columns))
+    return table
+
+
+def _width(column: _Column, ordered: Sequence[Record]) -> int:
+    cells = [column.cell(record) for record in ordered]
+    return max(len(line) for text in (column.head, *cells) for line in text.split("\n"))
+
+
+def _row(record: Record, label: str, columns: Sequence[_Column]) -> list[Text]:
+    """A run's cells; Text throughout, because names and errors may hold what rich would read as markup."""
+    from rich.text import Text
+
+    doubtful = "" if scored(record) else "red"
+    cells = [Text(units.clean(label), style=doubtful)]
+    for column in columns:
+        text = column.cell(record)
+        style = "yellow" if text.endswith("!") else doubtful
+        cells.append(Text(text, style=style))
+    return cells
+
+
+def _score(record: Record) -> str:
+    if not scored(record):
+        return str(record["status"]) if record["status"] != "ok" else units.DASH
+    text = units.score(record["main_score"], main_value(record), record["stderr"]).removesuffix(" %")
+    return text + (" !" if failed_checks(record) else "  ")
+
+
+def _checks(record: Record) -> str:
+    if not record["checks"]:
+        return units.DASH
+    failed = len(failed_checks(record))
+    passed = sum(result == "pass" for result in record["checks"].values())
+    return f"{failed} fail !" if failed else f"{passed} pass"
+
+
+def _notes(ordered: Sequence[Record], names: Mapping[str, str]) -> list[Text]:
+    """What stands below a table: failed checks and the errors of runs without a score, the same ones together."""
+    from rich.text import Text
+
+    found: dict[str, list[str]] = {}
+    for record in ordered:
+        who = f"{names[record['run_id']]} (seed {record['spec']['seed']})"
+        for name, why in failed_checks(record).items():
+            found.setdefault(f"check failed, {name}: {units.first_line(why)}", []).append(who)
+        if not scored(record):
+            reason = units.first_line(record["error"]) or "no reason was recorded"
+            found.setdefault(f"{record['status']}: {reason}", []).append(who)
+    return [Text(units.clean(f"! {', '.join(who)}: {what}"), style="yellow") for what, who in found.items()]

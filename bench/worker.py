@@ -1,0 +1,149 @@
+"""A process that has torch and transformers loaded and forks one child per run, so that a start costs no imports.
+
+Speaks JSON lines: jobs come on standard input, events go to standard output, a child's record goes to a file.
+Nothing is pickled and the caller's ``__main__`` is never imported. When its input ends (the sweep is gone, however
+it ended) it kills its children and leaves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_PROGRESS_INTERVAL = 0.2  # seconds between progress lines of a run
+
+
+def main() -> None:
+    """Serve jobs until standard input ends."""
+    channel = os.dup(1)
+    os.dup2(2, 1)  # a stray print of a library must not break the protocol
+    _preload()
+    server = _Server(channel)
+    server.send({"event": "ready"})
+    server.serve()
+
+
+def _preload() -> None:
+    import datasets  # noqa: F401  (loaded here once, so that forked children need not)
+    import scipy.stats  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import transformers
+
+    import bench.runner  # noqa: F401
+    from bench import registry
+
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForSequenceClassification"):
+        getattr(transformers, name)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    registry.load()
+    gc.collect()
+    gc.freeze()  # keeps the shared pages of the children shared
+
+
+class _Server:
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+        self.children: dict[int, str] = {}
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one line; short lines of several processes do not mix."""
+        os.write(self.channel, (json.dumps(message) + "\n").encode())
+
+    def serve(self) -> None:
+        woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        selector = selectors.DefaultSelector()
+        selector.register(0, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        pending = b""
+        while True:
+            for key, _ in selector.select():
+                if key.fd == woken:
+                    os.read(woken, 4096)
+                    continue
+                data = os.read(0, 1 << 16)
+                if not data:
+                    self._kill_all()
+                    return
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    self._start(json.loads(line))
+            self._reap()
+
+    def _start(self, order: dict[str, Any]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self._child(order)
+                code = 0
+            finally:
+                os._exit(code)
+        self.children[pid] = order["job"]["run_id"]
+
+    def _child(self, order: dict[str, Any]) -> None:
+        _die_with_parent()
+        job = order["job"]
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, null), (1, log), (2, log)):
+            os.dup2(source, target)
+        if order.get("gpu") is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(order["gpu"])
+        from bench.job import Job
+        from bench.runner import execute
+
+        record = execute(Job(**{**job, "plugins": tuple(job["plugins"])}), self._progress(job["run_id"]))
+        partial = Path(order["result"] + ".partial")
+        partial.write_text(json.dumps(record))
+        partial.replace(order["result"])
+
+    def _progress(self, run_id: str) -> Any:
+        last = [0.0]
+
+        def emit(message: dict[str, Any]) -> None:
+            now = time.monotonic()
+            plain = message["event"] == "step" and message.get("dev_score") is None
+            if plain and message["step"] != message["steps"] and now - last[0] < _PROGRESS_INTERVAL:
+                return
+            last[0] = now
+            self.send({"run_id": run_id, **message})
+
+        return emit
+
+    def _reap(self) -> None:
+        while self.children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            run_id = self.children.pop(pid)
+            self.send({"event": "exit", "run_id": run_id, "code": os.waitstatus_to_exitcode(status)})
+
+    def _kill_all(self) -> None:
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self.children:
+            os.waitpid(pid, 0)
+
+
+def _die_with_parent() -> None:
+    """On Linux, have the kernel kill this process when the worker dies; elsewhere the pipe's end does it later."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    main()
