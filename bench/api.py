@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bench.backbone import Backbone
 
-KINDS = ("classification", "regression")
+KINDS = ("classification", "regression", "causal-lm", "seq2seq", "image-classification")
 
 Batch = dict[str, "torch.Tensor"]
 
@@ -141,12 +141,35 @@ class Splits:
 class Task(Protocol):
     """A data set with a score: loads its splits, encodes rows for a tokenizer, scores predictions."""
 
-    name: str
-    kind: str  # one of KINDS
-    labels: tuple[str, ...]  # class names in label order; empty for regression
-    main_score: str
-    higher_is_better: bool
-    help: str  # one line for ``bench list tasks``
+    @property
+    def name(self) -> str:
+        """What ``--task`` takes, such as ``glue/sst2``."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """One of KINDS."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in label order; empty where there are no classes."""
+        ...
+
+    @property
+    def main_score(self) -> str:
+        """The score to rank by."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The main score's direction."""
+        ...
+
+    @property
+    def help(self) -> str:
+        """One line for ``bench list tasks``."""
+        ...
 
     def load(self, source: DataSource) -> Splits:
         """Load and check the splits.
@@ -163,5 +186,3 @@ class Task(Protocol):
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Score predictions (class indices or numbers) against references; each score by its standard name."""
         ...
-
-

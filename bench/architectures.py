@@ -6,6 +6,7 @@ else about a model is found by structure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 ROLES = ("query", "key", "value", "qkv", "output", "up", "gate", "down")
@@ -18,12 +19,16 @@ class Stack:
     Attributes:
         name: ``encoder`` or ``decoder``.
         layers: path of the list of blocks.
-        roles: role → path of the linear map inside a block.
+        roles: role → paths of the linear maps inside a block that play it (two where a block also attends across);
+            paths that a variant of the family lacks are passed over.
+        fused: sizes of the parts of ``qkv`` are equal and in the order query, key, value (GPT-2), or interleaved
+            by head (GPT-NeoX); empty where there is no fused map.
     """
 
     name: str
     layers: str
-    roles: dict[str, str] = field(default_factory=dict)
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fused: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,46 @@ class Architecture:
     feed_forward: str = "intermediate_size"
 
 
-_BERT_ROLES = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "output": "attention.output.dense",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-}
+def _roles(attention: str, names: str, rest: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Roles of a block: ``names`` are its query, key, value and output maps below ``attention``."""
+    inside = dict(zip(("query", "key", "value", "output"), names.split(), strict=True))
+    paths = {role: (f"{attention}.{name}",) for role, name in inside.items()}
+    return {**paths, **{role: (path,) for role, path in rest.items()}}
+
+
+def _both(first: dict[str, tuple[str, ...]], second: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {role: first.get(role, ()) + second.get(role, ()) for role in {**first, **second}}
+
+
+_DENSE = {"output": ("attention.output.dense",), "up": ("intermediate.dense",), "down": ("output.dense",)}
+_BERT_ROLES = {role: (f"attention.self.{role}",) for role in ("query", "key", "value")} | _DENSE
+_DEBERTA2_ROLES = {role: (f"attention.self.{role}_proj",) for role in ("query", "key", "value")} | _DENSE
 _BERT = Architecture((Stack("encoder", "encoder.layer", _BERT_ROLES),))
+_LLAMA_ROLES = _roles(
+    "self_attn", "q_proj k_proj v_proj o_proj", {"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"}
+)
+_LLAMA = Architecture((Stack("decoder", "layers", _LLAMA_ROLES),))
+_FC = {"up": "fc1", "down": "fc2"}
+_OPT_ROLES = _roles("self_attn", "q_proj k_proj v_proj out_proj", _FC)
+_BART_DECODER = _both(_OPT_ROLES, _roles("encoder_attn", "q_proj k_proj v_proj out_proj", {}))
+_VIT_ROLES = _roles("attention", "q_proj k_proj v_proj o_proj", {"up": "mlp.fc1", "down": "mlp.fc2"})
+_GPT2_ROLES = {"qkv": ("attn.c_attn",), "output": ("attn.c_proj",), "up": ("mlp.c_fc",), "down": ("mlp.c_proj",)}
+_NEOX_ROLES = {
+    "qkv": ("attention.query_key_value",),
+    "output": ("attention.dense",),
+    "up": ("mlp.dense_h_to_4h",),
+    "down": ("mlp.dense_4h_to_h",),
+}
+
+
+def _t5_feed_forward(layer: int) -> dict[str, tuple[str, ...]]:
+    """The plain (wi) and the gated (wi_0: activated, wi_1) feed-forward of T5 at ``layer.N`` of a block."""
+    at = f"layer.{layer}.DenseReluDense"
+    return {"up": (f"{at}.wi", f"{at}.wi_1"), "gate": (f"{at}.wi_0",), "down": (f"{at}.wo",)}
+
+
+_T5_SELF = _roles("layer.0.SelfAttention", "q k v o", {})
+_T5_DECODER = _both(_T5_SELF, _roles("layer.1.EncDecAttention", "q k v o", {}))
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
@@ -52,4 +88,44 @@ ARCHITECTURES: dict[str, Architecture] = {
     "xlm-roberta": _BERT,
     "camembert": _BERT,
     "electra": _BERT,
+    "distilbert": Architecture(
+        (
+            Stack(
+                "encoder",
+                "transformer.layer",
+                _roles("attention", "q_lin k_lin v_lin out_lin", {"up": "ffn.lin1", "down": "ffn.lin2"}),
+            ),
+        ),
+        width="dim",
+        heads="n_heads",
+        feed_forward="hidden_dim",
+    ),
+    "deberta-v2": Architecture((Stack("encoder", "encoder.layer", _DEBERTA2_ROLES),)),
+    "vit": Architecture((Stack("encoder", "layers", _VIT_ROLES),)),
+    "gpt2": Architecture(
+        (Stack("decoder", "h", _GPT2_ROLES, fused="blocks"),), width="n_embd", heads="n_head", feed_forward="n_inner"
+    ),
+    "opt": Architecture((Stack("decoder", "decoder.layers", _OPT_ROLES),), feed_forward="ffn_dim"),
+    "gpt_neox": Architecture((Stack("decoder", "layers", _NEOX_ROLES, fused="heads"),)),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "t5": Architecture(
+        (
+            Stack("encoder", "encoder.block", {**_T5_SELF, **_t5_feed_forward(1)}),
+            Stack("decoder", "decoder.block", {**_T5_DECODER, **_t5_feed_forward(2)}),
+        ),
+        width="d_model",
+        heads="num_heads",
+        feed_forward="d_ff",
+    ),
+    "bart": Architecture(
+        (Stack("encoder", "encoder.layers", _OPT_ROLES), Stack("decoder", "decoder.layers", _BART_DECODER)),
+        width="d_model",
+        heads="encoder_attention_heads",
+        feed_forward="encoder_ffn_dim",
+    ),
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from bench.architectures import ARCHITECTURES, ROLES, Architecture
 from bench.errors import unknown
@@ -40,7 +41,7 @@ class Tower:
     name: str
     path: str
     layers: nn.ModuleList
-    roles: dict[str, str]
+    roles: Mapping[str, tuple[str, ...]]
 
 
 class Backbone:
@@ -63,7 +64,9 @@ class Backbone:
         if family not in ARCHITECTURES:
             raise ValueError(unknown("architecture", family, ARCHITECTURES))
         self.architecture: Architecture = ARCHITECTURES[family]
-        self.base_path: str = model.base_model_prefix
+        # T5ForConditionalGeneration holds its stacks itself: there is no base model below it.
+        prefix: str = model.base_model_prefix
+        self.base_path = prefix if hasattr(model, prefix) else ""
         self._head = [parameter for name, parameter in model.named_parameters() if name in fresh]
 
     @property
@@ -99,7 +102,8 @@ class Backbone:
             layers = self.base.get_submodule(stack.layers)
             if not isinstance(layers, nn.ModuleList):
                 raise ValueError(f"{stack.layers} of {self.config.model_type} is not a list of blocks")
-            found.append(Tower(stack.name, f"{self.base_path}.{stack.layers}", layers, stack.roles))
+            path = f"{self.base_path}.{stack.layers}".removeprefix(".")
+            found.append(Tower(stack.name, path, layers, stack.roles))
         return found
 
     def sites(self, targets: Sequence[str], layers: Sequence[str] = ("all",)) -> list[Site]:
@@ -117,7 +121,7 @@ class Backbone:
         unmatched = set(targets)
         there: set[str] = set()
         for tower in self.towers():
-            role_of = {path: role for role, path in tower.roles.items()}
+            role_of = {path: role for role, paths in tower.roles.items() for path in paths}
             for index in choose_layers(layers, len(tower.layers)):
                 for name, module in _maps(tower.layers[index]):
                     there |= {name.rsplit(".", 1)[-1]} | ({role_of[name]} if name in role_of else set())
@@ -137,7 +141,7 @@ class Backbone:
 
 def _maps(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in block.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | Conv1D):
             yield name, module
 
 
@@ -147,6 +151,15 @@ def _matches(target: str, name: str, role: str | None) -> bool:
     if target in ROLES:
         return False
     return name == target or name.endswith("." + target) or fnmatch.fnmatchcase(name, target)
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a linear map: ``nn.Linear`` or transformers' ``Conv1D`` (weights stored (in, out))."""
+    if isinstance(module, Conv1D):
+        return module.weight.shape[0], module.weight.shape[1]
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    raise ValueError(f"{type(module).__name__} is not a linear map")
 
 
 def choose_layers(text: Sequence[str], count: int) -> list[int]:

@@ -21,9 +21,9 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in tensors.items()}
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def _bytes(tensor: Tensor) -> Any:
     flat = tensor.detach().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).cpu().numpy())
+    return flat.view(torch.uint8).cpu().numpy()
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -167,9 +167,7 @@ class _Meter(Protocol):
 class _TrackerMeter:
     """Peaks and their split from a StorageTracker; at the end of each phase it asks what each storage became."""
 
-    def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer | None, tracker: StorageTracker
-    ) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None, tracker: StorageTracker) -> None:
         self._module, self._optimizer, self._tracker = module, optimizer, tracker
 
     def enter(self, phase: str) -> None:

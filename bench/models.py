@@ -134,7 +134,27 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+# The model class of each kind of task; sequence-classification heads also give the one number of a regression.
+_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "image-classification": "AutoModelForImageClassification",
+}
+LANGUAGE_KINDS = ("causal-lm", "seq2seq")  # their heads are pretrained
+
+
+def model_class(kind: str) -> Any:
+    """The transformers Auto class of a kind of task."""
+    import transformers
+
+    return getattr(transformers, _CLASSES[kind])
+
+
 def _head_settings(kind: str, labels: tuple[str, ...]) -> dict[str, Any]:
+    if kind in LANGUAGE_KINDS:
+        return {}
     if kind == "regression":
         return {"num_labels": 1, "problem_type": "regression"}
     names = dict(enumerate(labels))
@@ -150,9 +170,7 @@ def _config(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(
-            source.location, revision=source.revision, **_head_settings(kind, labels)
-        )
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, **_head_settings(kind, labels))
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}") from error
     if config.model_type not in ARCHITECTURES:
@@ -163,13 +181,12 @@ def _config(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
 def sketch(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     """Build the model's shape on the meta device: no weights are read, no memory is taken."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     from bench.backbone import Backbone
 
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(_config(source, kind, labels))
-    return Backbone(model, kind, _outside_base(model))
+        model = model_class(kind).from_config(_config(source, kind, labels))
+    return Backbone(model, kind, fresh_head(model, kind))
 
 
 def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
@@ -180,12 +197,10 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     Raises:
         RequestError: when the folder or cache does not hold usable weights.
     """
-    from transformers import AutoModelForSequenceClassification
-
     from bench.backbone import Backbone
 
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = model_class(kind).from_pretrained(
             source.location,
             revision=source.revision,
             config=_config(source, kind, labels),
@@ -197,10 +212,13 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     except OSError as error:
         raise RequestError(f"Model '{source.name}': its weights cannot be loaded: {error}") from error
     missing = {name if isinstance(name, str) else name[0] for name in (*info["missing_keys"], *info["mismatched_keys"])}
-    return Backbone(model, kind, _outside_base(model) | frozenset(missing))
+    return Backbone(model, kind, fresh_head(model, kind) | frozenset(missing))
 
 
-def _outside_base(model: Any) -> frozenset[str]:
+def fresh_head(model: Any, kind: str) -> frozenset[str]:
+    """Names of the head's parameters that no checkpoint brings: none for language models."""
+    if kind in LANGUAGE_KINDS:
+        return frozenset()
     prefix = model.base_model_prefix + "."
     return frozenset(name for name, _ in model.named_parameters() if not name.startswith(prefix))
 

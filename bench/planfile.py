@@ -27,7 +27,7 @@ def read(path: Path, known: dict[str, type]) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"Plan file {path} is not valid TOML: {error}") from error
     found: dict[str, Any] = {}
-    wrong = []
+    wrong: list[str] = []
     for key, value in raw.items():
         name = key.replace("-", "_")
         if name == "set":

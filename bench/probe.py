@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.api import Batch
-from bench.memory import Loop, Peak, measure_inference, measure_training
+from bench.memory import Loop, measure_inference, measure_training
+from bench.tracker import Peak
 from bench.trainer import Trainer
 
 

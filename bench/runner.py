@@ -123,9 +123,7 @@ class Run:
         backbone = models.load(self.source, self.task.kind, self.task.labels)
         backbone.model.to(self.engine.device)
         self.originals = {id(value) for value in backbone.model.state_dict(keep_vars=True).values()}
-        self.expected = (
-            self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
-        )
+        self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
             backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -218,9 +216,7 @@ class Run:
             "warmup_steps": fit.warmup_steps,
             "train_seconds": fit.train_seconds,
         }
-        self.record["checks"]["loss finite"] = (
-            checks.PASS if fit.diverged is None else f"fail: at step {fit.diverged}"
-        )
+        self.record["checks"]["loss finite"] = checks.PASS if fit.diverged is None else f"fail: at step {fit.diverged}"
         return fit
 
     # -- scoring --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,12 @@ def expand(request: Request) -> list[RunSpec]:
     mistakes = _Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     settings = mistakes.attempt(lambda: _settings(request, given.get("train", {})))
-    chosen = [mistakes.attempt(lambda n=name: _variants(n, given.get(n, {}), request)) for name in request.methods]
-    seeds = [mistakes.attempt(lambda t=text: _whole("--seeds", t, 0)) for text in request.seeds]
-    tasks = [mistakes.attempt(lambda n=name: registry.task_entry(n).value) for name in request.tasks]
-    sources = [mistakes.attempt(lambda n=name: models.resolve(n)) for name in request.models]
+    chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
+    seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
+    tasks = [mistakes.attempt(partial(_task, name)) for name in request.tasks]
+    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
     data = DataSource(request.mirror)
-    facts = [mistakes.attempt(lambda t=task: _task_facts(t, data)) for task in tasks if task is not None]
+    facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks if task is not None]
     mistakes.stop()
     found: dict[str, RunSpec] = {}
     for fact, source, method, seed in itertools.product(
@@ -170,6 +171,11 @@ def _whole(flag: str, text: str, low: int) -> int:
     if number < low:
         raise RequestError(f"{flag}: {number} is below {low}.")
     return number
+
+
+def _task(name: str) -> Task:
+    task: Task = registry.task_entry(name).value
+    return task
 
 
 def _task_facts(task: Task, data: DataSource) -> dict[str, Any]:

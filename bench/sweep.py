@@ -148,9 +148,7 @@ class Sweep:
             else:
                 self.watcher.event(run_id, message)
 
-    def _finish(
-        self, pool: Pool, run_id: str, record: Record | None, why: str, free: dict[str, ExitStack]
-    ) -> None:
+    def _finish(self, pool: Pool, run_id: str, record: Record | None, why: str, free: dict[str, ExitStack]) -> None:
         if record is None:
             record = blank(self._spec(run_id), run_id)
             record["status"], record["error"] = "failed", why

@@ -197,9 +197,7 @@ class _Keeper:
             return None
         if keep and (self.best is None or self.sign * score >= self.sign * self.best):
             self.best, self.step = score, step
-            self.weights = {
-                name: value.detach().to("cpu", copy=True) for name, value in trainable(self.module).items()
-            }
+            self.weights = {name: value.detach().to("cpu", copy=True) for name, value in trainable(self.module).items()}
         return score
 
     def restore(self, last: int) -> int:
@@ -230,7 +228,7 @@ class _Clock:
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()  # type: ignore[no-untyped-call]
+        event.record()
         return event
 
     def seconds(self) -> list[float]:

@@ -37,13 +37,14 @@ def _preload() -> None:
     import sklearn.metrics  # noqa: F401
     import transformers
 
+    import bench.metrics.accuracy  # noqa: F401  (evaluate's own imports take seconds)
     import bench.runner  # noqa: F401
     from bench import registry
 
     for name in ("AutoConfig", "AutoTokenizer", "AutoModelForSequenceClassification"):
         getattr(transformers, name)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     registry.load()
     gc.collect()
     gc.freeze()  # keeps the shared pages of the children shared

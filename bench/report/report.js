@@ -43,14 +43,14 @@
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", ...layout.legend },
     xaxis: axis(layout.xaxis, true), yaxis: axis(layout.yaxis, false),
   });
-  const draw = (place) => {
+  const draw = (place, size = {}) => {
     const chart = charts[Number(place.dataset.chart)];
     const config = { responsive: true, displayModeBar: false };
-    return Plotly.react(place, chart.data.map(painted), framed(chart.layout), config);
+    return Plotly.react(place, chart.data.map(painted), framed({ ...chart.layout, ...size }), config);
   };
   const places = all("[data-chart]");
   // One chart per turn of the event loop, so that the page answers while many are drawn.
-  const drawAll = async () => { for (const place of places) { await draw(place); await new Promise((go) => setTimeout(go)); } };
+  const drawAll = async () => { for (const place of places) { await draw(place, { autosize: true }); await new Promise((go) => setTimeout(go)); } };
 
   toggle.addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
@@ -60,12 +60,16 @@
   });
   system.addEventListener("change", () => { nameToggle(); drawAll(); });
 
-  // Paper is white, whatever the screen is.
+  // Paper is white, whatever the screen is, and as wide as A4 or Letter between their margins.
   let before;
-  addEventListener("beforeprint", () => { before = root.dataset.theme; root.dataset.theme = "light"; places.forEach(draw); });
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    root.dataset.theme = "light";
+    for (const place of places) draw(place, { width: place.closest(".wide-figure") ? 690 : 335 });
+  });
   addEventListener("afterprint", () => {
     if (before) root.dataset.theme = before; else delete root.dataset.theme;
-    places.forEach(draw);
+    drawAll();
   });
 
   // Tables: a heading sorts; a second click turns the order round; what was not measured stays last.

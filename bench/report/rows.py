@@ -22,6 +22,7 @@ from bench.report.escape import text
 from bench.report.words import common
 
 _MANY_COMMANDS = 100
+_LONGEST_ERROR = 4_000  # characters, from the end, where the reason stands; the record has all of it
 _MANY_ROWS = 40  # a longer table scrolls in its own box, under its header
 
 
@@ -137,7 +138,7 @@ def details(ordered: Sequence[Record], names: Mapping[str, str]) -> str:
     """What the runs share, then every run's own settings, checks, memory by phase and command, folded away.
 
     Beyond ``_MANY_COMMANDS`` runs the shared end of their commands stands here once, as ``data-tail``, and the
-    page's script puts it where it belongs: repeating it would take a quarter of a large file's room.
+    page's script puts it where it belongs, and tracebacks are left to the records: the file must stay small.
     """
     train = common([record["spec"]["train"] for record in ordered])
     code = common([record["spec"]["code"] for record in ordered])
@@ -172,13 +173,14 @@ def _detail(record: Record, label: str, shared: _Shared) -> str:
         ("Command", f'<code id="c-{run}">{text(command)}</code>'),
         ("Scores", _options({name: f"{value:.6g}" for name, value in record["scores"].items() if value is not None})),
         ("Method", _options({name: value for name, value in spec["method"].items() if name != "name"})),
-        ("Training", _options(own)),
+        ("Training", _options({name: value for name, value in own.items() if value != spec["method"].get(name)})),
         ("Checks", _checks(checks)),
         ("Peaks", _peaks(record)),
         ("Times", _times(record)),
         ("Run", f"{run}, {text(record['created_at'])}"),
     ]
-    error = f"<pre>{text(record['traceback'] or record['error'])}</pre>" if record["error"] else ""
+    said = record["error"] if shared.tail else record["traceback"] or record["error"]
+    error = f"<pre>{text(said[-_LONGEST_ERROR:])}</pre>" if said else ""
     return (
         f'<details id="r-{run}"><summary>{text(label)}, seed {spec["seed"]}: {text(result)}</summary>'
         f"{_listed(facts)}{error}</details>"
