@@ -69,13 +69,13 @@ class _Drawer:
         return [
             self._scatter(
                 "Score against peak memory",
-                f"{corner}. Bars: one standard error.",
+                f"{corner}.",
                 lambda record: _scaled(record["memory"]["train_peak_bytes"], 1e-6),
                 {"title": {"text": "training peak, MB"}, "rangemode": "tozero"},
             ),
             self._scatter(
                 "Score against trained parameters",
-                f"{corner}. Logarithmic scale.",
+                f"{corner}; logarithmic scale.",
                 lambda record: record["parameters"]["trainable"] or None,
                 {"title": {"text": "trained parameters"}, "type": "log", "tickformat": "~s", "dtick": 1},
             ),
@@ -126,6 +126,8 @@ class _Drawer:
                     errors = [_scaled(runs[index]["stderr"], scale) for index in mine]
                     trace["error_y"] = {"type": "data", "array": errors, "thickness": 1, "width": 3}
                 traces.append(trace)
+        if len(runs) <= _MOST_ERROR_BARS and any(run["stderr"] for run in runs):
+            note += " Bars: one standard error."
         ends = {"range": x_range}
         y_axis = {"title": {"text": self._score_title()}, "range": y_range}
         return Chart(title, note, traces, {"xaxis": axis | ends, "yaxis": y_axis, "showlegend": not named})
@@ -153,13 +155,16 @@ class _Drawer:
         """What the training peak consists of, one bar for each configuration, best score at the top."""
         title, note = "What the training peak consists of", "Megabytes by kind of tensor, best score first."
         bars: dict[str, Mapping[str, Any]] = {}
+        method: dict[str, str] = {}
         for run in self.ordered:
             split = run["memory"]["train_peak"]
             if any(split[part] is not None for part in SPLIT):
                 bars.setdefault(self.names[run["run_id"]], split)
+                method[self.names[run["run_id"]]] = run["spec"]["method"]["name"]
         if len(bars) > _MOST_BARS:
-            note += f" The first {_MOST_BARS} of {len(bars)} configurations."
-            bars = dict(list(bars.items())[:_MOST_BARS])
+            quota = max(1, _MOST_BARS // len(set(method.values())))
+            note += f" The best {quota} of each method, of {len(bars)} configurations."
+            bars = {label: bars[label] for label in _first_of_each(method, quota)[:_MOST_BARS]}
         shown = [plot(label, _LONGEST_LABEL) for label in bars]
         traces: list[Trace] = [
             {
@@ -229,6 +234,17 @@ def thinned(points: Sequence[Any], most: int) -> list[Any]:
         return list(points)
     stride = math.ceil(len(points) / most)
     return [points[index] for index in range((len(points) - 1) % stride, len(points), stride)]
+
+
+def _first_of_each(method: Mapping[str, str], quota: int) -> list[str]:
+    """The labels in their order, at most so many of one method."""
+    counts: dict[str, int] = {}
+    kept = []
+    for label, name in method.items():
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] <= quota:
+            kept.append(label)
+    return kept
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

@@ -147,6 +147,14 @@ def test_charts_without_measurements_are_left_out():
     assert charts(made, labels(made), slots(made)) == []
 
 
+def test_many_configurations_leave_bars_for_every_method():
+    made = ranked(factories.sweep(200))
+    split = next(chart for chart in charts(made, labels(made), slots(made)) if "consists of" in chart.title)
+    shown = [label.split()[0] for label in split.layout["yaxis"]["ticktext"]]
+    assert {name: shown.count(name) for name in shown} == {"full": 10, "lora": 10, "lst": 10, "head": 10}
+    assert "The best 10 of each method" in split.note
+
+
 def test_thinning_keeps_even_distances_and_the_last_point():
     assert thinned(range(1, 11), 5) == [2, 4, 6, 8, 10]
     assert thinned(range(1, 12), 4)[-1] == 11 and len(thinned(range(1, 12), 4)) <= 4
