@@ -8,7 +8,8 @@ import random
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class Run:
         seed_everything(seed)
         backbone = models.load(self.source, self.task.kind, self.task.labels)
         backbone.model.to(self.engine.device)
-        self.originals = {id(value) for value in backbone.model.state_dict(keep_vars=True).values()}
+        self.originals = original_tensors(backbone.model)
         self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
@@ -261,15 +262,33 @@ class Run:
             self.record["parameters"]["checkpoint_bytes"] = save_state(path, state)
             if self.job.adapter:
                 self.record["adapter"] = f"adapters/{self.job.run_id}"
+            del state
             if isinstance(self.method, Mergeable):
-                self.module = self.method.merge(self.module)
-                merged = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
-                found["merged equals unmerged"] = checks.merge_equivalent(trained, merged, tolerance)
-            del state, self.module
+                found["merged equals unmerged"] = self._merge(self.method, trained)
+            del self.module
             fresh, _ = self._attached(self.seed + 1)
             load_state(path, fresh)
             again = self.engine.predict(fresh, self._sample, self.settings.eval_batch_size)[0]
         found["save and load reproduces"] = checks.reload_reproduces(trained, again, tolerance)
+
+    def _merge(self, method: Mergeable, trained: np.ndarray[Any, Any]) -> str:
+        """Fold the tuned weights into the base ones, measure inference again, and answer the merge check.
+
+        Args:
+            trained: logits of the check's rows before merging.
+        """
+        try:
+            self.module = method.merge(self.module)
+        except ValueError as error:  # some settings cannot be folded in (the method says which)
+            return f"skip: {error}"
+        validation = self.data.validation
+        merged = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
+        _, seconds = self.engine.predict(self.module, validation, self.settings.eval_batch_size)
+        self.record["speed"] |= {
+            "merged_inference_samples_per_second": len(validation) / seconds,
+            "merged_inference_latency_ms": self.engine.latency_ms(self.module, validation),
+        }
+        return checks.merge_equivalent(trained, merged, _TOLERANCE[self.settings.precision])
 
 
 def execute(job: Job, emit: Emit) -> dict[str, Any]:
@@ -311,8 +330,18 @@ def padding_of(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def saved_state(module: nn.Module, originals: set[int]) -> dict[str, Tensor]:
-    """What must be saved to get the tuned model back: trained tensors, and what the method added."""
+def original_tensors(module: nn.Module) -> weakref.WeakValueDictionary[int, Tensor]:
+    """The tensors of an untouched model by identity; held weakly, so that a freed one's address cannot be mistaken
+    for the tensor that a method puts in its place."""
+    return weakref.WeakValueDictionary({id(value): value for value in module.state_dict(keep_vars=True).values()})
+
+
+def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """What must be saved to get the tuned model back: trained tensors, and what the method added.
+
+    Args:
+        originals: ``original_tensors`` of the model before the method was attached.
+    """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in module.state_dict(keep_vars=True).items():

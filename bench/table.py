@@ -39,6 +39,8 @@ _MEASURES = {
     "train_tokens_per_second": ("speed", "train_tokens_per_second"),
     "inference_samples_per_second": ("speed", "inference_samples_per_second"),
     "inference_latency_ms": ("speed", "inference_latency_ms"),
+    "merged_inference_samples_per_second": ("speed", "merged_inference_samples_per_second"),
+    "merged_inference_latency_ms": ("speed", "merged_inference_latency_ms"),
     "train_seconds": ("speed", "train_seconds"),
     "eval_seconds": ("speed", "eval_seconds"),
     "total_seconds": ("speed", "total_seconds"),
@@ -59,7 +61,8 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     - ``train_peak_bytes`` and its split ``weights_bytes``, ``gradients_bytes``, ``optimizer_bytes``,
       ``activations_bytes``, ``other_bytes``; ``reserved_peak_bytes``, ``inference_peak_bytes``
     - ``train_samples_per_second``, ``train_tokens_per_second``, ``inference_samples_per_second``,
-      ``inference_latency_ms``, ``train_seconds``, ``eval_seconds``, ``total_seconds``, ``steps``, ``lr``
+      ``inference_latency_ms``, the same two ``merged_…`` (weights folded into the base), ``train_seconds``,
+      ``eval_seconds``, ``total_seconds``, ``steps``, ``lr``
     - ``checks_failed`` (text, empty when none did), ``run_id``, and every hyper-parameter as ``method.<option>``
     """
     import pandas as pd
@@ -128,6 +131,8 @@ _COLUMNS = (
     _Column("train\nsamples\nper s", _speed("train_samples_per_second"), 1),
     _Column("infer\nsamples\nper s", _speed("inference_samples_per_second"), 3),
     _Column("infer\nlatency\nms", _speed("inference_latency_ms"), 4),
+    _Column("merged\nsamples\nper s", _speed("merged_inference_samples_per_second"), 7),
+    _Column("merged\nlatency\nms", _speed("merged_inference_latency_ms"), 8),
     _Column("check-\npoint", lambda record: units.size(record["parameters"]["checkpoint_bytes"]), 5),
     _Column("train\ntime\ns", _speed("train_seconds"), 2),
     _Column("checks", lambda record: _checks(record), 6),

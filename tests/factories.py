@@ -188,6 +188,8 @@ def _measure(made: dict[str, Any], rng: random.Random, split: list[int], rates: 
         "step_seconds": [32 / train * (1 + rng.gauss(0, 0.05)) for _ in range(steps)],
         "inference_samples_per_second": infer,
         "inference_latency_ms": 1e3 / infer + 3,
+        "merged_inference_samples_per_second": 1.05 * infer if made["spec"]["method"]["name"] == "lora" else None,
+        "merged_inference_latency_ms": 1e3 / infer + 2 if made["spec"]["method"]["name"] == "lora" else None,
         "train_seconds": 32 * steps / train,
         "eval_seconds": 872 / infer,
         "setup_seconds": 1.9,

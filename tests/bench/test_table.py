@@ -36,7 +36,8 @@ def test_frame_has_the_documented_columns_in_order(mixed):
         *("score.accuracy", "score.f1", "trainable", "total", "trainable_percent", "checkpoint_bytes"),
         *("train_peak_bytes", "weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes"),
         *("other_bytes", "reserved_peak_bytes", "inference_peak_bytes", "train_samples_per_second"),
-        *("train_tokens_per_second", "inference_samples_per_second", "inference_latency_ms", "train_seconds"),
+        *("train_tokens_per_second", "inference_samples_per_second", "inference_latency_ms"),
+        *("merged_inference_samples_per_second", "merged_inference_latency_ms", "train_seconds"),
         *("eval_seconds", "total_seconds", "steps", "lr", "checks_failed", "run_id"),
         *("method.alpha", "method.dropout", "method.gates", "method.heads", "method.init", "method.layers"),
         *("method.lr", "method.rank", "method.reduction", "method.targets"),
@@ -94,10 +95,10 @@ def test_score_memory_and_parameters_show_at_every_width(mixed, width):
 
 def test_wide_consoles_show_every_metric_with_its_unit(mixed):
     text = printed(mixed, 160)
-    for word in ("accuracy", "MB", "params", "samples", "per s", "latency", "ms", "point", "time", "checks"):
+    for word in ("accuracy", "MB", "params", "samples", "per s", "latency", "merged", "ms", "point", "time", "checks"):
         assert word in text
     assert "Left out" not in text
-    assert "Left out at this width: checks." in printed(mixed, 120)
+    assert "Left out at this width: checks, merged samples per s, merged latency ms." in printed(mixed, 120)
 
 
 def test_lost_runs_and_failed_checks_are_shown_with_their_reason(mixed):
