@@ -1,8 +1,8 @@
 """tunebench: compare parameter-efficient fine-tuning methods under one trainer.
 
-``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame. A plugin needs
-``bench.option``, ``bench.register_method`` and ``bench.register_task``. Importing this loads neither torch nor
-transformers.
+``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame; ``bench.load`` gives a saved
+tuned model back. A plugin needs ``bench.option``, ``bench.register_method`` and ``bench.register_task``. Importing
+this loads neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from bench.errors import RequestError
 from bench.registry import register_method, register_task
 
 if TYPE_CHECKING:
+    from bench.card import load
     from bench.python import run
 
-__all__ = ["RequestError", "option", "register_method", "register_task", "run"]
+__all__ = ["RequestError", "load", "option", "register_method", "register_task", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from bench.python import run
 
         return run
+    if name == "load":
+        from bench.card import load
+
+        return load
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

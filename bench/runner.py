@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import checks, environment, metrics, models, options, registry
+from bench import card, checks, environment, metrics, models, options, registry
 from bench.api import Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
 from bench.backbone import Backbone, count, trainable
 from bench.data import (
@@ -123,7 +123,7 @@ class Run:
         seed_everything(seed)
         backbone = models.load(self.source, self.task.kind, self.task.labels)
         backbone.model.to(self.engine.device)
-        self.originals = original_tensors(backbone.model)
+        self.originals = original_tensors(backbone)
         self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
@@ -258,10 +258,11 @@ class Run:
         found["beats majority"] = checks.beats_majority(predictions, references, self.task.kind)
         tolerance = _TOLERANCE[self.settings.precision]
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(self.job.adapter or folder) / "adapter.safetensors"
+            path = Path(self.job.adapter or folder) / card.WEIGHTS
             self.record["parameters"]["checkpoint_bytes"] = save_state(path, state)
             if self.job.adapter:
                 self.record["adapter"] = f"adapters/{self.job.run_id}"
+                card.write(path.parent, self.record)
             del state
             if isinstance(self.method, Mergeable):
                 found["merged equals unmerged"] = self._merge(self.method, trained)
@@ -330,14 +331,18 @@ def padding_of(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def original_tensors(module: nn.Module) -> weakref.WeakValueDictionary[int, Tensor]:
-    """The tensors of an untouched model by identity; held weakly, so that a freed one's address cannot be mistaken
-    for the tensor that a method puts in its place."""
-    return weakref.WeakValueDictionary({id(value): value for value in module.state_dict(keep_vars=True).values()})
+def original_tensors(backbone: Backbone) -> weakref.WeakValueDictionary[int, Tensor]:
+    """The tensors that the checkpoint brings (not the fresh head's) by identity.
+
+    Held weakly, so that the address of a freed one cannot be mistaken for the tensor a method puts in its place.
+    """
+    fresh = {id(parameter) for parameter in backbone.head_parameters}
+    values = backbone.model.state_dict(keep_vars=True).values()
+    return weakref.WeakValueDictionary({id(value): value for value in values if id(value) not in fresh})
 
 
 def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """What must be saved to get the tuned model back: trained tensors, and what the method added.
+    """What must be saved to get the tuned model back: trained tensors, the fresh head, and what the method added.
 
     Args:
         originals: ``original_tensors`` of the model before the method was attached.
@@ -362,18 +367,19 @@ def save_state(path: Path, state: dict[str, Tensor]) -> int:
     return path.stat().st_size
 
 
-def load_state(path: Path, module: nn.Module) -> None:
-    """Load saved tensors into a module with the same method attached.
+def load_state(path: Path, module: nn.Module) -> set[str]:
+    """Load saved tensors into a module with the same method attached; returns their names.
 
     Raises:
         KeyError: when the module has no place for a tensor.
     """
     from safetensors.torch import load_file
 
-    places = module.state_dict(keep_vars=True)
+    places, saved = module.state_dict(keep_vars=True), load_file(path)
     with torch.no_grad():
-        for name, value in load_file(path).items():
+        for name, value in saved.items():
             places[name].copy_(value)
+    return set(saved)
 
 
 def write_predictions(

@@ -1,0 +1,80 @@
+"""A method in one file: each example plugin runs from command to record and does what it shows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import registry
+from bench.engine import Engine
+from bench.settings import TrainSettings
+from bench.trainer import Trainer
+from tests import tiny, zoo
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+METHODS = {
+    "scale-shift": "scale_shift.py",
+    "bag-beside": "own_forward.py",
+    "two-speeds": "own_groups.py",
+    "centred-head": "from_data.py",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with tiny.place(tmp_path_factory.mktemp("plugins")) as made:
+        yield made
+
+
+def method(name, **options):
+    registry.load([PLUGINS / METHODS[name]])
+    return registry.method_entry(name).value(**options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_plugin_runs_and_passes_every_check(place, name):
+    record = place.run(name, [PLUGINS / METHODS[name]], steps=24)
+    assert record["status"] == "ok", record["traceback"]
+    assert {check: why for check, why in record["checks"].items() if why != "pass"} == {}
+    assert record["parameters"]["trainable"] == record["parameters"]["expected_trainable"]
+    assert record["spec"]["code"]["method"] == registry.method_entry(name).code
+
+
+def test_scale_and_shift_starts_at_the_base_model_and_runs_on_decoders():
+    batch = zoo.batch("llama", "causal-lm")
+    expected = zoo.backbone("llama", "causal-lm").model(**batch).logits
+    module = method("scale-shift").attach(zoo.backbone("llama", "causal-lm"))
+    torch.testing.assert_close(module(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_own_forward_gives_loss_and_logits():
+    backbone, batch = zoo.backbone("bert", "classification"), zoo.batch("bert", "classification")
+    frozen = backbone.model(**batch).logits
+    module = method("bag-beside").attach(backbone)
+    out = module(**batch)
+    bag = module.bag.weight[batch["input_ids"]].mean(dim=1)
+    torch.testing.assert_close(out.logits, frozen + bag)
+    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(out.logits, batch["labels"]))
+    with pytest.raises(ValueError, match="^bag-beside: it classifies"):
+        method("bag-beside").attach(zoo.backbone("llama", "causal-lm"))
+
+
+def test_own_groups_reach_the_optimizer():
+    chosen = method("two-speeds", head_scale=4.0, lr=0.01)
+    module = chosen.attach(zoo.backbone("bert", "classification"))
+    trainer = Trainer(module, chosen, TrainSettings(steps=1), Engine(torch.device("cpu"), "fp32", {}))
+    rates = {id(p): group["initial_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert rates[id(module.classifier.weight)] == rates[id(module.classifier.bias)] == pytest.approx(0.04)
+    assert rates[id(module.bert.encoder.layer[0].attention.self.query.bias)] == pytest.approx(0.01)
+    assert len(rates) == sum(p.requires_grad for p in module.parameters())
+
+
+def test_data_dependent_initialisation_sees_training_batches():
+    chosen = method("centred-head", rows=2)
+    module = chosen.attach(zoo.backbone("bert", "classification"))
+    batches = [zoo.batch("bert", "classification", seed=seed) for seed in (1, 2, 3)]
+    chosen.initialize(module, iter(batches))
+    with torch.no_grad():
+        pooled = [module.bert(**{k: v for k, v in batch.items() if k != "labels"}).pooler_output for batch in batches]
+    torch.testing.assert_close(module.classifier.mean.data, torch.stack(pooled[:2]).mean(dim=(0, 1)))
+    assert not module.classifier._forward_pre_hooks
