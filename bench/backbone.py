@@ -89,6 +89,17 @@ class Backbone:
         """Number of values in the fresh head."""
         return sum(parameter.numel() for parameter in self._head)
 
+    def head_modules(self) -> list[str]:
+        """Dotted paths of the outermost modules that hold nothing but parameters of the fresh head."""
+        fresh = {id(parameter) for parameter in self._head}
+        found: list[str] = []
+        for path, module in self.model.named_modules():
+            held = [id(parameter) for parameter in module.parameters()]
+            inside = any(path.startswith(f"{outer}.") for outer in found)
+            if path and held and fresh.issuperset(held) and not inside:
+                found.append(path)
+        return found
+
     def freeze(self) -> None:
         """Freeze everything but the fresh head."""
         self.model.requires_grad_(False)

@@ -32,6 +32,9 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
     return [
         {"name": name, "help": _paragraphs(cls)[0], "swept": cls.swept, "lr": options.options(cls)["lr"].default}
         for name, cls in registry.methods().items()
+    ] + [
+        {"name": f"{prefix}NAME", "help": family.help(), "swept": None, "lr": None}
+        for prefix, family in registry.families().items()
     ]
 
 
@@ -48,8 +51,8 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
     """
     registry.load(plugins)
     methods, tasks = registry.methods(), registry.tasks()
-    if name in methods:
-        _method(methods[name], console)
+    if name in methods or name[: name.find(":") + 1] in registry.families():
+        _method(registry.method_entry(name).value, console)
     elif name in tasks:
         _task(tasks[name], console)
     elif name in models.ALIASES:

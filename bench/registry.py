@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -31,12 +31,30 @@ class Entry:
 
     @property
     def code(self) -> str:
-        """First 16 hex digits of the SHA-256 of the defining file: the version of this code."""
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
+        """First 16 hex digits of the SHA-256 of the defining file, and of ``code_version`` where the object has one
+        (another package does its work): the version of this code."""
+        version = str(getattr(self.value, "code_version", ""))
+        return hashlib.sha256(self.file.read_bytes() + version.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Methods that another package brings, under names with a common prefix, made when first asked for.
+
+    Attributes:
+        names: gives each name with one line of help; must be cheap.
+        make: registers the method of a name; RequestError says why it cannot.
+        help: one line about all of them.
+    """
+
+    names: Callable[[], Mapping[str, str]]
+    make: Callable[[str], None]
+    help: Callable[[], str]
 
 
 _methods: dict[str, Entry] = {}
 _tasks: dict[str, Entry] = {}
+_families: dict[str, Family] = {}
 _plugins: set[Path] = set()
 _state = {"builtin": False}
 
@@ -74,6 +92,11 @@ def register_method(cls: type[_T]) -> type[_T]:
     name: str = cls.name  # type: ignore[attr-defined]
     _add(_methods, "method", name, Entry(cls, Path(inspect.getfile(cls)).resolve()))
     return cls
+
+
+def register_family(prefix: str, family: Family) -> None:
+    """Make all methods whose names begin with ``prefix`` (``peft:``) available, each when it is first asked for."""
+    _families[prefix] = family
 
 
 def register_task(task: Task) -> Task:
@@ -139,7 +162,10 @@ def _guard(run: Any, where: str) -> None:
 def method_entry(name: str) -> Entry:
     """Return the registered method class; raises RequestError with the nearest name when there is none."""
     if name not in _methods:
-        raise RequestError(unknown("method", name, _methods))
+        family = _families.get(name[: name.find(":") + 1])
+        if family is None:
+            raise RequestError(unknown("method", name, _methods))
+        family.make(name)
     return _methods[name]
 
 
@@ -153,6 +179,11 @@ def task_entry(name: str) -> Entry:
 def methods() -> dict[str, type[Method]]:
     """All registered method classes by name, sorted."""
     return {name: _methods[name].value for name in sorted(_methods)}
+
+
+def families() -> dict[str, Family]:
+    """Families of methods by prefix; their methods are among ``methods()`` only once they were asked for."""
+    return dict(_families)
 
 
 def tasks() -> dict[str, Task]:

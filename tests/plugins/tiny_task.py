@@ -3,6 +3,7 @@
 import random
 
 import datasets
+
 from bench.datasource import Loaded
 from bench.registry import register_task
 from bench.tasks.text import TextTask
