@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from bench.api import option
 from bench.backbone import Backbone
@@ -33,7 +34,16 @@ _TASKS = {
     "seq2seq": "SEQ_2_SEQ_LM",
 }
 # What --ranks sets: the first of these that a configuration has.
-_SIZES = ("num_virtual_tokens", "adapter_len", "init_r", "oft_block_size", "n_frequency", "boft_block_size", "r", "block_size")
+_SIZES = (
+    "num_virtual_tokens",
+    "adapter_len",
+    "init_r",
+    "oft_block_size",
+    "n_frequency",
+    "boft_block_size",
+    "r",
+    "block_size",
+)
 # peft gives no default for these but cannot do without: as many as its own examples and LLaMA-Adapter's paper use.
 _NEEDED = {"num_virtual_tokens": 20, "adapter_len": 10, "total_step": 1_000_000}
 # Learning rates that peft's examples or the papers use; the others take LoRA's.
@@ -54,6 +64,8 @@ _NORMS = ("LN_TUNING",)
 _NO_TARGETS = ("TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW")
 # Types whose layers ask in every forward which task a row is of; here there is one.
 _ASK_TASK = ("POLY", "MULTITASK_PROMPT_TUNING")
+# Options without which a type trains nothing.
+_MUST_SET = {"CPT": "cpt_token_ids", "TRAINABLE_TOKENS": "token_indices"}
 # Types that a bench run cannot carry out, and why.
 REFUSED = {
     "XLORA": "it mixes LoRA adapters that were trained before and needs their folders; use peft:lora for one adapter",
@@ -85,12 +97,19 @@ def make(name: str) -> None:
     kind = name.removeprefix(_PREFIX).upper()
     if kind in REFUSED:
         raise RequestError(f"{name}: {REFUSED[kind]}.")
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-
-    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
+    config, tuner = _classes(kind)
     if config is None:
         raise RequestError(f"{name}: the installed peft names this type but has no configuration for it.")
-    register_method(_method(name, config, PEFT_TYPE_TO_TUNER_MAPPING.get(kind)))
+    register_method(_method(name, config, tuner))
+
+
+def _classes(kind: str) -> tuple[Any, Any]:
+    """peft's configuration and tuner classes of a type; None for what it lacks (prompt types have no tuner)."""
+    from peft import mapping
+
+    configs: Any = mapping.PEFT_TYPE_TO_CONFIG_MAPPING
+    tuners: Any = mapping.PEFT_TYPE_TO_TUNER_MAPPING
+    return configs.get(kind), tuners.get(kind)
 
 
 def _method(name: str, config: type, tuner: type | None) -> type:
@@ -148,6 +167,9 @@ def attach(self: Any, backbone: Backbone) -> nn.Module:
     Raises:
         ValueError: when peft cannot use this model or these options; its own words are in the message.
     """
+    needed = _MUST_SET.get(_kind(self))
+    if needed and not getattr(self, needed):
+        raise ValueError(f"{self.name}: it needs token ids to train: --set {self.name}.{needed}=5,6,7 (or use prompt)")
     if not any(parameter.is_meta for parameter in backbone.model.parameters()):
         return _attached(self, backbone)
     spare = copy.deepcopy(backbone)  # without weights a copy costs nothing
@@ -208,9 +230,16 @@ def _one_task(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
 def _config(method: Any, backbone: Backbone) -> Any:
     """peft's configuration object for a model: the options that were changed, and what follows from the model."""
+    from peft.config import PromptLearningConfig
+
     known = {field.name for field in dataclasses.fields(method.config_class)}
     chosen = {name: field.native(getattr(method, name)) for name, field in _changed(method).items()}
     chosen["task_type"] = _TASKS.get(backbone.kind)
+    if backbone.kind == "seq2seq" and not issubclass(method.config_class, PromptLearningConfig):
+        # peft's class for it adds nothing but generation, through an attribute that transformers 5 no longer has.
+        chosen["task_type"] = None
+    if "fan_in_fan_out" in known and any(isinstance(site.module, Conv1D) for site in backbone.sites(("all",))):
+        chosen["fan_in_fan_out"] = True
     if "modules_to_save" in known:
         wanted = [*(chosen.get("modules_to_save") or ()), *backbone.head_modules()]
         chosen["modules_to_save"] = wanted or None
@@ -235,9 +264,7 @@ def _changed(method: Any) -> dict[str, Field]:
 
 def _default_targets(method: Any, backbone: Backbone) -> list[str] | None:
     """Targets in a family for which peft has no defaults: query and value maps, or all norms; None: peft decides."""
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-
-    known = getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(_kind(method)), "target_module_mapping", None)
+    known = getattr(_classes(_kind(method))[1], "target_module_mapping", None)
     if known is None or backbone.config.model_type in known or _kind(method) in _NO_TARGETS:
         return None
     if _kind(method) in _NORMS:
