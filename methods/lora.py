@@ -75,8 +75,9 @@ def plus_product(frozen: Tensor, narrow: Tensor, wide: Tensor, scale: float = 1.
 
 def full_precision(where: Tensor) -> AbstractContextManager[Any]:
     """Autocast switched off, for sums that bf16 would spoil."""
-    kind = where.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    kind = where.device.type  # "meta" has no autocast, and asking it is an error
+    active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if active else nullcontext()
 
 
 def find(name: str, backbone: Backbone, targets: Sequence[str], layers: Sequence[str]) -> list[Site]:
