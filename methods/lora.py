@@ -324,6 +324,6 @@ def _per_site(sites: Sequence[Site], pairs: Sequence[tuple[str, float]], default
 
 
 def _covers(pattern: str, path: str) -> bool:
-    """Whether ``pattern`` names ``path`` or a module above it: its whole name, the end of it, or a shell pattern."""
+    """Whether a shell pattern is the whole dotted name, or the end of it, of ``path`` or of a module above it."""
     above = accumulate(path.split("."), "{}.{}".format)
-    return any(part == pattern or part.endswith("." + pattern) or fnmatchcase(part, pattern) for part in above)
+    return any(fnmatchcase(part, pattern) or fnmatchcase(part, "*." + pattern) for part in above)
