@@ -116,7 +116,7 @@ def test_bitfit_without_biases_says_what_to_do(family: str) -> None:
 
 
 def test_added_biases_are_those_of_lst_on_t5_base() -> None:
-    """280,932: 10·768+3072 of a decoder block's ten maps, 6·768+3072−768·… : see the sum below."""
+    """arXiv 2206.06522: every linear map, the head (vocabulary 32,100) too, and the norms inside blocks."""
     encoder = 4 * 768 + 3072 + 768 + 2 * 768  # q k v o, wi, wo, two norms
     decoder = 8 * 768 + 3072 + 768 + 3 * 768
     assert 12 * (encoder + decoder) + 32100 == 280_932
