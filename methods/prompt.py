@@ -1,15 +1,14 @@
 """Learned input embeddings: prompt tuning (Lester et al., arXiv 2104.08691), P-tuning (Liu et al., 2103.10385)."""
 
-import inspect
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.api import option
-from bench.backbone import Backbone, Tower
+from bench.backbone import Backbone
+from bench.calls import by_name, check_length, positions, seen, stack
 from bench.registry import register_method
 
 PLACES = ("auto", "start", "after-first")
@@ -17,55 +16,6 @@ _PLACE_HELP = (
     "where the virtual tokens go: start (before the input, as in the paper), after-first (after the token that an "
     "encoder's head reads), auto: after-first on encoders, start elsewhere"
 )
-
-
-@lru_cache(maxsize=64)
-def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.forward).parameters)[1:]
-
-
-def accepts(module: nn.Module, argument: str) -> bool:
-    """Whether a module's forward names this argument."""
-    return argument in _parameters(type(module))
-
-
-def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call of ``module`` by name."""
-    return dict(zip(_parameters(type(module)), args, strict=False)) | kwargs if args else kwargs
-
-
-def stack(backbone: Backbone, tower: Tower) -> nn.Module:
-    """The module that embeds the input of a tower and runs its blocks: the base model where it has one tower."""
-    if len(backbone.architecture.stacks) == 1:
-        return backbone.base
-    return cast(nn.Module, backbone.model.get_submodule(tower.path.rpartition(".")[0]))
-
-
-def positions(backbone: Backbone) -> int | None:
-    """Number of tokens the model has positions for; None where positions are relative or fixed to the image."""
-    limit = getattr(backbone.config, "max_position_embeddings", None)
-    embeddings = getattr(backbone.base, "embeddings", None)
-    if limit is None or (hasattr(embeddings, "position_embeddings") and embeddings.position_embeddings is None):
-        return None
-    table = getattr(embeddings, "position_embeddings", None)
-    # RoBERTa counts positions from the row after padding's, so its first rows are never a token's.
-    unused = table.padding_idx + 1 if isinstance(table, nn.Embedding) and table.padding_idx is not None else 0
-    return int(limit) - unused
-
-
-def check_length(name: str, length: int, limit: int | None) -> None:
-    """Raise ValueError where ``length`` virtual tokens leave no position for the text."""
-    if limit is not None and length >= limit:
-        raise ValueError(
-            f"{name}: length {length} leaves no room for text in this model's {limit} positions; "
-            f"use a length well below {limit}"
-        )
-
-
-def seen(call: dict[str, Any]) -> int:
-    """Tokens that a call's key-value cache already holds."""
-    cache = call.get("past_key_values")
-    return int(cache.get_seq_length()) if cache is not None else 0
 
 
 class Table(nn.Module):
