@@ -23,12 +23,15 @@ class Stack:
             paths that a variant of the family lacks are passed over.
         fused: sizes of the parts of ``qkv`` are equal and in the order query, key, value (GPT-2), or interleaved
             by head (GPT-NeoX); empty where there is no fused map.
+        closing_norm: path inside a block of the norm that its output leaves through (post-norm families: it reads the
+            feed-forward's output plus the residual); empty where a block ends with the residual sum (pre-norm).
     """
 
     name: str
     layers: str
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fused: str = ""
+    closing_norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def _both(first: dict[str, tuple[str, ...]], second: dict[str, tuple[str, ...]])
 _DENSE = {"output": ("attention.output.dense",), "up": ("intermediate.dense",), "down": ("output.dense",)}
 _BERT_ROLES = {role: (f"attention.self.{role}",) for role in ("query", "key", "value")} | _DENSE
 _DEBERTA2_ROLES = {role: (f"attention.self.{role}_proj",) for role in ("query", "key", "value")} | _DENSE
-_BERT = Architecture((Stack("encoder", "encoder.layer", _BERT_ROLES),))
+_BERT = Architecture((Stack("encoder", "encoder.layer", _BERT_ROLES, closing_norm="output.LayerNorm"),))
 _LLAMA_ROLES = _roles(
     "self_attn", "q_proj k_proj v_proj o_proj", {"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"}
 )
@@ -94,13 +97,14 @@ ARCHITECTURES: dict[str, Architecture] = {
                 "encoder",
                 "transformer.layer",
                 _roles("attention", "q_lin k_lin v_lin out_lin", {"up": "ffn.lin1", "down": "ffn.lin2"}),
+                closing_norm="output_layer_norm",
             ),
         ),
         width="dim",
         heads="n_heads",
         feed_forward="hidden_dim",
     ),
-    "deberta-v2": Architecture((Stack("encoder", "encoder.layer", _DEBERTA2_ROLES),)),
+    "deberta-v2": Architecture((Stack("encoder", "encoder.layer", _DEBERTA2_ROLES, closing_norm="output.LayerNorm"),)),
     "vit": Architecture((Stack("encoder", "layers", _VIT_ROLES),)),
     "gpt2": Architecture(
         (Stack("decoder", "h", _GPT2_ROLES, fused="blocks"),), width="n_embd", heads="n_head", feed_forward="n_inner"
@@ -123,7 +127,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         feed_forward="d_ff",
     ),
     "bart": Architecture(
-        (Stack("encoder", "encoder.layers", _OPT_ROLES), Stack("decoder", "decoder.layers", _BART_DECODER)),
+        (
+            Stack("encoder", "encoder.layers", _OPT_ROLES, closing_norm="final_layer_norm"),
+            Stack("decoder", "decoder.layers", _BART_DECODER, closing_norm="final_layer_norm"),
+        ),
         width="d_model",
         heads="encoder_attention_heads",
         feed_forward="encoder_ffn_dim",

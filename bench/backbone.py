@@ -145,6 +145,18 @@ class Backbone:
             raise ValueError("; ".join(unknown("target", name, there | {"all"}) for name in sorted(unmatched)))
         return found
 
+    def norms(self) -> dict[str, nn.Module]:
+        """The base model's normalisation layers (LayerNorm, RMSNorm) by dotted path from the whole model.
+
+        Found by structure, as every family brings its own class: only their ``weight`` is a vector.
+        """
+        prefix = self.base_path + "." if self.base_path else ""
+        return {
+            prefix + name: module
+            for name, module in self.base.named_modules()
+            if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and weight.ndim == 1
+        }
+
     def replace(self, site: Site, module: nn.Module) -> None:
         """Put ``module`` in the place of a site."""
         self.model.set_submodule(site.path, module)
