@@ -120,6 +120,27 @@ class FollowsSteps(Protocol):
         ...
 
 
+@runtime_checkable
+class ExportsToPeft(Protocol):
+    """A method that peft knows too, so that a tuned module can be written in peft's file format."""
+
+    def to_peft(
+        self, module: nn.Module, original: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What ``adapter_config.json`` and ``adapter_model.safetensors`` hold for this module.
+
+        Task, base model, head and other weights of the base model that were trained are added by the caller.
+
+        Args:
+            module: the tuned module.
+            original: the base model's tensors before the method was attached, by name.
+
+        Raises:
+            ValueError: when these settings have no counterpart in peft; says what to do instead.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSource:
     """Where data sets come from: a mirror in the Hub's layout (``BENCH_DATA``, ``--data-dir``), then the Hub."""

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _run(commands)
     _report(commands)
+    _export(commands)
     listing = commands.add_parser("list", help="what there is: methods, tasks or models")
     listing.add_argument("what", choices=("methods", "tasks", "models"))
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -144,6 +145,22 @@ TRAIN_FLAGS = (
     "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
     "device", "precision", "checkpoint", "gradient_checkpointing",
 )  # fmt: skip
+
+
+def _export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a saved adapter in peft's format, or merged into a transformers model",
+        description="Write what bench run --save kept as a folder that others load: peft.PeftModel.from_pretrained "
+        "(--format peft), or transformers' AutoModel classes (--format merged).",
+    )
+    export.add_argument("which", metavar="RUN", help="run id, or the folder of a saved adapter")
+    export.add_argument("--format", required=True, choices=("peft", "merged"), help="peft or merged")
+    export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="new folder to write")
+    export.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="folder of runs to look in")
+    export.add_argument("--model", metavar="M", help="where the base model is now (default: as the run names it)")
+    _plugin_flag(export)
+    export.set_defaults(act=_command("export"), parser=export)
 
 
 def _report(commands: Any) -> None:

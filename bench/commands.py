@@ -205,6 +205,18 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """``bench export``: a saved adapter in a format that others read."""
+    from bench import card
+    from bench import export as exporting
+
+    folder = exporting.find(arguments.which, arguments.out)
+    tuned = card.load(folder, model=arguments.model, plugins=arguments.plugin, keep_original=True)
+    exporting.export(tuned, arguments.format, arguments.to)
+    sys.stdout.write(f"{arguments.format}: {arguments.to}\n")
+    return 0
+
+
 def list_what(arguments: argparse.Namespace) -> int:
     """``bench list``: what there is, a line each."""
     from bench import explain

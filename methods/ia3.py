@@ -1,7 +1,8 @@
 """IA³: learned rescaling of keys, values and inner activations (Liu et al., arXiv 2205.05638)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,11 @@ class Ia3:
             if isinstance(child, ScaledOutput | ScaledInput | ScaledKeyValue):
                 module.set_submodule(name, child.merge())
         return module
+
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.ia3(module)
 
 
 def _targets(backbone: Backbone) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Low-rank adaptation of linear maps: LoRA (Hu et al., arXiv 2106.09685) and what grew out of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -260,6 +260,11 @@ class Lora:
 
     def merge(self, module: nn.Module) -> nn.Module:
         return fold(module)
+
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.lora(module, original)
 
     def _shapes(self, backbone: Backbone) -> list[tuple[Site, int, float]]:
         """Each adapted map with its rank and its scale s."""

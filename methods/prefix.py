@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -300,6 +301,11 @@ class PrefixTuning:
     def merge(self, module: nn.Module) -> nn.Module:
         return fold(module)
 
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.prefix(module, self.name)
+
 
 @register_method
 @dataclass(frozen=True)
@@ -335,3 +341,8 @@ class PTuning2:
 
     def merge(self, module: nn.Module) -> nn.Module:
         return fold(module)
+
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.prefix(module, self.name)

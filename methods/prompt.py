@@ -1,5 +1,6 @@
 """Learned input embeddings: prompt tuning (Lester et al., arXiv 2104.08691), P-tuning (Liu et al., 2103.10385)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -234,6 +235,11 @@ class PromptTuning:
     def trainable_count(self, backbone: Backbone) -> int:
         return backbone.head_count + self.length * embedding_width(backbone)
 
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.virtual_tokens(module, self.name)
+
 
 @register_method
 @dataclass(frozen=True)
@@ -282,3 +288,8 @@ class PTuning:
                 with torch.no_grad():
                     child.source = Table(child.source())
         return module
+
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.virtual_tokens(module, self.name)

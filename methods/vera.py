@@ -1,7 +1,8 @@
 """VeRA: trainable vectors around one random low-rank pair that all maps share (Kopiczko et al., arXiv 2310.11454)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -96,3 +97,8 @@ class Vera:
 
     def merge(self, module: nn.Module) -> nn.Module:
         return fold(module)
+
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.vera(module, self.rank)

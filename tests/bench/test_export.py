@@ -1,0 +1,171 @@
+"""What ``--save`` keeps: loaded back, refused, exported to peft's format and as a merged model, with equal logits."""
+
+import json
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import bench
+from bench import cli
+from bench.card import read
+from bench.errors import RequestError
+from tests import tiny
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
+]
+TO_PEFT = {
+    "lora": (),
+    "lora-fa": ("freeze_a=true",),
+    "lora-bias": ("bias=all", "also_train=LayerNorm", "targets=query,down", "rank_pattern=down=2"),
+    "rslora": ("rslora=true", "alpha_pattern=value=3"),
+    "dora": ("dora=true",),
+    "pissa": ("pissa=true",),
+    "ia3": (),
+    "vera": ("rank=16",),
+    "prompt": ("length=4", "place=start"),
+    "p-tuning": ("length=4", "place=start"),
+    "prefix": ("length=4", "positions=shifted"),
+    "p-tuning-v2": ("length=4", "positions=shifted"),
+    "peft:lora": ("r=4", "use_dora=true"),
+    "peft:loha": ("r=4",),
+}
+OF_LORA = ("lora-fa", "lora-bias", "rslora", "dora", "pissa")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with tiny.place(tmp_path_factory.mktemp("export")) as made:
+        yield made
+
+
+def saved(place, case, options):
+    """Run with --save; the folder and the tuned model."""
+    method = "lora" if case in OF_LORA else case
+    record = place.run(method, sets=[f"{method}.{text}" for text in (*options, "lr=0.02")], save=True, steps=4)
+    assert record["status"] == "ok", record["traceback"]
+    assert record["checks"]["save and load reproduces"] == "pass"
+    return place.adapter(record)
+
+
+def logits(model, tokenizer):
+    batch = tokenizer(["good film", "the poor road was very bad", "fine"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        return model.eval()(**batch).logits
+
+
+@pytest.mark.parametrize("case", TO_PEFT)
+def test_peft_loads_what_was_exported_with_equal_logits(place, case, tmp_path, capsys):
+    folder = saved(place, case, TO_PEFT[case])
+    tuned = bench.load(folder)
+    expected = logits(tuned.model, tuned.tokenizer)
+    command = [
+        "export",
+        folder.name,
+        "--format",
+        "peft",
+        "--to",
+        str(tmp_path / "out"),
+        "--out",
+        str(place.folder / "out"),
+    ]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"peft: {tmp_path / 'out'}\n"
+    torch.manual_seed(99)  # the base's own head is drawn anew: it must come from the export
+    base = AutoModelForSequenceClassification.from_pretrained(place.model)
+    plain = logits(base, tuned.tokenizer)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "out")
+    torch.testing.assert_close(logits(theirs, tuned.tokenizer), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["lora", "lora-bias", "dora", "pissa", "ia3", "vera", "full", "bitfit", "peft:loha"])
+def test_merged_models_load_with_equal_logits(place, case, tmp_path):
+    folder = saved(place, case, TO_PEFT.get(case, ()))
+    tuned = bench.load(folder)
+    expected = logits(tuned.model, tuned.tokenizer)
+    assert cli.main(["export", str(folder), "--format", "merged", "--to", str(tmp_path / "out")]) == 0
+    merged, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    torch.testing.assert_close(logits(merged, tuned.tokenizer), expected, atol=1e-5, rtol=1e-5)
+    assert merged.config.id2label == {0: "up", 1: "down"}
+    assert not list((tmp_path / "out").glob("*.bin"))
+
+
+def test_the_card_says_what_it_is(place):
+    folder = saved(place, "lora", ())
+    card = read(folder)
+    assert card["spec"]["method"]["name"] == "lora" and card["spec"]["task"]["labels"] == ["up", "down"]
+    assert card["scores"]["accuracy"] >= 0 and card["main_score"] == "accuracy"
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter.safetensors", "card.json"]
+    tuned = bench.load(folder)
+    assert tuned.card == card and not tuned.model.training and tuned.original == {}
+
+
+def test_a_changed_base_model_is_refused_unless_asked_for(place, tmp_path):
+    folder = saved(place, "lora", ())
+    other = tiny.model_folder(tmp_path / "other", intermediate_size=32)
+    with pytest.raises(
+        RequestError, match="was tuned on folder:bert with the fingerprint [0-9a-f]{16}; .* any_base=True"
+    ):
+        bench.load(folder, model=str(other))
+    assert bench.load(folder, model=str(other), any_base=True).model.config.intermediate_size == 32
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "card.json").unlink(), "holds no saved adapter"),
+        (lambda folder: (folder / "card.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "card.json").write_text("[]"), "is not an adapter's card"),
+        (lambda folder: (folder / "adapter.safetensors").unlink(), "has a card but no adapter.safetensors"),
+        (lambda folder: change(folder, "schema", 2), "has the card schema 2; this version reads 1"),
+        (lambda folder: option(folder, "rank", 4), "does not fit its method"),
+        (lambda folder: option(folder, "targets", ["query", "key", "value"]), "lacks .*key.lora_a and 3 more"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(place, tmp_path, damage, message):
+    import shutil
+
+    folder = shutil.copytree(saved(place, "lora", ()), tmp_path / "copy")
+    damage(folder)
+    with pytest.raises(RequestError, match=message):
+        bench.load(folder)
+
+
+def change(folder, name, value):
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, name: value}))
+
+
+def option(folder, name, value):
+    spec = json.loads((folder / "card.json").read_text())["spec"]
+    change(folder, "spec", {**spec, "method": {**spec["method"], name: value}})
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "how", "message"),
+    [
+        ("head", (), "peft", "head has no counterpart in peft"),
+        ("prompt", ("length=4", "place=after-first"), "peft", "train with place=start to export"),
+        ("prefix", ("length=4", "positions=kept"), "peft", "train with positions=shifted to export"),
+        ("lora", ("dora=true", "pissa=true"), "peft", "export it merged"),
+        ("prompt", ("length=4",), "merged", "prompt adds modules that cannot be folded"),
+    ],
+)
+def test_what_cannot_be_exported_says_why(place, tmp_path, capsys, case, options, how, message):
+    folder = saved(place, case, options)
+    assert cli.main(["export", str(folder), "--format", how, "--to", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_never_writes_over_something(place, tmp_path, capsys):
+    folder = saved(place, "lora", ())
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["export", str(folder), "--format", "peft", "--to", str(tmp_path)]) == 2
+    assert "there is something already" in capsys.readouterr().err
+    assert cli.main(["export", "0123456789abcdef", "--format", "peft", "--to", str(tmp_path / "new")]) == 2
+    assert "neither a folder with a card.json nor a run" in capsys.readouterr().err
