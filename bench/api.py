@@ -121,6 +121,13 @@ class FollowsSteps(Protocol):
 
 
 @runtime_checkable
+class AlreadyTrained(Protocol):
+    """A method whose module comes trained: a run scores it and measures inference, and trains nothing."""
+
+    already_trained: ClassVar[bool]
+
+
+@runtime_checkable
 class ExportsToPeft(Protocol):
     """A method that peft knows too, so that a tuned module can be written in peft's file format."""
 

@@ -100,6 +100,7 @@ def _run(commands: Any) -> None:
     )
     what = run.add_argument_group("what to run")
     what.add_argument("--methods", metavar="A,B", help="methods to compare; see: bench list methods")
+    what.add_argument("--adapter", metavar="DIR[,E]", help="score adapters in peft's format, without training")
     what.add_argument("--task", metavar="T[,U]", help="tasks, such as glue/sst2; see: bench list tasks")
     what.add_argument("--model", metavar="M[,N]", help="alias, local folder or Hub id (default: minilm)")
     what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")

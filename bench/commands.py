@@ -17,7 +17,7 @@ from bench.record import Record
 from bench.store import Store
 from bench.sweep import Options, Sweep
 
-_LISTS = ("methods", "task", "model", "ranks", "seeds")
+_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds")
 _SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
 
 
@@ -95,8 +95,11 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     from bench.specs import Request
 
     wrong = []
+    methods, adapters, sets = _split(values.get("methods")), _split(values.get("adapter")), tuple(values.get("set", ()))
+    if adapters:
+        methods, sets = (*methods, "adapter"), (*sets, f"adapter.path={','.join(adapters)}")
     for name, example in (("methods", "--methods lora,lst"), ("task", "--task glue/sst2")):
-        if not _split(values.get(name)):
+        if not (methods if name == "methods" else _split(values.get(name))):
             there = "bench list methods" if name == "methods" else "bench list tasks"
             wrong.append(f"Say which {name} to run: {example} (see: {there}).")
     workers = 1
@@ -111,12 +114,12 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
         raise RequestError(wrong)
     plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
     request = Request(
-        methods=_split(values["methods"]),
+        methods=methods,
         tasks=_split(values["task"]),
         models=_split(values.get("model")) or ("minilm",),
         ranks=_split(values.get("ranks")),
         seeds=_split(values.get("seeds")) or ("0",),
-        sets=tuple(values.get("set", ())),
+        sets=sets,
         train={name: values[name] for name in TRAIN_FLAGS if name in values},
         plugins=plugins,
         mirror=mirror,
@@ -164,7 +167,8 @@ def _dry_run(expanded: list[Any], store: Store) -> int:
     for spec in expanded:
         options = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         state = there.get(spec.run_id, "to do")
-        sys.stdout.write(f"{spec.run_id}  {state:<11}  {title(spec.spec)}, {spec.spec['train']['steps']} steps\n")
+        steps = spec.spec["train"]["steps"] or "no"
+        sys.stdout.write(f"{spec.run_id}  {state:<11}  {title(spec.spec)}, {steps} steps\n")
         sys.stdout.write(f"{'':31}{options}\n")
     done = sum(spec.run_id in there for spec in expanded)
     sys.stdout.write(f"{len(expanded)} runs, {done} already there.\n")

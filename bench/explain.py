@@ -33,7 +33,7 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
         {"name": name, "help": _paragraphs(cls)[0], "swept": cls.swept, "lr": options.options(cls)["lr"].default}
         for name, cls in registry.methods().items()
     ] + [
-        {"name": f"{prefix}NAME", "help": family.help(), "swept": None, "lr": None}
+        {"name": f"{prefix}NAME" if prefix.endswith(":") else prefix, "help": family.help(), "swept": None, "lr": None}
         for prefix, family in registry.families().items()
     ]
 
@@ -51,7 +51,7 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
     """
     registry.load(plugins)
     methods, tasks = registry.methods(), registry.tasks()
-    if name in methods or name[: name.find(":") + 1] in registry.families():
+    if name in methods or (name[: name.find(":") + 1] or name) in registry.families():
         _method(registry.method_entry(name).value, console)
     elif name in tasks:
         _task(tasks[name], console)

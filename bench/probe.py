@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from bench.api import Batch
+from bench.engine import Engine
 from bench.memory import Loop, measure_inference, measure_training
+from bench.record import PHASES
 from bench.tracker import Peak
 from bench.trainer import Trainer
 
@@ -37,6 +41,16 @@ def measure(trainer: Trainer, train_batch: Batch, eval_batch: Batch) -> dict[str
         "reserved_peak_bytes": report.reserved_peak_bytes,
         "inference_peak_bytes": inference.total_bytes,
         "phases": {**phases, "evaluation": _plain(inference), "initialization": None},
+    }
+
+
+def measure_scoring(engine: Engine, module: nn.Module, eval_batch: Batch) -> dict[str, Any]:
+    """The record's ``memory`` members of a module that is not trained: inference alone, in bytes."""
+    inference = measure_inference(module, eval_batch, lambda batch: engine.logits(module, batch))
+    return {
+        "source": "cuda" if engine.device.type == "cuda" else "tracker",
+        "inference_peak_bytes": inference.total_bytes,
+        "phases": {**dict.fromkeys(PHASES), "evaluation": _plain(inference)},
     }
 
 

@@ -11,7 +11,7 @@ from bench.errors import RequestError, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-_LISTS = ("methods", "task", "model", "ranks", "seeds")
+_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds")
 
 
 def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -> pd.DataFrame:

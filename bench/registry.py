@@ -39,7 +39,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Methods that another package brings, under names with a common prefix, made when first asked for.
+    """Methods that another package brings, under names with a common prefix (or one name), made when first asked for.
 
     Attributes:
         names: gives each name with one line of help; must be cheap.
@@ -162,7 +162,7 @@ def _guard(run: Any, where: str) -> None:
 def method_entry(name: str) -> Entry:
     """Return the registered method class; raises RequestError with the nearest name when there is none."""
     if name not in _methods:
-        family = _families.get(name[: name.find(":") + 1])
+        family = _families.get(name[: name.find(":") + 1] or name)
         if family is None:
             raise RequestError(unknown("method", name, _methods))
         family.make(name)

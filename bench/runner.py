@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import card, checks, environment, metrics, models, options, registry
-from bench.api import Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
+from bench.api import AlreadyTrained, Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
 from bench.backbone import Backbone, count, trainable
 from bench.data import (
     Encoded,
@@ -33,7 +33,7 @@ from bench.engine import Engine
 from bench.errors import RequestError
 from bench.job import Job
 from bench.memory import gpu_is_busy
-from bench.probe import measure
+from bench.probe import measure, measure_scoring
 from bench.record import blank
 from bench.settings import TrainSettings
 from bench.trainer import Fit, Trainer
@@ -63,6 +63,7 @@ class Run:
         self.method: Method = options.build(
             registry.method_entry(spec["method"]["name"]).value, chosen, spec["method"]["name"]
         )
+        self.trains = not isinstance(self.method, AlreadyTrained)
         self.task: Task = registry.task_entry(spec["task"]["name"]).value
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
@@ -77,7 +78,7 @@ class Run:
         setup = time.perf_counter()
         self._measure_memory()
         probed = time.perf_counter()
-        fit = self._fit()
+        fit = self._fit() if self.trains else Fit()
         trained = time.perf_counter()
         if fit.diverged is None:
             self._score(fit)
@@ -109,7 +110,7 @@ class Run:
         self.data = self._load_data(tokenizer)
         self.module, backbone = self._attached(self.seed)
         self.declared = frozenset(trainable(self.module))
-        if not self.declared:
+        if not self.declared and self.trains:
             raise ValueError(f"method '{self.method.name}' left nothing to train")
         if isinstance(self.method, DataInitialized):
             self.emit({"event": "phase", "name": "initialising"})
@@ -186,11 +187,11 @@ class Run:
         planned = islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
         largest = max(planned, key=lambda rows: len(rows) * int(lengths[rows].max()))
         evaluated = evaluation_batches(self.data.validation.lengths, self.settings.eval_batch_size)[0]
-        self.record["memory"] |= measure(
-            self._trainer(),
-            self.engine.batch(self.data.train, largest),
-            self.engine.batch(self.data.validation, evaluated),
-        )
+        scored = self.engine.batch(self.data.validation, evaluated)
+        if self.trains:
+            self.record["memory"] |= measure(self._trainer(), self.engine.batch(self.data.train, largest), scored)
+        else:
+            self.record["memory"] |= measure_scoring(self.engine, self.module, scored)
         gc.collect()
 
     def _fit(self) -> Fit:
@@ -252,9 +253,10 @@ class Run:
         found: dict[str, str] = self.record["checks"]
         trained = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
         state = saved_state(self.module, self.originals)
-        self.record["parameters"]["trained_sha256"] = checks.digest(trainable(self.module))
         found["only declared parameters moved"] = checks.frozen_unchanged(self.declared, self.before, self.module)
-        found["trained differs from untrained"] = checks.trained_differs(self.untrained, trained)
+        if self.trains:
+            self.record["parameters"]["trained_sha256"] = checks.digest(trainable(self.module))
+            found["trained differs from untrained"] = checks.trained_differs(self.untrained, trained)
         found["beats majority"] = checks.beats_majority(predictions, references, self.task.kind)
         tolerance = _TOLERANCE[self.settings.precision]
         with tempfile.TemporaryDirectory() as folder:

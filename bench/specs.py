@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import models, options, registry
-from bench.api import DataSource, Method, Task
+from bench.api import AlreadyTrained, DataSource, Method, Task
 from bench.data import hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
@@ -208,7 +208,7 @@ def _spec(
             "revision": source.revision,
             "fingerprint": source.fingerprint,
         },
-        "train": {**_plain(settings), "steps": steps, "lr": method.lr},
+        "train": {**_plain(settings), "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
         "seed": seed,
         "code": {
             "method": registry.method_entry(method.name).code,

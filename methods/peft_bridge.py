@@ -196,9 +196,9 @@ def _attached(method: Any, backbone: Backbone) -> nn.Module:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
         # peft raises any of these for a model or a setting that a type is not made for.
-        family = backbone.config.model_type
+        family, reason = backbone.config.model_type, " ".join(str(error).split())
         raise ValueError(
-            f"{method.name}: peft cannot put it on this {family} model: {error} "
+            f"{method.name}: peft cannot put it on this {family} model: {reason} "
             f"(change its options, see bench show {method.name}, or use lora)"
         ) from error
     inside = {id(parameter) for parameter in module.parameters()}

@@ -146,19 +146,19 @@ def option(folder, name, value):
 
 
 @pytest.mark.parametrize(
-    ("case", "options", "how", "message"),
+    ("case", "options", "how_and_why"),
     [
-        ("head", (), "peft", "head has no counterpart in peft"),
-        ("prompt", ("length=4", "place=after-first"), "peft", "train with place=start to export"),
-        ("prefix", ("length=4", "positions=kept"), "peft", "train with positions=shifted to export"),
-        ("lora", ("dora=true", "pissa=true"), "peft", "export it merged"),
-        ("prompt", ("length=4",), "merged", "prompt adds modules that cannot be folded"),
+        ("head", (), ("peft", "head has no counterpart in peft")),
+        ("prompt", ("length=4", "place=after-first"), ("peft", "train with place=start to export")),
+        ("prefix", ("length=4", "positions=kept"), ("peft", "train with positions=shifted to export")),
+        ("lora", ("dora=true", "pissa=true"), ("peft", "export it merged")),
+        ("prompt", ("length=4",), ("merged", "prompt adds modules that cannot be folded")),
     ],
 )
-def test_what_cannot_be_exported_says_why(place, tmp_path, capsys, case, options, how, message):
-    folder = saved(place, case, options)
+def test_what_cannot_be_exported_says_why(place, tmp_path, capsys, case, options, how_and_why):
+    folder, (how, why) = saved(place, case, options), how_and_why
     assert cli.main(["export", str(folder), "--format", how, "--to", str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err
+    assert why in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
