@@ -211,10 +211,14 @@ def report(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """``bench export``: a saved adapter in a format that others read."""
+    import transformers
+
     from bench import card
     from bench import export as exporting
 
     folder = exporting.find(arguments.which, arguments.out)
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tuned = card.load(folder, model=arguments.model, plugins=arguments.plugin, keep_original=True)
     exporting.export(tuned, arguments.format, arguments.to)
     sys.stdout.write(f"{arguments.format}: {arguments.to}\n")

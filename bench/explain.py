@@ -34,7 +34,7 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
         for name, cls in registry.methods().items()
     ] + [
         {"name": f"{prefix}NAME" if prefix.endswith(":") else prefix, "help": family.help(), "swept": None, "lr": None}
-        for prefix, family in registry.families().items()
+        for prefix, family in sorted(registry.families().items())
     ]
 
 

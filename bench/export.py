@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("peft", "merged")
-_TASKS = {
-    "classification": "SEQ_CLS",
-    "regression": "SEQ_CLS",
-    "causal-lm": "CAUSAL_LM",
-    "seq2seq": "SEQ_2_SEQ_LM",
-}
+# None for the rest: peft's class for seq2seq adds nothing to a forward, and asks transformers 5 for what it lacks.
+_TASKS = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CAUSAL_LM"}
 
 
 def find(which: str, store: Path) -> Path:

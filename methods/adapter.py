@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import nn
 
 from bench.api import option
 from bench.backbone import Backbone
+from bench.methods.peft_bridge import INSTALL, without_weights_too
 from bench.registry import Family, register_family, register_method
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -50,23 +52,31 @@ class Adapter:
     def attach(self, backbone: Backbone) -> nn.Module:
         if not self.path:
             raise ValueError("adapter: say which: --adapter FOLDER")
-        try:
-            import peft
-        except ImportError as error:
-            raise ValueError("adapter: peft is not installed; pip install 'tunebench[peft]'") from error
+        if importlib.util.find_spec("peft") is None:
+            raise ValueError(f"adapter: {INSTALL}")
+        return without_weights_too(self._attached, backbone).requires_grad_(False)
+
+    def _attached(self, backbone: Backbone) -> nn.Module:
+        import peft
+
         self._check_head(backbone)
         try:
-            if any(parameter.is_meta for parameter in backbone.model.parameters()):
-                module: Any = peft.get_peft_model(backbone.model, peft.PeftConfig.from_pretrained(self.path))
-            else:
-                with warnings.catch_warnings():
-                    # An adapter whose tensors find no place, or the other way about, belongs to another model.
-                    warnings.filterwarnings("error", message="Found missing adapter keys")
-                    module = peft.PeftModel.from_pretrained(backbone.model, self.path)
+            with warnings.catch_warnings():
+                # An adapter whose tensors find no place, or the other way about, belongs to another model.
+                warnings.filterwarnings("error", message="Found missing adapter keys")
+                # peft still reads this attribute of transformers' models by its old name.
+                warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+                config: Any = peft.PeftConfig.from_pretrained(self.path)
+                if config.task_type == "SEQ_2_SEQ_LM" and not config.is_prompt_learning:
+                    config.task_type = None  # peft's class for it asks transformers 5 for what it lacks
+                if any(parameter.is_meta for parameter in backbone.model.parameters()):
+                    module: Any = peft.get_peft_model(backbone.model, config)
+                else:
+                    module = peft.PeftModel.from_pretrained(backbone.model, self.path, config=config)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, UserWarning) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"adapter: {self.path} does not fit this model and task: {reason}") from error
-        return module.requires_grad_(False)  # type: ignore[no-any-return]
+        return module  # type: ignore[no-any-return]
 
     def _check_head(self, backbone: Backbone) -> None:
         """A fresh head that the adapter does not bring would be scored at random."""

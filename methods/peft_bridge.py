@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from bench.methods.peft_options import Field, fields_of
 from bench.registry import Family, register_family, register_method
 
 _PREFIX = "peft:"
-_INSTALL = "peft is not installed. Install the extra: pip install 'tunebench[peft]'"
+INSTALL = "peft is not installed. Install the extra: pip install 'tunebench[peft]'"
 _TASKS = {
     "classification": "SEQ_CLS",
     "regression": "SEQ_CLS",
@@ -91,7 +93,7 @@ def make(name: str) -> None:
     """
     there = names()
     if not there:
-        raise RequestError(f"{name}: {_INSTALL}.")
+        raise RequestError(f"{name}: {INSTALL}.")
     if name not in there:
         raise RequestError(unknown("method", name, there))
     kind = name.removeprefix(_PREFIX).upper()
@@ -170,28 +172,38 @@ def attach(self: Any, backbone: Backbone) -> nn.Module:
     needed = _MUST_SET.get(_kind(self))
     if needed and not getattr(self, needed):
         raise ValueError(f"{self.name}: it needs token ids to train: --set {self.name}.{needed}=5,6,7 (or use prompt)")
+    return without_weights_too(functools.partial(_attached, self), backbone)
+
+
+def without_weights_too(attach: Callable[[Backbone], nn.Module], backbone: Backbone) -> nn.Module:
+    """``attach(backbone)``, also on the meta device for types that look at the weights when they are attached.
+
+    Those (a singular value decomposition, a mask of the largest) are given random ones there. Unsuited models fail
+    once more, and then say why.
+    """
     if not any(parameter.is_meta for parameter in backbone.model.parameters()):
-        return _attached(self, backbone)
+        return attach(backbone)
     spare = copy.deepcopy(backbone)  # without weights a copy costs nothing
     try:
-        return _attached(self, backbone)
+        return attach(backbone)
     except ValueError:
-        # Some types look at the weights (a singular value decomposition, a mask of the largest): give them some.
-        # Unsuited models fail once more, and then say why.
         spare.model.to_empty(device="cpu")
         for tensor in (*spare.model.parameters(), *spare.model.buffers()):
             if tensor.is_floating_point():
                 tensor.data.normal_(std=0.02)
             else:
                 tensor.data.zero_()
-        return _attached(self, spare).to("meta")
+        return attach(spare).to("meta")
 
 
 def _attached(method: Any, backbone: Backbone) -> nn.Module:
     import peft
 
     try:
-        module: Any = peft.get_peft_model(backbone.model, _config(method, backbone))
+        with warnings.catch_warnings():
+            # peft still reads this attribute of transformers' models by its old name: nothing a person can change.
+            warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+            module: Any = peft.get_peft_model(backbone.model, _config(method, backbone))
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
@@ -311,7 +323,7 @@ def to_peft(self: Any, module: Any, original: Any) -> tuple[dict[str, Any], dict
 def _summary() -> str:
     there = names()
     if not there:
-        return _INSTALL
+        return INSTALL
     kinds = ", ".join(name.removeprefix(_PREFIX) for name in there)
     return f"every tuner type of the installed peft {importlib.metadata.version('peft')}: {kinds}"
 

@@ -9,9 +9,16 @@ from transformers import AutoModelForSequenceClassification
 
 import bench
 from bench import cli
-from bench.card import read
+from bench.backbone import trainable
+from bench.card import Tuned, read
 from bench.errors import RequestError
-from tests import tiny
+from bench.export import export
+from bench.methods.ia3 import Ia3
+from bench.methods.lora import Lora
+from bench.methods.prefix import PrefixTuning, PTuning2
+from bench.methods.prompt import PromptTuning, PTuning
+from bench.methods.vera import Vera
+from tests import tiny, zoo
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -79,6 +86,54 @@ def test_peft_loads_what_was_exported_with_equal_logits(place, case, tmp_path, c
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "out")
     torch.testing.assert_close(logits(theirs, tuned.tokenizer), expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(plain, expected, atol=1e-3)
+
+
+class NoTokenizer:
+    def save_pretrained(self, folder):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "kind"),
+    [
+        (Lora(rank=4), "gpt2", "causal-lm"),
+        (Lora(rank=4, dora=True, targets=("all",)), "gpt2", "classification"),
+        (Lora(rank=4, pissa=True), "gpt2", "causal-lm"),
+        (Lora(rank=4, rank_pattern=("value=2",)), "t5", "seq2seq"),
+        (Lora(rank=4, bias="all"), "roberta", "classification"),
+        (Lora(rank=4), "vit", "image-classification"),
+        (Ia3(), "gpt2", "causal-lm"),
+        (Ia3(), "gpt_neox", "causal-lm"),
+        (Ia3(), "t5", "seq2seq"),
+        (Vera(rank=8, targets=("query", "down")), "llama", "causal-lm"),
+        (PromptTuning(length=4), "llama", "causal-lm"),
+        (PTuning(length=4), "llama", "classification"),
+        (PrefixTuning(length=4, width=8), "llama", "causal-lm"),
+        (PTuning2(length=4), "gpt2", "causal-lm"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_other_families_load_in_peft_with_equal_logits(method, family, kind, tmp_path):
+    backbone, batch = zoo.backbone(family, kind), zoo.batch(family, kind)
+    original = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    module = method.attach(backbone).eval()
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for parameter in trainable(module).values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        expected = module(**batch).logits
+    card = {"spec": {"model": {"name": "tiny"}}}
+    export(Tuned(module, NoTokenizer(), card, method, backbone, original), "peft", tmp_path / "out")
+    theirs = peft.PeftModel.from_pretrained(zoo.backbone(family, kind).model, tmp_path / "out").eval()
+    with torch.no_grad():
+        found, plain = theirs(**batch).logits, zoo.backbone(family, kind).model.eval()(**batch).logits
+    found = found[:, -expected.shape[1] :] if kind == "causal-lm" else found  # peft keeps the virtual tokens' logits
+    real = batch["attention_mask"].bool() if kind == "causal-lm" else ...
+    if (family, kind) == ("llama", "classification"):
+        # Given embeddings, transformers' decoders classify by the last position, padded or not, and peft gives them.
+        real = batch["attention_mask"].bool().all(dim=1)
+    torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(plain[real], expected[real], atol=1e-3)
 
 
 @pytest.mark.parametrize("case", ["lora", "lora-bias", "dora", "pissa", "ia3", "vera", "full", "bitfit", "peft:loha"])
