@@ -106,6 +106,20 @@ def test_the_schedule() -> None:
     assert [method.budget(step, 20, 10) for step in (1, 2, 3, 7, 11, 12, 20)] == [80, 80, 69, 45, 40, 40, 40]
 
 
+def test_a_run_of_two_steps_prunes_by_what_the_first_showed() -> None:
+    method = AdaLora(rank=2, init_rank=4, targets=("query", "value"))
+    module = low_rank.attached(method, "bert", "classification")
+    low_rank.disturb(module)
+    run = trainer(method, module, 2)
+    for step in (1, 2):
+        run.backward(run.forward(zoo.batch("bert", "classification")))
+        run.step(step)
+    scores, kept = (
+        torch.stack(rows).flatten() for rows in zip(*((m.importance(), m.kept) for m in maps(module)), strict=True)
+    )
+    assert int(kept.sum()) == 8 and scores[kept].min() > scores[~kept].max() > 0
+
+
 def test_the_default_start_is_half_as_much_again() -> None:
     assert AdaLora().start_rank == 12 and AdaLora(rank=16).start_rank == 24 and AdaLora(init_rank=9).start_rank == 9
 
