@@ -85,15 +85,15 @@ def test_the_penalty_is_in_the_loss_until_merged() -> None:
 def test_the_penalty_is_in_fp32_under_autocast() -> None:
     def penalty(weight: float) -> Tensor:
         module = low_rank.attached(AdaLora(orthogonality=weight), "bert", "classification")
-        low_rank.disturb(module)
+        low_rank.disturb(module, size=0.5)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             return module(**zoo.batch("bert", "classification")).loss  # type: ignore[no-any-return]
 
     module = low_rank.attached(AdaLora(), "bert", "classification")
-    low_rank.disturb(module)
+    low_rank.disturb(module, size=0.5)
     apart = [gram - torch.eye(12) for layer in maps(module) for gram in layer.grams()]
     expected = torch.stack([gram.norm() for gram in apart]).mean()
-    torch.testing.assert_close(penalty(1.0) - penalty(0.0), expected.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(penalty(1.0) - penalty(0.0), expected.detach(), rtol=1e-5, atol=1e-4)
 
 
 # -- the budget --------------------------------------------------------------------------------------------------

@@ -132,6 +132,16 @@ def test_a_row_of_zeros_stays_finite_with_dora() -> None:
     torch.testing.assert_close(layer(x), base(x), rtol=0, atol=0)
 
 
+def test_dora_under_autocast_keeps_lengths_in_fp32_and_outputs_in_bf16() -> None:
+    layer = LoraLinear(maps()[0].requires_grad_(False), 2, 1.5, 0.0)
+    layer.add_magnitude()
+    low_rank.disturb(layer)
+    expected = layer.lengths()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer.lengths(), expected)
+        assert layer(torch.randn(3, 5, 8)).dtype == torch.bfloat16
+
+
 def test_scales() -> None:
     def scales(method: Lora) -> list[float]:
         module = low_rank.attached(method, "bert", "classification")
