@@ -110,7 +110,7 @@ class LoraLinear(AdaptedLinear):
 
     x: (…, in) → h: (…, out); A: (rank, in), B: (out, rank). A starts Kaiming-uniform(√5) as in the authors'
     code (loralib, ``LoRALayer.reset_parameters``), B at zero, so the map starts as the frozen one. With A frozen,
-    autograd keeps the (…, rank) product alone and not x (LoRA-FA, arXiv 2308.03303, section 3).
+    autograd keeps the (…, rank) product alone and not x (LoRA-FA, arXiv 2308.03303).
     """
 
     row_squares: Tensor
@@ -127,7 +127,7 @@ class LoraLinear(AdaptedLinear):
         self.magnitude: nn.Parameter | None = None
 
     def take_principal(self) -> None:
-        """PiSSA (arXiv 2404.02948, equations 2 to 4): A = √S Vᵀ and B = U √S of the top singular values, S divided
+        """PiSSA (arXiv 2404.02948, section 3): A = √S Vᵀ and B = U √S of the top singular values, S divided
         by s; the frozen weight keeps the residual, so that the sum is W. A later attach to the same W finds the
         same residual again, so only A and B need to be saved."""
         rank = len(self.lora_a)
