@@ -126,7 +126,7 @@ class Run:
         self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
-            backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(backbone.model)
         return module, backbone
 
     def _load_data(self, tokenizer: Any) -> _Data:
@@ -286,6 +286,13 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         record["error"] = f"{type(error).__name__}: {first[0] if first else ''}"
         record["traceback"] = traceback.format_exc()
         return record
+
+
+def recompute_activations(model: Any) -> None:
+    """Switch gradient checkpointing on; transformers 5.23 gave the call another name."""
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False})
 
 
 def out_of_memory(error: BaseException) -> bool:

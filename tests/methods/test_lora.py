@@ -32,7 +32,7 @@ VARIANTS = {
     "rslora": Lora(rslora=True),
     "dora": Lora(dora=True),
     "freeze_a": Lora(freeze_a=True),
-    "plus": Lora(plus=16.0),
+    "plus": Lora(plus=True),
     "everywhere": Lora(targets=("all",), dora=True, rslora=True),
     "patterns": Lora(rank_pattern=("*.0=4",), alpha_pattern=("*.1=2", "down=3"), targets=("all",)),
     "pissa": Lora(pissa=True),
@@ -286,13 +286,13 @@ def test_a_model_without_biases() -> None:
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"freeze_a": "true", "plus": "16"}, "freeze_a freezes A; set lr instead"),
+    ({"freeze_a": "true", "plus": "true"}, "freeze_a freezes A; set lr instead"),
     ({"alpha": "0"}, "alpha 0 switches the update off"),
     ({"rank_pattern": "query"}, "rank_pattern: 'query' is not NAME=NUMBER"),
     ({"rank_pattern": "query=2.5"}, "2.5 is not a whole number of at least 1"),
     ({"alpha_pattern": "=3"}, "alpha_pattern: '=3' is not NAME=NUMBER"),
     ({"alpha_pattern": "query=-1"}, "alpha -1 switches"),
-    ({"plus": "0.5"}, "must be at least 1"),
+    ({"plus_ratio": "0.5"}, "must be at least 1"),
     ({"bias": "some"}, "Unknown value 'some'"),
 ])  # fmt: skip
 def test_options_that_contradict(given: dict[str, str], message: str) -> None:
@@ -310,7 +310,7 @@ def trainer(method: Lora, module: nn.Module) -> Trainer:
 
 @pytest.mark.parametrize("plus", [1.0, 16.0])
 def test_lora_plus_moves_b_faster(plus: float) -> None:
-    method = Lora(plus=plus, lr=1e-3)
+    method = Lora(plus=plus > 1, plus_ratio=plus, lr=1e-3)
     module = low_rank.attached(method, "bert", "classification")
     low_rank.disturb(module)  # with B = 0, A has no gradient
     before = {name: value.detach().clone() for name, value in trainable(module).items()}
