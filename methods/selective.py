@@ -1,4 +1,4 @@
-"""Methods that train a part of the backbone's own parameters: all, top layers, biases (BitFit, arXiv 2106.10199), norms."""
+"""Methods that train some of the backbone's own parameters: all, top layers, biases (BitFit, 2106.10199), norms."""
 
 from dataclasses import dataclass
 from typing import ClassVar, cast
