@@ -104,9 +104,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         heads="n_heads",
         feed_forward="hidden_dim",
     ),
-    "deberta-v2": Architecture(
-        (Stack("encoder", "encoder.layer", _DEBERTA2_ROLES, closing_norm="output.LayerNorm"),)
-    ),
+    "deberta-v2": Architecture((Stack("encoder", "encoder.layer", _DEBERTA2_ROLES, closing_norm="output.LayerNorm"),)),
     "vit": Architecture((Stack("encoder", "layers", _VIT_ROLES),)),
     "gpt2": Architecture(
         (Stack("decoder", "h", _GPT2_ROLES, fused="blocks"),), width="n_embd", heads="n_head", feed_forward="n_inner"

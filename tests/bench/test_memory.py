@@ -369,9 +369,7 @@ def test_the_probe_leaves_everything_as_it_was() -> None:
         random.random()
         moved.append(not torch.equal(module[0].weight, saved["0.weight"]))
 
-    report = measure_training(
-        module, optimizer, [{"x": x}], Loop(summed(module), lambda loss: loss.backward(), step)
-    )
+    report = measure_training(module, optimizer, [{"x": x}], Loop(summed(module), lambda loss: loss.backward(), step))
     measure_inference(module, {"x": x}, summed(module))
     assert moved == [True, True]
     assert report.phases["loaded"].split == split(weights=sum(t.nbytes for t in saved.values()))

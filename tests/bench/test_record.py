@@ -7,12 +7,12 @@ import random
 import subprocess
 import sys
 
-import factories
 import jsonschema
 import pytest
 
 from bench import record as records
 from bench.record import blank, labels, main_value, problems, ranked
+from tests import factories
 
 VALIDATOR = jsonschema.Draft202012Validator(records.schema())
 

@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import factories
 import pytest
 
 from bench.errors import RequestError
 from bench.store import Store
+from tests import factories
 
 RUN = "0123456789abcdef"
 

@@ -3,12 +3,12 @@
 import io
 import re
 
-import factories
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from bench.table import frame, render
+from tests import factories
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import shlex
 import time
 
-import factories
 import pytest
 
 from bench.record import labels, ranked
@@ -14,6 +13,7 @@ from bench.report import build
 from bench.report.charts import charts, slots, thinned
 from bench.report.command import reproduce
 from bench.report.words import answer, rests_on, warnings
+from tests import factories
 
 # Elements that HTML closes by itself.
 _VOID = {"meta", "link", "br", "hr", "img", "input"}

@@ -1,0 +1,98 @@
+"""VeRA: trainable vectors around one random low-rank pair that all maps share (Kopiczko et al., arXiv 2310.11454)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.api import option
+from bench.backbone import Backbone, widths
+from bench.methods.lora import LAYERS_HELP, TARGETS_HELP, AdaptedLinear, find, fold, plus_product
+from bench.registry import register_method
+
+
+class Projections(nn.Module):
+    """The frozen random pair, A: (r, widest input) and B: (widest output, r), Kaiming-uniform (section 3.2).
+
+    Buffers of one module that every adapted map holds, so that they are stored and saved once.
+    """
+
+    a: Tensor
+    b: Tensor
+
+    def __init__(self, inputs: int, outputs: int, rank: int, where: torch.device) -> None:
+        super().__init__()
+        for name, shape in (("a", (rank, inputs)), ("b", (outputs, rank))):
+            matrix = torch.empty(shape, device=where, dtype=torch.float32)
+            self.register_buffer(name, nn.init.kaiming_uniform_(matrix))
+
+
+class VeraLinear(AdaptedLinear):
+    """A frozen linear map with h = W x + bias + Λ_b B Λ_d A dropout(x), x: (…, in) → h: (…, out).
+
+    d: (r,) and b: (out,) are the diagonals of Λ_d and Λ_b; A and B are the first columns and rows of the shared pair.
+    """
+
+    def __init__(self, base: nn.Module, shared: Projections, d_init: float, dropout: float) -> None:
+        super().__init__(base)
+        self.shared = shared
+        self.inputs, self.outputs = widths(base)
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else None
+        where = self.weight.device
+        self.vera_d = nn.Parameter(torch.full((len(shared.a),), d_init, device=where, dtype=torch.float32))
+        self.vera_b = nn.Parameter(torch.zeros(self.outputs, device=where, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frozen = self.base(x)
+        if self.dropout is not None:
+            x = self.dropout(x)
+        narrow = F.linear(x, self.shared.a[:, : self.inputs]) * self.vera_d
+        # Λ_b goes on B, (out, r), and not on the product: its gradient would need the (…, out) product kept.
+        return plus_product(frozen, narrow, self._wide())
+
+    def _wide(self) -> Tensor:
+        return self.vera_b[:, None] * self.shared.b[: self.outputs]
+
+    def folded(self) -> Tensor:
+        return self.matrix + (self._wide() * self.vera_d) @ self.shared.a[:, : self.inputs]
+
+
+@register_method
+@dataclass(frozen=True)
+class Vera:
+    """VeRA: two trainable vectors a map, around a random low-rank pair shared by all maps.
+
+    Formula: h = W x + Λ_b B Λ_d A dropout(x); A, B random and frozen, d = 0.1, b = 0, so training starts at the base
+    model. One pair is made for the widest input and output; narrower maps use its first columns and rows.
+    Source: arXiv 2310.11454, equation 2, initialisation in section 3.2, d in its table 6; learning rate of SST-2 with
+    RoBERTa-base in its appendix A.
+    """
+
+    name: ClassVar[str] = "vera"
+    swept: ClassVar[str | None] = "rank"
+
+    rank: int = option(256, "rank r of the shared pair; it may be above the maps' own", low=1)
+    d_init: float = option(0.1, "what d starts at")
+    dropout: float = option(0.0, "dropout on the update's input while training", low=0.0, high=0.99)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP)
+    layers: tuple[str, ...] = option(("all",), LAYERS_HELP)
+    lr: float = option(4e-3, "peak learning rate", low=0.0)
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        sites = find(self.name, backbone, self.targets, self.layers)
+        backbone.freeze()
+        sizes = [widths(site.module) for site in sites]
+        where = cast(Tensor, sites[0].module.weight).device
+        shared = Projections(max(i for i, _ in sizes), max(o for _, o in sizes), self.rank, where)
+        for site in sites:
+            backbone.replace(site, VeraLinear(site.module, shared, self.d_init, self.dropout))
+        return backbone.model  # type: ignore[no-any-return]
+
+    def trainable_count(self, backbone: Backbone) -> int:
+        sites = find(self.name, backbone, self.targets, self.layers)
+        return backbone.head_count + sum(self.rank + widths(site.module)[1] for site in sites)
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        return fold(module)

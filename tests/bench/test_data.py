@@ -1,0 +1,105 @@
+"""Batches, splits and encoding."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.data import (
+    Encoded,
+    encode,
+    evaluation_batches,
+    hold_out,
+    steps_per_epoch,
+    subsample,
+    training_batches,
+)
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, 1000)
+
+
+def toy(lengths: list[int]) -> Encoded:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.arange(1, offsets[-1] + 1, dtype=np.int32)
+    return Encoded({"input_ids": ids, "attention_mask": np.ones_like(ids)}, offsets, np.arange(len(lengths)))
+
+
+def test_an_epoch_holds_every_row_once() -> None:
+    steps = steps_per_epoch(1000, 32, 1)
+    assert steps == 32
+    rows = [row for batch in islice(training_batches(LENGTHS, 32, seed=0), steps) for row in batch]
+    assert sorted(rows) == list(range(1000))
+
+
+def test_the_seed_alone_decides_the_batches() -> None:
+    first = list(islice(training_batches(LENGTHS, 32, seed=3), 80))
+    assert first == list(islice(training_batches(LENGTHS, 32, seed=3), 80))
+    assert first != list(islice(training_batches(LENGTHS, 32, seed=4), 80))
+
+
+def test_bucketing_leaves_little_padding_and_keeps_order_random() -> None:
+    batches = list(islice(training_batches(LENGTHS, 32, seed=0), 31))
+    padded = sum(len(batch) * LENGTHS[batch].max() for batch in batches)
+    real = sum(LENGTHS[batch].sum() for batch in batches)
+    assert padded / real < 1.1, "rows of a batch have nearly the same length"
+    longest = [int(LENGTHS[batch].max()) for batch in batches]
+    assert longest != sorted(longest) and abs(np.corrcoef(longest, range(31))[0, 1]) < 0.5
+
+
+def test_evaluation_starts_with_the_largest_batch() -> None:
+    batches = evaluation_batches(LENGTHS, 64)
+    sizes = [len(batch) * LENGTHS[batch].max() for batch in batches]
+    assert sizes[0] == max(sizes) and sorted(sum(batches, [])) == list(range(1000))
+
+
+def test_collate_pads_with_the_given_values() -> None:
+    batch = toy([2, 3]).collate([1, 0], {"input_ids": 9})
+    assert batch["input_ids"].tolist() == [[3, 4, 5], [1, 2, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [1, 0]
+
+
+def test_take_keeps_rows_whole() -> None:
+    taken = toy([2, 3, 1]).take([2, 0])
+    assert taken.columns["input_ids"].tolist() == [6, 1, 2]
+    assert taken.lengths.tolist() == [1, 2] and taken.labels.tolist() == [2, 0]
+
+
+def test_dev_is_held_out_and_always_the_same() -> None:
+    train, dev = hold_out(67_349, 1000)
+    assert len(dev) == 1000 and not set(train) & set(dev) and len(train) + len(dev) == 67_349
+    assert hold_out(67_349, 1000) == (train, dev)
+    assert len(hold_out(200, 1000)[1]) == 20, "at most a tenth"
+
+
+def test_subsample_is_fixed_and_in_order() -> None:
+    rows = subsample(range(100), 10)
+    assert rows == subsample(range(100), 10) == sorted(rows) and len(set(rows)) == 10
+    assert subsample(range(5), 10) == [0, 1, 2, 3, 4]
+
+
+def test_encoding_is_cached_and_a_damaged_cache_is_made_again(
+    tiny_model: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    from bench import registry
+    from bench.api import DataSource
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    registry.load()
+    task = registry.task_entry("glue/sst2").value
+    rows = task.load(DataSource(mirror)).train
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    fresh = encode(rows, task, tokenizer, 32, "key")
+    (path,) = (tmp_path / "tunebench/tokens").iterdir()
+    cached = encode(rows, task, None, 32, "key")  # no tokenizer: it can only come from the cache
+    path.write_bytes(b"damaged")
+    again = encode(rows, task, tokenizer, 32, "key")
+    for other in (cached, again):
+        assert np.array_equal(fresh.labels, other.labels)
+        assert all(np.array_equal(fresh.columns[name], other.columns[name]) for name in fresh.columns)
+    assert fresh.lengths.max() <= 32 and fresh.labels.dtype == np.int64
