@@ -70,7 +70,12 @@ REFUSALS = (
 
 
 # Options under which a method takes another path through a model: cells of their own.
-VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (("bitfit", {"add": True}),)
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("bitfit", {"add": True}),
+    ("lora", {"dora": True}),
+    ("lora", {"pissa": True}),
+    ("lora", {"freeze_a": True}),
+)
 
 
 @dataclass(frozen=True)
