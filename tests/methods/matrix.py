@@ -19,6 +19,7 @@ from bench import registry
 from bench.api import Batch, CountsParameters, DataInitialized, Method
 from bench.backbone import Backbone, count, trainable
 from bench.engine import Engine
+from bench.models import fresh_head
 from bench.runner import load_state, save_state, saved_state
 from bench.settings import TrainSettings
 from bench.trainer import Trainer
@@ -126,7 +127,7 @@ def outcome(method: Method, family: str, kind: str) -> Cell:
         return Cell(FAILS, f"attach: {type(error).__name__}: {error}", error)
     try:
         problem = _miscounted(module, expected) or _train(method, module, family, kind)
-        problem = problem or _reload(method, module, originals, family, kind)
+        problem = problem or _reload(method, module, originals, family, kind) or _sketch(method, family, kind)
     except _BROKEN as error:
         return Cell(FAILS, f"{type(error).__name__}: {error}", error)
     return Cell(FAILS, problem) if problem else Cell(PASS)
@@ -215,6 +216,19 @@ def _reload(method: Method, module: nn.Module, originals: set[int], family: str,
         load_state(path, again)
     torch.testing.assert_close(_logits(again, batch), stirred, rtol=_TOLERANCE, atol=_TOLERANCE)
     return ""
+
+
+def _sketch(method: Method, family: str, kind: str) -> str:
+    """Attach to a model on the meta device, as a plan does: nothing may land elsewhere."""
+    backbone = _fresh(family, kind)
+    backbone.model.to("meta")
+    module = method.attach(Backbone(backbone.model, kind, _head_names(family, kind)))
+    elsewhere = [name for name, value in module.named_parameters() if value.device.type != "meta"]
+    return f"on a meta model these are not on meta: {elsewhere[:3]}" if elsewhere else ""
+
+
+def _head_names(family: str, kind: str) -> frozenset[str]:
+    return fresh_head(_original(family, kind).model, kind)
 
 
 def _stir(module: nn.Module) -> None:
