@@ -71,23 +71,34 @@ class Prefix(nn.Module):
             joined.append(torch.cat((own.expand(batch, -1, -1, -1), states), dim=2))
         return joined[0], joined[1]
 
-    def widen(self, mask: Tensor, length: int) -> Tensor:
-        """Let every query see the P added keys: a mask (batch, heads or 1, queries, keys), boolean or additive."""
+    def widen(self, mask: Tensor, length: int, dtype: torch.dtype | None) -> Tensor:
+        """Let every query see the P added keys.
+
+        Args:
+            mask: (batch, heads or 1, queries, keys), boolean or additive.
+            length: P.
+            dtype: what a boolean mask becomes, or None. The fused kernels turn a boolean mask into an additive one
+                in each layer and keep each for the backward pass; made here, all layers share one.
+        """
 
         def make() -> Tensor:
             seen = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
-            return torch.cat((seen(*mask.shape[:-1], length), mask), dim=-1)
+            # A padding mask may be one row seen by every query: keep it one row.
+            rows = mask[..., :1, :] if mask.stride(-2) == 0 else mask
+            wide = torch.cat((seen(*rows.shape[:-1], length), rows), dim=-1)
+            wide = _additive(wide, dtype) if dtype is not None and wide.dtype == torch.bool else wide
+            return wide.expand(*mask.shape[:-1], -1)
 
-        return self.shared.once(mask, id(mask), make)
+        return self.shared.once(mask, (id(mask), dtype), make)
 
-    def causal(self, queries: int, keys: int, length: int, device: torch.device) -> Tensor:
-        """The boolean mask of a causal attention that was called without one: (1, 1, queries, P + keys)."""
+    def causal(self, query: Tensor, keys: int, length: int) -> Tensor:
+        """The additive mask of a causal attention that was called without one: (1, 1, queries, P + keys)."""
 
         def make() -> Tensor:
-            whole = torch.ones(queries, length + keys, dtype=torch.bool, device=device)
-            return whole.tril(length)[None, None]
+            whole = torch.ones(query.shape[2], length + keys, dtype=torch.bool, device=query.device)
+            return _additive(whole.tril(length), query.dtype)[None, None]
 
-        return self.shared.once(None, (queries, keys), make)
+        return self.shared.once(None, (query.shape[2], keys, query.dtype), make)
 
     def bias(self, bias: Tensor, length: int) -> Tensor:
         """Extend T5's relative bias (1, heads, queries, keys): the model's own for keys that come before the text."""
@@ -105,7 +116,12 @@ class Prefix(nn.Module):
         return self.shared.once(bias, id(bias), make)
 
 
-def _attention(inner: Callable[[nn.Module], Callable[..., Any]], makes_causal: bool) -> Callable[..., Any]:
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    # No row is −∞ throughout: the prefix is always seen.
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
+def _attention(inner: Callable[[nn.Module], Callable[..., Any]], fused: bool) -> Callable[..., Any]:
     """An attention function, as transformers' models call them, over a prefix and the layer's own keys."""
 
     def attend(
@@ -117,12 +133,13 @@ def _attention(inner: Callable[[nn.Module], Callable[..., Any]], makes_causal: b
         length = key.shape[2] - keys
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
+        bias = kwargs.get("position_bias")
         if attention_mask is not None:
-            attention_mask = prefix.widen(attention_mask, length)
-        elif makes_causal and causal and queries > 1:
-            attention_mask = prefix.causal(queries, keys, length, query.device)
-        if kwargs.get("position_bias") is not None:
-            kwargs["position_bias"] = prefix.bias(kwargs["position_bias"], length)
+            attention_mask = prefix.widen(attention_mask, length, query.dtype if fused and bias is None else None)
+        elif fused and causal and queries > 1:
+            attention_mask = prefix.causal(query, keys, length)
+        if bias is not None:
+            kwargs["position_bias"] = prefix.bias(bias, length)
         return inner(module)(module, query, key, value, attention_mask, **kwargs)
 
     return attend
@@ -138,8 +155,8 @@ def _eager(module: nn.Module) -> Callable[..., Any]:
 
 
 # Models look their attention function up by the name in their configuration; this adds two names.
-AttentionInterface.register(SDPA, _attention(_sdpa, makes_causal=True))
-AttentionInterface.register(EAGER, _attention(_eager, makes_causal=False))
+AttentionInterface.register(SDPA, _attention(_sdpa, fused=True))
+AttentionInterface.register(EAGER, _attention(_eager, fused=False))
 
 
 class PaddedAttention:

@@ -1,4 +1,4 @@
-"""Methods that train some of the backbone's own parameters: all, top layers, biases (BitFit, 2106.10199), norms."""
+"""Methods that train a part of the model itself: all, top layers, biases (BitFit, 2106.10199), norms, the head."""
 
 from dataclasses import dataclass
 from typing import ClassVar, cast

@@ -318,7 +318,7 @@ def test_all_layers_share_one_widened_mask_and_let_go_of_it() -> None:
     seen: list[int] = []
     for prefix in prefixes(model):
         widen = prefix.widen
-        prefix.widen = lambda mask, length, widen=widen: seen.append(id(widen(mask, length))) or widen(mask, length)
+        prefix.widen = lambda *args, widen=widen: seen.append(id(widen(*args))) or widen(*args)
     model(**zoo.batch("bert", "classification"))
     assert len(seen) == 2 and len(set(seen)) == 1
     assert not prefixes(model)[0].shared.made

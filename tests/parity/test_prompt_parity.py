@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.attention import Prefix
-from bench.backbone import trainable
+from bench.backbone import count, trainable
+from bench.memory import Loop, measure_training
 from bench.methods.prefix import PrefixTuning, PTuning2, Trunk
 from bench.methods.prompt import PromptTuning, PTuning, VirtualTokens
 from tests import zoo
@@ -264,6 +265,31 @@ def test_prefix_equals_peft_on_t5() -> None:
     assert found[:, 0].abs().max() > 0
     torch.testing.assert_close(prefixes[0].key.grad + prefixes[1].key.grad, found[:, 0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(prefixes[0].value.grad + prefixes[1].value.grad, found[:, 1], atol=1e-5, rtol=1e-4)
+
+
+def peak(model: nn.Module, batch: dict[str, Tensor]) -> int:
+    optimizer = torch.optim.AdamW(trainable(model).values(), lr=1e-3, fused=True)
+
+    def step(number: int = 1) -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    loop = Loop(lambda batch: model(**batch).loss, lambda loss: loss.backward(), step)
+    return int(measure_training(model.train(), optimizer, [batch], loop).train_peak.total_bytes)
+
+
+@pytest.mark.parametrize("family", ("bert", "llama", "gpt2"))
+@pytest.mark.parametrize("case", CASES)
+def test_peak_memory_is_not_above_peft_s(case: str, family: str) -> None:
+    method, config, _ = CASES[case]
+    kind = FAMILIES[family]
+    batch = zoo.batch(family, kind, rows=16)
+    theirs = reference(family, kind, config())
+    ours = method.attach(zoo.backbone(family, kind))
+    # Where peft trains fewer numbers (a narrower E under grouped-query attention): each costs a weight, a gradient
+    # and two moments of four bytes.
+    more = max(0, count(list(trainable(ours).values())) - count(list(trainable(theirs).values())))
+    assert peak(ours, batch) <= peak(theirs, batch) + 16 * more
 
 
 REFUSALS: list[tuple[str, str, Any, type[Exception], str]] = [
