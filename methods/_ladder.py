@@ -75,6 +75,11 @@ class Ladder(nn.Module):
         return self
 
     @property
+    def main_input_name(self) -> str:
+        """Name of the trunk's first input, which generation asks an encoder for."""
+        return str(getattr(self.trunk, "main_input_name", "input_ids"))
+
+    @property
     def layers(self) -> nn.ModuleList:
         """The trunk's blocks."""
         return cast(nn.ModuleList, self.trunk.get_submodule(self.place.layers))
