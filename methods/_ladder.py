@@ -12,6 +12,9 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from bench.methods._side import Own, SideNetwork, argument_names
 
+# Answered by the trunk; no more than needed, or a model class could reach past the ladder.
+_TRUNKS = ("main_input_name", "embed_tokens", "get_input_embeddings")
+
 Tap = Callable[[int, Tensor], Tensor]
 
 
@@ -74,10 +77,9 @@ class Ladder(nn.Module):
         self.trunk.train(mode and self.place.trunk_dropout)
         return self
 
-    @property
-    def main_input_name(self) -> str:
-        """Name of the trunk's first input, which generation asks an encoder for."""
-        return str(getattr(self.trunk, "main_input_name", "input_ids"))
+    def __getattr__(self, name: str) -> Any:
+        """What model classes ask of the module they hold, beside calling it: the trunk's embeddings."""
+        return getattr(self.trunk, name) if name in _TRUNKS else super().__getattr__(name)
 
     @property
     def layers(self) -> nn.ModuleList:
