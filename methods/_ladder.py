@@ -177,7 +177,7 @@ class Ladder(nn.Module):
                 continue
             if any(layer.is_initialized for layer in part.layers):
                 raise ValueError("lst: this cache was filled or allocated without the side network; pass a new one")
-            part.layers.extend(copy.copy(part.layers[index]) for index in self.side.kept)
+            part.layers.extend(copy.deepcopy(part.layers[index]) for index in self.side.kept)  # still empty
 
 
 def _named(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
