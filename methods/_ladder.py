@@ -172,12 +172,15 @@ class Ladder(nn.Module):
         caches: tuple[Any, ...] = (cache,)
         if isinstance(cache, EncoderDecoderCache):
             caches = (cache.self_attention_cache, cache.cross_attention_cache)
+        depth, kept = self.side.depth, self.side.kept
         for part in caches:
-            if not part.layers or len(part.layers) > self.side.depth:  # it grows by itself, or has room
-                continue
-            if any(layer.is_initialized for layer in part.layers):
+            # An empty cache grows by itself. One made from a configuration may count another tower's layers.
+            missing = range(len(part.layers), depth + len(kept)) if part.layers else ()
+            if missing and any(layer.is_initialized for layer in part.layers):
                 raise ValueError("lst: this cache was filled or allocated without the side network; pass a new one")
-            part.layers.extend(copy.deepcopy(part.layers[index]) for index in self.side.kept)  # still empty
+            for place in missing:
+                like = kept[place - depth] if place >= depth else 0
+                part.layers.append(copy.deepcopy(part.layers[like]))  # still empty
 
 
 def _named(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -70,9 +70,9 @@ class Lst:
         """
         towers = backbone.towers()
         self._check(backbone, towers)
-        backbone.freeze()
         paired = len(towers) > 1
         sides = [(tower, self._side(backbone, tower, up=tower is towers[-1])) for tower in towers]
+        backbone.freeze()
         for tower, side in sides:
             holder = tower.path.rpartition(".")[0]
             # OPT's head reads the decoder inside the base model; an encoder's head reads the base model's pooling.

@@ -118,6 +118,22 @@ def test_layers_of_two_kinds_are_read_with_their_own_masks() -> None:
         assert_close(torch.stack(cached.logits), torch.stack(full.logits), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("t5", {"num_layers": 4, "num_decoder_layers": 2}),
+        ("t5", {"num_layers": 2, "num_decoder_layers": 3}),
+        ("bart", {"encoder_layers": 4, "decoder_layers": 1}),
+        ("bart", {"encoder_layers": 1, "decoder_layers": 3}),
+    ],
+)
+def test_towers_of_unequal_depth_have_room_too(family: str, changes: dict[str, int]) -> None:
+    module, inputs = tuned(family, "seq2seq", Lst(reduction=2), **changes), prompt(family, "seq2seq")
+    cached, full = (generate(module, inputs, cache) for cache in (True, False))
+    assert torch.equal(cached.sequences, full.sequences)
+    assert_close(torch.stack(cached.logits), torch.stack(full.logits), rtol=0, atol=1e-4)
+
+
 def test_static_caches_have_room_for_the_side() -> None:
     module, inputs = tuned("llama", "causal-lm", Lst(reduction=2)), prompt("llama", "causal-lm")
     static = generate(module, inputs, True, cache_implementation="static", disable_compile=True)
