@@ -67,6 +67,12 @@ REFUSALS = (
         (),
         r"bitfit: (llama|mistral|qwen3|gemma|t5) has no biases; use --set bitfit\.add=true",
     ),
+    Refusal(  # a quarter of a head turns in GPT-NeoX: of the zoo's side heads, four wide, that is one dimension
+        ("lst",),
+        ("gpt_neox",),
+        (),
+        r"lst: heads=scaled cannot split .* even number of rotary dimensions; use a smaller reduction",
+    ),
 )
 
 
