@@ -31,10 +31,11 @@ from bench.data import (
 from bench.engine import Engine
 from bench.errors import RequestError
 from bench.job import Job
-from bench.memory import gpu_is_busy
+from bench.memory import gpu_is_busy, measure_call
 from bench.probe import measure
 from bench.record import blank
 from bench.settings import TrainSettings
+from bench.tracker import Peak
 from bench.trainer import Fit, Trainer
 
 _CHECK_ROWS = 64
@@ -65,6 +66,7 @@ class Run:
         self.task: Task = registry.task_entry(spec["task"]["name"]).value
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
+        self.initialization: Peak | None = None
         self.source = models.resolve(spec["model"]["name"])
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
@@ -112,10 +114,24 @@ class Run:
             raise ValueError(f"method '{self.method.name}' left nothing to train")
         if isinstance(self.method, DataInitialized):
             self.emit({"event": "phase", "name": "initialising"})
-            self.method.initialize(self.module, (batch for batch, _ in self._batches(batch_size=1)))
+            self._initialize(self.method)
         self.before = checks.digests(checks.frozen(self.module))
         self.untrained = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
         self._count()
+
+    def _initialize(self, method: DataInitialized) -> None:
+        """Show the method the training rows one by one, once; its memory peak is that of the longest row."""
+        lengths = self.data.train.lengths
+        taken = []
+
+        def longest() -> Iterator[Batch]:
+            taken.append(int(lengths.argmax()))
+            yield self.engine.batch(self.data.train, taken[-1:])
+
+        peak = measure_call(self.module, "initialization", lambda: method.initialize(self.module, longest()))
+        self.initialization = peak if taken else None  # a method may have nothing to look at, with its options
+        rows = islice(self._batches(batch_size=1), len(lengths))
+        method.initialize(self.module, (batch for batch, _ in rows))
 
     def _attached(self, seed: int) -> tuple[nn.Module, Backbone]:
         """A fresh pretrained model with the method attached, on the device, from a seed."""
@@ -189,6 +205,7 @@ class Run:
             self._trainer(),
             self.engine.batch(self.data.train, largest),
             self.engine.batch(self.data.validation, evaluated),
+            self.initialization,
         )
         gc.collect()
 

@@ -67,11 +67,23 @@ REFUSALS = (
         (),
         r"bitfit: (llama|mistral|qwen3|gemma|t5) has no biases; use --set bitfit\.add=true",
     ),
-    Refusal(  # a quarter of a head turns in GPT-NeoX: of the zoo's side heads, four wide, that is one dimension
-        ("lst",),
+    Refusal(  # a quarter of a head turns in GPT-NeoX: of the zoo's side heads that is one dimension
+        ("lst", "lst reduction=4 heads=official"),
         ("gpt_neox",),
         (),
-        r"lst: heads=scaled cannot split .* even number of rotary dimensions; use a smaller reduction",
+        r"lst: heads=(scaled|official) cannot split .* even number of rotary dimensions; use .*a smaller reduction",
+    ),
+    Refusal(
+        ("lst reduction=4 init=fisher",),
+        ("deberta-v2",),
+        (),
+        r"lst: init=fisher prunes .* relative position embeddings enter every layer with one set; use init=random",
+    ),
+    Refusal(
+        ("lst reduction=4 merge=residual",),
+        ("bert", "roberta", "distilbert", "electra", "deberta-v2", "vit"),
+        (),
+        r"lst: merge=residual is for decoders: an encoder's head is fresh, .*; use merge=paper",
     ),
 )
 
@@ -82,6 +94,9 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lora", {"dora": True}),
     ("lora", {"pissa": True}),
     ("lora", {"freeze_a": True}),
+    ("lst", {"reduction": 4, "heads": "official"}),
+    ("lst", {"reduction": 4, "init": "fisher"}),
+    ("lst", {"reduction": 4, "merge": "residual"}),
 )
 
 
