@@ -13,10 +13,11 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.pytorch_utils import Conv1D
 
-from bench.api import DataInitialized
+from bench.api import DataInitialized, Mergeable
 from bench.backbone import Backbone, count, trainable
 from bench.memory import Loop, measure_call, measure_training
 from bench.methods._ladder import Ladder
+from bench.methods.lora import Lora
 from bench.methods.lst import Lst
 from bench.runner import Run, load_state, save_state, saved_state
 from tests import zoo
@@ -207,6 +208,11 @@ def test_residual_merge_starts_as_the_base_model(family: str, kind: str) -> None
     assert any(value.abs().sum() > 0 for name, value in gradients(module, batch).items() if name.endswith("up.weight"))
     stir(module)
     assert (module(**batch).logits - base(**batch).logits).abs().max() > 1e-3
+
+
+def test_the_option_named_merge_is_not_taken_for_merging_into_the_base() -> None:
+    assert not isinstance(Lst(), Mergeable) and not issubclass(Lst, Mergeable)
+    assert isinstance(Lora(), Mergeable) and issubclass(Lora, Mergeable)
 
 
 def test_opt_with_narrow_embeddings_answers_at_their_width() -> None:
