@@ -339,6 +339,16 @@ def test_checkpointed_gradients_equal_the_plain_ones(family: str, kind: str) -> 
     assert_close(checkpointed, plain)
 
 
+@pytest.mark.parametrize(("family", "kind"), [("llama", "causal-lm"), ("roberta", "classification")])
+def test_checkpointing_brings_no_gradient_into_the_trunk(family: str, kind: str) -> None:
+    module, batch = tuned(family, kind, Lst(reduction=2)).train(), zoo.batch(family, kind)
+    module.gradient_checkpointing_enable({"use_reentrant": False})  # makes embeddings' outputs require gradients
+    (ladder,) = ladders(module)
+    reading = ladder.read(**{name: value for name, value in batch.items() if name != "labels"})
+    assert not any(feature.requires_grad for feature in reading.features)
+    assert not reading.output.last_hidden_state.requires_grad
+
+
 @pytest.mark.parametrize(("family", "kind"), FAMILIES)
 def test_bf16_autocast_comes_near_fp32(family: str, kind: str) -> None:
     module, batch = tuned(family, kind, Lst(reduction=2)).train(), zoo.batch(family, kind)
