@@ -47,7 +47,7 @@ class _Scores:
 
 
 @dataclass(frozen=True)
-class _Ladders:
+class _Stage:
     """A ladder of the module, with what is known about its family."""
 
     path: str
@@ -84,7 +84,7 @@ def initialize(module: nn.Module, batches: Iterable[Batch], samples: int) -> Non
             encoder = kept
 
 
-def _find(module: nn.Module) -> list[_Ladders]:
+def _find(module: nn.Module) -> list[_Stage]:
     config: Any = module.config
     architecture = ARCHITECTURES[config.model_type]
     stacks = {stack.name: stack for stack in architecture.stacks}
@@ -93,12 +93,12 @@ def _find(module: nn.Module) -> list[_Ladders]:
         if isinstance(ladder, Ladder):
             stack = stacks[ladder.place.stack]
             widths = Widths.of(architecture, stack.name)
-            found.append(_Ladders(path, ladder, stack, heads_of(config, widths), heads_of(ladder.side.config, widths)))
+            found.append(_Stage(path, ladder, stack, heads_of(config, widths), heads_of(ladder.side.config, widths)))
     return found
 
 
 @contextlib.contextmanager
-def _bare(module: nn.Module, found: list[_Ladders]) -> Iterator[None]:
+def _bare(module: nn.Module, found: list[_Stage]) -> Iterator[None]:
     """The model as it was before ladders, in eval mode and with nothing that requires a gradient; put back after."""
     parameters = list(module.parameters())
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
@@ -121,7 +121,7 @@ def _bare(module: nn.Module, found: list[_Ladders]) -> Iterator[None]:
             child.training = mode
 
 
-def _information(module: nn.Module, found: list[_Ladders], batches: Iterable[Batch]) -> tuple[_Scores, list[nn.Module]]:
+def _information(module: nn.Module, found: list[_Stage], batches: Iterable[Batch]) -> tuple[_Scores, list[nn.Module]]:
     """Fisher information of the kept blocks' maps, and the order in which a sample passed their parts."""
     scores, order = _Scores(), dict[nn.Module, None]()
     handles: list[Any] = []
@@ -169,7 +169,7 @@ class _Walk:
         encoder: the set that the encoder's last layer kept, for attention across.
     """
 
-    def __init__(self, item: _Ladders, scores: _Scores, order: list[nn.Module], encoder: Tensor | None) -> None:
+    def __init__(self, item: _Stage, scores: _Scores, order: list[nn.Module], encoder: Tensor | None) -> None:
         self.item, self.scores, self.order, self.encoder = item, scores, order, encoder
         self.width = item.ladder.side.narrow
 
