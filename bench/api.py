@@ -5,6 +5,7 @@ This module imports neither torch nor transformers, so that a plugin's options c
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -84,10 +85,17 @@ class CountsParameters(Protocol):
         ...
 
 
-@runtime_checkable
-class Mergeable(Protocol):
-    """A method whose result can be folded into the base weights, so that inference costs nothing extra."""
+class Mergeable(abc.ABC):
+    """A method whose result can be folded into the base weights, so that inference costs nothing extra.
 
+    Structural like the protocols here, but ``merge`` must be a method: an option may have that name too (LST's).
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return callable(getattr(other, "merge", None))
+
+    @abc.abstractmethod
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold the tuned weights into the base weights, in place, and return the module."""
         ...

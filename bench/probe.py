@@ -14,13 +14,16 @@ from bench.tracker import Peak
 from bench.trainer import Trainer
 
 
-def measure(trainer: Trainer, train_batch: Batch, eval_batch: Batch) -> dict[str, Any]:
+def measure(
+    trainer: Trainer, train_batch: Batch, eval_batch: Batch, initialization: Peak | None = None
+) -> dict[str, Any]:
     """Measure on the trainer's module and put it back as it was.
 
     Args:
         trainer: a fresh one, which is not used for training after.
         train_batch: the largest batch of the run; every accumulated pass is taken to be as large.
         eval_batch: the largest evaluation batch.
+        initialization: peak of a data-dependent initialisation, measured before; None where there was none.
 
     Returns:
         The record's ``memory`` members, in bytes.
@@ -40,7 +43,11 @@ def measure(trainer: Trainer, train_batch: Batch, eval_batch: Batch) -> dict[str
         "train_peak": report.train_peak.split,
         "reserved_peak_bytes": report.reserved_peak_bytes,
         "inference_peak_bytes": inference.total_bytes,
-        "phases": {**phases, "evaluation": _plain(inference), "initialization": None},
+        "phases": {
+            **phases,
+            "evaluation": _plain(inference),
+            "initialization": initialization and _plain(initialization),
+        },
     }
 
 

@@ -32,10 +32,11 @@ from bench.data import (
 from bench.engine import Engine
 from bench.errors import RequestError
 from bench.job import Job
-from bench.memory import gpu_is_busy
+from bench.memory import gpu_is_busy, measure_call
 from bench.probe import measure, measure_scoring
 from bench.record import blank
 from bench.settings import TrainSettings
+from bench.tracker import Peak
 from bench.trainer import Fit, Trainer
 
 _CHECK_ROWS = 64
@@ -67,6 +68,7 @@ class Run:
         self.task: Task = registry.task_entry(spec["task"]["name"]).value
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
+        self.initialization: Peak | None = None
         self.source = models.resolve(spec["model"]["name"])
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
@@ -114,10 +116,24 @@ class Run:
             raise ValueError(f"method '{self.method.name}' left nothing to train")
         if isinstance(self.method, DataInitialized):
             self.emit({"event": "phase", "name": "initialising"})
-            self.method.initialize(self.module, (batch for batch, _ in self._batches(batch_size=1)))
+            self._initialize(self.method)
         self.before = checks.digests(checks.frozen(self.module))
         self.untrained = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
         self._count()
+
+    def _initialize(self, method: DataInitialized) -> None:
+        """Show the method the training rows one by one, once; its memory peak is that of the longest row."""
+        lengths = self.data.train.lengths
+        taken = []
+
+        def longest() -> Iterator[Batch]:
+            taken.append(int(lengths.argmax()))
+            yield self.engine.batch(self.data.train, taken[-1:])
+
+        peak = measure_call(self.module, "initialization", lambda: method.initialize(self.module, longest()))
+        self.initialization = peak if taken else None  # a method may have nothing to look at, with its options
+        rows = islice(self._batches(batch_size=1), len(lengths))
+        method.initialize(self.module, (batch for batch, _ in rows))
 
     def _attached(self, seed: int) -> tuple[nn.Module, Backbone]:
         """A fresh pretrained model with the method attached, on the device, from a seed."""
@@ -128,7 +144,7 @@ class Run:
         self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
-            backbone.model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(backbone.model)
         return module, backbone
 
     def _load_data(self, tokenizer: Any) -> _Data:
@@ -189,7 +205,8 @@ class Run:
         evaluated = evaluation_batches(self.data.validation.lengths, self.settings.eval_batch_size)[0]
         scored = self.engine.batch(self.data.validation, evaluated)
         if self.trains:
-            self.record["memory"] |= measure(self._trainer(), self.engine.batch(self.data.train, largest), scored)
+            trained = self.engine.batch(self.data.train, largest)
+            self.record["memory"] |= measure(self._trainer(), trained, scored, self.initialization)
         else:
             self.record["memory"] |= measure_scoring(self.engine, self.module, scored)
         gc.collect()
@@ -308,6 +325,13 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         record["error"] = f"{type(error).__name__}: {first[0] if first else ''}"
         record["traceback"] = traceback.format_exc()
         return record
+
+
+def recompute_activations(model: Any) -> None:
+    """Switch gradient checkpointing on; transformers 5.23 gave the call another name."""
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False})
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -138,6 +138,14 @@ def serial_sites(backbone: Backbone) -> list[Site]:
     return [site for site in backbone.sites(("output", "down")) if site.role == "down" or site.path in attention]
 
 
+def _cut_normal(weight: Tensor, std: float) -> None:
+    """Fill in place from a normal cut at two deviations."""
+    # By the inverse of the distribution: nn.init.trunc_normal_ looks at values, which a planner's fake tensors lack.
+    inside = math.erf(math.sqrt(2))
+    with torch.no_grad():
+        weight.uniform_(-inside, inside).erfinv_().mul_(std * math.sqrt(2))
+
+
 def _bottleneck_count(size: int, width: int) -> int:
     return 2 * size * width + width + size
 
@@ -171,7 +179,7 @@ class Houlsby:
             _, size = widths(site.module)
             adapter = Bottleneck(size, self._width(size), F.gelu, _device(site.module))
             for linear in (adapter.down, adapter.up):
-                nn.init.trunc_normal_(linear.weight, std=_HOULSBY_STD, a=-2 * _HOULSBY_STD, b=2 * _HOULSBY_STD)
+                _cut_normal(linear.weight, _HOULSBY_STD)
             backbone.replace(site, SerialAdapter(site.module, adapter))
         return backbone.model  # type: ignore[no-any-return]
 
@@ -191,9 +199,9 @@ class Pfeiffer:
 
     Formula: with s = FFN(x) + x, a post-norm block gives LN(s + A(LN(s))), a pre-norm block s + A(s), where
     A(h) = W_up·relu(W_down·h + b_down) + b_up. No norm is added and none is trained: the pretrained one is used twice.
-    Source: arXiv 2005.00247, section 2.2.2 and appendix A (the architecture that its search found best); weights
-    start from N(0, 0.02) as in the authors' code. The paper's learning rate is 1e-4 for up to 30 epochs; this
-    default is for shorter runs.
+    Source: arXiv 2005.00247, the architecture that the search in its appendix found best; weights start from
+    N(0, 0.02) as in the authors' code (AdapterHub's ``pfeiffer`` configuration). The paper's learning rate is 1e-4 for
+    up to 30 epochs; this default is for shorter runs.
     """
 
     name: ClassVar[str] = "pfeiffer"
@@ -232,8 +240,8 @@ class Parallel:
 
     Formula: FFN(x) + s·(W_up·relu(W_down·x + b_down) + b_up), x being what enters the FFN's first map. W_down starts
     Kaiming-uniform(√5), W_up and the biases at zero, as LoRA does, so training starts at the base model.
-    Source: arXiv 2110.04366, section 4.6 and table 5 (width 512, s = 4 on XSum; its MAM adapter takes width 16, s = 2
-    on GLUE). The paper's learning rate on GLUE is 1e-4 for 10 epochs; this default is for shorter runs.
+    Source: arXiv 2110.04366, section 4 (width 512, s = 4 on XSum; its MAM adapter takes width 16, s = 2 on GLUE).
+    The paper's learning rate on GLUE is 1e-4 for 10 epochs; this default is for shorter runs.
     """
 
     name: ClassVar[str] = "parallel"

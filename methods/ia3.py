@@ -94,7 +94,7 @@ class Ia3:
 
     Formula: k ← l_k ⊙ k, v ← l_v ⊙ v in self- and cross-attention, W_down (l_ff ⊙ h) in the feed-forward; l = 1 at the
     start. Where query, key and value come from one fused map (GPT-2, GPT-NeoX), its queries are left as they are.
-    Source: arXiv 2205.05638, section 3.3; learning rate from its section 3.5.
+    Source: arXiv 2205.05638, section 3.3, with its learning rate.
     """
 
     name: ClassVar[str] = "ia3"

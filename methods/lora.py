@@ -110,7 +110,7 @@ class LoraLinear(AdaptedLinear):
 
     x: (…, in) → h: (…, out); A: (rank, in), B: (out, rank). A starts Kaiming-uniform(√5) as in the authors'
     code (loralib, ``LoRALayer.reset_parameters``), B at zero, so the map starts as the frozen one. With A frozen,
-    autograd keeps the (…, rank) product alone and not x (LoRA-FA, arXiv 2308.03303, section 3).
+    autograd keeps the (…, rank) product alone and not x (LoRA-FA, arXiv 2308.03303).
     """
 
     row_squares: Tensor
@@ -127,7 +127,7 @@ class LoraLinear(AdaptedLinear):
         self.magnitude: nn.Parameter | None = None
 
     def take_principal(self) -> None:
-        """PiSSA (arXiv 2404.02948, equations 2 to 4): A = √S Vᵀ and B = U √S of the top singular values, S divided
+        """PiSSA (arXiv 2404.02948, section 3): A = √S Vᵀ and B = U √S of the top singular values, S divided
         by s; the frozen weight keeps the residual, so that the sum is W. A later attach to the same W finds the
         same residual again, so only A and B need to be saved."""
         rank = len(self.lora_a)
@@ -202,7 +202,8 @@ class Lora:
     rslora: bool = option(False, "scale by alpha / √rank instead of alpha / rank")
     dora: bool = option(False, "train the length of each output's weights apart from their direction")
     pissa: bool = option(False, "start A and B at the top singular vectors of W, and freeze the rest of W")
-    plus: float = option(1.0, "LoRA+: learning rate of B over that of A; 1: the same (off); its paper: 16", low=1.0)
+    plus: bool = option(False, "LoRA+: a higher learning rate for B than for A")
+    plus_ratio: float = option(16.0, "with plus: the learning rate of B over that of A", low=1.0)
     freeze_a: bool = option(False, "LoRA-FA: train B alone, so that the input of A need not be kept")
     bias: str = option(
         "none",
@@ -220,7 +221,7 @@ class Lora:
             raise ValueError(f"rank_pattern: {wrong[0]:g} is not a whole number of at least 1")
         if wrong := [value for value in (self.alpha, *(value for _, value in alphas)) if value <= 0]:
             raise ValueError(f"alpha {wrong[0]:g} switches the update off; to train the head alone use the method head")
-        if self.freeze_a and self.plus != 1:
+        if self.freeze_a and self.plus:
             raise ValueError("plus is the rate of B over that of A, but freeze_a freezes A; set lr instead")
 
     def attach(self, backbone: Backbone) -> nn.Module:
@@ -248,14 +249,14 @@ class Lora:
         return total
 
     def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """One group, or with ``plus`` two: everything else, and the matrices B at ``plus`` times the rate."""
+        """One group, or with ``plus`` two: everything else, and the matrices B at ``plus_ratio`` times the rate."""
         wide = {id(child.lora_b) for child in module.modules() if isinstance(child, LoraLinear)}
         chosen = list(trainable(module).values())
-        if self.plus == 1:
+        if not self.plus:
             return [{"params": chosen}]
         return [
             {"params": [parameter for parameter in chosen if id(parameter) not in wide]},
-            {"params": [parameter for parameter in chosen if id(parameter) in wide], "lr_scale": self.plus},
+            {"params": [parameter for parameter in chosen if id(parameter) in wide], "lr_scale": self.plus_ratio},
         ]
 
     def merge(self, module: nn.Module) -> nn.Module:

@@ -1,110 +1,18 @@
 """Ladder Side-Tuning: a narrow side network reads a frozen backbone (Sung et al., arXiv 2206.06522)."""
 
-import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from bench.api import option
+from bench.api import Batch, option
 from bench.backbone import Backbone, Tower, choose_layers
+from bench.methods import _fisher as fisher
+from bench.methods import _side as parts
+from bench.methods._ladder import Ladder, Place
 from bench.registry import register_method
-
-_GATE_TEMPERATURE = 0.1  # the paper's T in μ = sigmoid(α / T), section 3.2
-_STD = 0.01  # of Down and Up, as in the authors' code
-
-
-class SideNetwork(nn.Module):
-    """The trainable side: Down maps, gates, narrow blocks of the backbone's own class, and one Up map.
-
-    Reads ``len(kept) + 1`` features of shape (batch, seq, d), the embeddings first; gives (batch, seq, d).
-    z₀ = Down₀(h₀); for each kept layer: z = μ z + (1 − μ) Down(h), then z = Block(z); out = Up(z).
-    """
-
-    def __init__(self, width: int, narrow: int, blocks: list[nn.Module], learned_gates: bool) -> None:
-        super().__init__()
-        self.downs = nn.ModuleList(nn.Linear(width, narrow) for _ in range(len(blocks) + 1))
-        self.blocks = nn.ModuleList(blocks)
-        self.up = nn.Linear(narrow, width)
-        self.gates = nn.Parameter(torch.zeros(len(blocks)), requires_grad=learned_gates)
-        for linear in (*self.downs, self.up):
-            nn.init.normal_(linear.weight, std=_STD)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, features: list[Tensor], call: "BlockCall", first_token: bool) -> Tensor:
-        z = self.downs[0](features[0])
-        mixes = torch.sigmoid(self.gates / _GATE_TEMPERATURE)
-        for mix, down, block, feature in zip(mixes, self.downs[1:], self.blocks, features[1:], strict=True):
-            z = torch.lerp(down(feature), z, mix)
-            z = call.replay(block, z)
-        return self.up(z[:, :1] if first_token else z)  # type: ignore[no-any-return]
-
-
-@dataclass
-class BlockCall:
-    """How the backbone called its blocks: everything but the hidden states (masks and the like)."""
-
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] | None = None
-
-    def replay(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Call a side block as the backbone called its own, with other hidden states (batch, seq, d/r)."""
-        out = block(hidden, *self.args, **(self.kwargs or {}))
-        return out[0] if isinstance(out, tuple) else out
-
-
-class Ladder(nn.Module):
-    """Stands where the base model stood: runs it frozen, then the side network, and returns the side's states.
-
-    The model's own head then reads them; so every head and loss of the model class is used as it is.
-    The trunk always stays in eval mode and runs under ``no_grad``: its features depend on the input alone.
-    """
-
-    def __init__(self, trunk: nn.Module, tower: Tower, kept: list[int], side: SideNetwork, first_token: bool) -> None:
-        super().__init__()
-        self.trunk = trunk.eval()
-        self.side = side
-        self.first_token = first_token
-        self._layers = [tower.layers[index] for index in kept]
-        self._first = tower.layers[0]
-
-    def train(self, mode: bool = True) -> "Ladder":
-        """Switch the side network; the trunk stays in eval mode."""
-        super().train(mode)
-        self.trunk.eval()
-        return self
-
-    def read(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor], BlockCall]:
-        """Run the frozen trunk: its output, the kept features (batch, seq, d), and how it called its blocks."""
-        features: list[Tensor] = []
-        call = BlockCall()
-
-        def entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            features.append(args[0])
-            call.args, call.kwargs = args[1:], kwargs
-
-        def output(_: nn.Module, __: Any, out: Any) -> None:
-            features.append(out[0] if isinstance(out, tuple) else out)
-
-        handles: list[RemovableHandle] = [self._first.register_forward_pre_hook(entry, with_kwargs=True)]
-        handles += [layer.register_forward_hook(output) for layer in self._layers]
-        try:
-            with torch.no_grad():
-                out = self.trunk(*args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return out, features, call
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        out, features, call = self.read(*args, **kwargs)
-        states = self.side(features, call, self.first_token)
-        out.last_hidden_state = states
-        if getattr(out, "pooler_output", None) is not None:
-            out.pooler_output = states[:, 0]
-        return out
 
 
 @register_method
@@ -113,8 +21,10 @@ class Lst:
     """Ladder Side-Tuning: only a narrow side network beside the frozen backbone is trained.
 
     Formula: z₀ = Down₀(h₀); z = μᵢ z + (1 − μᵢ) Downᵢ(hᵢ₊₁), z = SideBlockᵢ(z), μᵢ = sigmoid(αᵢ / 0.1); the head
-    reads Up(z). No gradient enters the backbone, so none of its activations are kept.
-    Source: arXiv 2206.06522, section 3; learning rate from its table 6.
+    reads Up(dropout(norm(z))), and in post-norm families, whose blocks end with a norm, Up(z). No gradient enters
+    the backbone, so none of its activations are kept. Encoder-decoders have a ladder in each tower.
+    Source: arXiv 2206.06522, section 3; learning rate from its table 6. T5-base keeps layers 1-3, 5-7 and 9-11 of
+    both towers, T5-large the odd ones, T5-3B layer 23 alone.
     """
 
     name: ClassVar[str] = "lst"
@@ -131,64 +41,154 @@ class Lst:
         "how ladder and side are mixed: learned per layer, or fixed at one half",
         choices=("learned", "fixed"),
     )
-    layers: tuple[str, ...] = option(("all",), "backbone layers that are read: all, indices (3, -1), ranges (0-5)")
-    init: str = option("random", "side blocks start from N(0, initializer_range)", choices=("random",))
+    layers: tuple[str, ...] = option(
+        ("all",), "backbone layers that are read, in each tower: all, indices (3, -1), ranges (0-5)"
+    )
+    init: str = option(
+        "random",
+        "side blocks start from N(0, initializer_range), or from the backbone's weights pruned by Fisher information "
+        "(one pass over training samples one by one; the author reports at most 0.24 GLUE points from it)",
+        choices=("random", "fisher"),
+    )
+    fisher_samples: int = option(1024, "training samples that init=fisher looks at, at most", low=1)
+    merge: str = option(
+        "paper",
+        "what the head reads: the side alone (paper), or the backbone's last state plus the side's from zero "
+        "(residual, decoders only: starts as the base model)",
+        choices=("paper", "residual"),
+    )
+    backbone_dropout: bool = option(
+        False, "leave the backbone's dropout on while training, as the authors' code does (features vary then)"
+    )
     lr: float = option(3e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
+        """Put a ladder in the place of the base model, or of each of an encoder-decoder's stacks.
+
+        Raises:
+            ValueError: when a width cannot be divided, or an option cannot apply to this family.
+        """
+        towers = backbone.towers()
+        self._check(backbone, towers)
+        paired = len(towers) > 1
+        sides = [(tower, self._side(backbone, tower, up=tower is towers[-1])) for tower in towers]
         backbone.freeze()
-        narrow = side_config(backbone, self.reduction, self.heads)
-        (tower,) = backbone.towers()
-        kept = choose_layers(self.layers, len(tower.layers))
-        width = backbone.width
-        device = next(backbone.model.parameters()).device
-        with device:
-            block = type(tower.layers[0])
-            blocks = [block(narrow, index) for index in range(len(kept))]
-            side = SideNetwork(width, width // self.reduction, blocks, self.gates == "learned")
-        for module in side.blocks.modules():
-            backbone.model._init_weights(module)
-        ladder = Ladder(backbone.base, tower, kept, side, first_token=tower.name == "encoder")
-        backbone.model.set_submodule(backbone.base_path, ladder)
+        for tower, side in sides:
+            holder = tower.path.rpartition(".")[0]
+            # OPT's head reads the decoder inside the base model; an encoder's head reads the base model's pooling.
+            path = holder if tower.name == "decoder" or paired else backbone.base_path
+            place = Place(
+                layers=tower.path.removeprefix(path + "."),
+                stack=tower.name,
+                paired=paired,
+                residual=self.merge == "residual",
+                trunk_dropout=self.backbone_dropout,
+            )
+            backbone.model.set_submodule(path, Ladder(backbone.model.get_submodule(path), side, place))
         return backbone.model  # type: ignore[no-any-return]
 
+    def _check(self, backbone: Backbone, towers: list[Tower]) -> None:
+        if self.merge == "residual" and towers[-1].name == "encoder":
+            raise ValueError(
+                "lst: merge=residual is for decoders: an encoder's head is fresh, so there is no base model's answer "
+                "to start from; use merge=paper"
+            )
+        if self.init == "fisher":
+            fisher.check(backbone)
+
+    def _side(self, backbone: Backbone, tower: Tower, up: bool) -> parts.SideNetwork:
+        stack = backbone.model.get_submodule(tower.path.rpartition(".")[0])
+        config = getattr(stack, "config", backbone.config)
+        narrow = parts.side_config(config, _widths(backbone, tower), self.reduction, self.heads)
+        width = backbone.width // self.reduction
+        kept = choose_layers(self.layers, len(tower.layers))
+        kind = type(tower.layers[0])
+        rotary = getattr(stack, "rotary_emb", None)
+        norm = parts.final_norm(stack)
+        with next(tower.layers.parameters()).device:
+            relative = None
+            if hasattr(stack, "rel_embeddings"):
+                relative = parts.RelativeEmbeddings(stack, width, narrow.initializer_range)
+            blocks = [parts.side_block(kind, narrow, index, first=index == kept[0]) for index in kept]
+            side = parts.SideNetwork(
+                parts.SideParts(
+                    config=narrow,
+                    width=backbone.width,
+                    narrow=width,
+                    kept=tuple(kept),
+                    depth=len(tower.layers),
+                    blocks=blocks,
+                    norm=parts.narrow_norm(norm, width) if norm is not None else None,
+                    dropout=parts.hidden_dropout(config),
+                    up=_read_width(backbone) if up else None,
+                    rotary=type(rotary)(config=narrow) if rotary is not None else None,
+                    relative=relative,
+                ),
+                learned_gates=self.gates == "learned",
+            )
+        if side.up is not None and self.merge == "residual":
+            nn.init.zeros_(side.up.weight)
+        return side
+
     def trainable_count(self, backbone: Backbone) -> int:
-        (tower,) = backbone.towers()
-        kept = len(choose_layers(self.layers, len(tower.layers)))
-        d, r = backbone.width, self.reduction
-        block = sum(_divided(tuple(p.shape), r) for p in tower.layers[0].parameters())
-        downs = (kept + 1) * (d * (d // r) + d // r)
-        up = (d // r) * d + d
-        return backbone.head_count + downs + up + kept * block + kept * (self.gates == "learned")
+        """Head, and for each tower: Down maps, gates, blocks, the tables they read and the final norm; one Up."""
+        total, d = backbone.head_count, backbone.width
+        n = d // self.reduction
+        for tower in backbone.towers():
+            stack = backbone.model.get_submodule(tower.path.rpartition(".")[0])
+            widths = _widths(backbone, tower)
+            config = getattr(stack, "config", backbone.config)
+            full = parts.heads_of(config, widths)
+            heads = parts.heads_of(parts.side_config(config, widths, self.reduction, self.heads), widths)
+            kept = len(choose_layers(self.layers, len(tower.layers)))
+            total += (kept + 1) * (d * n + n) + len(tower.layers) * (self.gates == "learned")
+            total += kept * _block_count(tower.layers[0], self.reduction, full, heads)
+            tables = [part for part in tower.layers[0].modules() if isinstance(part, nn.Embedding)]
+            total += sum(table.num_embeddings * heads.count for table in tables)
+            norm = parts.final_norm(stack)
+            total += sum(n for _ in norm.parameters()) if norm is not None else 0
+            relative = getattr(stack, "rel_embeddings", None)
+            if relative is not None:
+                total += relative.num_embeddings * n + (2 * n if hasattr(stack, "LayerNorm") else 0)
+        return total + n * _read_width(backbone) + _read_width(backbone)
+
+    def initialize(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+        """With ``init="fisher"``: fill the side from the backbone's weights, pruned by Fisher information.
+
+        Args:
+            batches: training batches of one sample each, on the module's device, with labels.
+
+        Raises:
+            ValueError: when there is no batch.
+        """
+        if self.init == "fisher":
+            fisher.initialize(module, batches, self.fisher_samples)
 
 
-def _divided(shape: tuple[int, ...], reduction: int) -> int:
-    """Values in a tensor of this shape after every dimension is divided by the reduction."""
-    size = 1
-    for dimension in shape:
-        size *= dimension // reduction
-    return size
+def _widths(backbone: Backbone, tower: Tower) -> parts.Widths:
+    return parts.Widths.of(backbone.architecture, tower.name)
 
 
-def side_config(backbone: Backbone, reduction: int, heads: str) -> Any:
-    """The backbone's configuration with its widths divided by ``reduction``.
+def _read_width(backbone: Backbone) -> int:
+    """Width of the states that the model's head reads; OPT may project them to its embeddings' width."""
+    return int(getattr(backbone.config, "word_embed_proj_dim", None) or backbone.width)
 
-    Raises:
-        ValueError: when a width cannot be divided.
-    """
-    config = copy.deepcopy(backbone.config)
-    where = backbone.architecture
-    for name in (where.width, where.feed_forward):
-        size = getattr(config, name)
-        if reduction > size or size % reduction:
-            raise ValueError(f"lst: reduction {reduction} does not divide the model's {name} {size}")
-        setattr(config, name, size // reduction)
-    narrow, full_heads = getattr(config, where.width), getattr(config, where.heads)
-    wanted = full_heads if heads == "official" else max(1, round(full_heads / reduction))
-    if heads == "official" and narrow % full_heads:
-        raise ValueError(
-            f"lst: heads=official keeps {full_heads} heads, which do not divide the side width {narrow}; "
-            f"use heads=scaled or another reduction"
-        )
-    setattr(config, where.heads, max(count for count in range(1, wanted + 1) if narrow % count == 0))
-    return config
+
+def _block_count(block: nn.Module, reduction: int, full: parts.Heads, heads: parts.Heads) -> int:
+    """Values in a side block, from the shapes of a trunk block: every dimension is divided by the reduction, but a
+    norm over one head has the side's head size. Tables (T5's relative bias) are left out: one block alone has one."""
+    total = 0
+    for module in block.modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        linear = isinstance(module, nn.Linear | Conv1D)
+        for parameter in module.parameters(recurse=False):
+            shape = tuple(parameter.shape)
+            if not linear and shape == (full.size,):
+                total += heads.size
+                continue
+            size = 1
+            for dimension in shape:
+                size *= dimension // reduction
+            total += size
+    return total

@@ -66,7 +66,7 @@ class LastK:
 
     Formula: W ← W − η·∇L for the W of blocks L−k+1 … L and of the head. In an encoder-decoder the blocks are the
     decoder's. What lies above the blocks (a final norm, a pooler) stays frozen, and so does a pretrained head.
-    Source: arXiv 1911.03090 (a quarter of the layers gives nine tenths of full fine-tuning's gain); the baseline of
+    Source: arXiv 1911.03090 (the top quarter of the layers reaches nine tenths of the quality); the baseline of
     arXiv 1902.00751, section 3.4.
     """
 
@@ -177,7 +177,7 @@ class Norm:
     """Norm tuning: the weights (and biases) of every LayerNorm and RMSNorm, and the head, are trained.
 
     Formula: γ ← γ − η·∇L, β ← β − η·∇L in γ ⊙ x̂ + β; RMSNorm has no β.
-    Source: arXiv 2312.11420, section 2 (peft's LN tuning).
+    Source: arXiv 2312.11420, which peft's LN tuning follows; its learning rate is not taken over.
     """
 
     name: ClassVar[str] = "norm"

@@ -15,7 +15,7 @@ from bench.registry import register_method
 
 
 class Projections(nn.Module):
-    """The frozen random pair, A: (r, widest input) and B: (widest output, r), Kaiming-uniform (section 3.2).
+    """The frozen random pair, A: (r, widest input) and B: (widest output, r), Kaiming-uniform (section 3.3).
 
     Buffers of one module that every adapted map holds, so that they are stored and saved once.
     """
@@ -67,8 +67,8 @@ class Vera:
 
     Formula: h = W x + Λ_b B Λ_d A dropout(x); A, B random and frozen, d = 0.1, b = 0, so training starts at the base
     model. One pair is made for the widest input and output; narrower maps use its first columns and rows.
-    Source: arXiv 2310.11454, equation 2, initialisation in section 3.2, d in its table 6; learning rate of SST-2 with
-    RoBERTa-base in its appendix A.
+    Source: arXiv 2310.11454, equation 2, initialisation in section 3.3. No α/r divides the update, so that it takes a
+    higher learning rate than LoRA.
     """
 
     name: ClassVar[str] = "vera"

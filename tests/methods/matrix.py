@@ -19,6 +19,7 @@ from bench import registry
 from bench.api import Batch, CountsParameters, DataInitialized, Method
 from bench.backbone import Backbone, count, trainable
 from bench.engine import Engine
+from bench.models import fresh_head
 from bench.runner import load_state, save_state, saved_state
 from bench.settings import TrainSettings
 from bench.trainer import Trainer
@@ -66,11 +67,37 @@ REFUSALS = (
         (),
         r"bitfit: (llama|mistral|qwen3|gemma|t5) has no biases; use --set bitfit\.add=true",
     ),
+    Refusal(  # a quarter of a head turns in GPT-NeoX: of the zoo's side heads that is one dimension
+        ("lst", "lst reduction=4 heads=official"),
+        ("gpt_neox",),
+        (),
+        r"lst: heads=(scaled|official) cannot split .* even number of rotary dimensions; use .*a smaller reduction",
+    ),
+    Refusal(
+        ("lst reduction=4 init=fisher",),
+        ("deberta-v2",),
+        (),
+        r"lst: init=fisher prunes .* relative position embeddings enter every layer with one set; use init=random",
+    ),
+    Refusal(
+        ("lst reduction=4 merge=residual",),
+        ("bert", "roberta", "distilbert", "electra", "deberta-v2", "vit"),
+        (),
+        r"lst: merge=residual is for decoders: an encoder's head is fresh, .*; use merge=paper",
+    ),
 )
 
 
 # Options under which a method takes another path through a model: cells of their own.
-VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (("bitfit", {"add": True}),)
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("bitfit", {"add": True}),
+    ("lora", {"dora": True}),
+    ("lora", {"pissa": True}),
+    ("lora", {"freeze_a": True}),
+    ("lst", {"reduction": 4, "heads": "official"}),
+    ("lst", {"reduction": 4, "init": "fisher"}),
+    ("lst", {"reduction": 4, "merge": "residual"}),
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +148,7 @@ def outcome(method: Method, family: str, kind: str) -> Cell:
         return Cell(FAILS, f"attach: {type(error).__name__}: {error}", error)
     try:
         problem = _miscounted(module, expected) or _train(method, module, family, kind)
-        problem = problem or _reload(method, module, originals, family, kind)
+        problem = problem or _reload(method, module, originals, family, kind) or _sketch(method, family, kind)
     except _BROKEN as error:
         return Cell(FAILS, f"{type(error).__name__}: {error}", error)
     return Cell(FAILS, problem) if problem else Cell(PASS)
@@ -210,6 +237,19 @@ def _reload(method: Method, module: nn.Module, originals: set[int], family: str,
         load_state(path, again)
     torch.testing.assert_close(_logits(again, batch), stirred, rtol=_TOLERANCE, atol=_TOLERANCE)
     return ""
+
+
+def _sketch(method: Method, family: str, kind: str) -> str:
+    """Attach to a model on the meta device, as a plan does: nothing may land elsewhere."""
+    backbone = _fresh(family, kind)
+    backbone.model.to("meta")
+    module = method.attach(Backbone(backbone.model, kind, _head_names(family, kind)))
+    elsewhere = [name for name, value in module.named_parameters() if value.device.type != "meta"]
+    return f"on a meta model these are not on meta: {elsewhere[:3]}" if elsewhere else ""
+
+
+def _head_names(family: str, kind: str) -> frozenset[str]:
+    return fresh_head(_original(family, kind).model, kind)
 
 
 def _stir(module: nn.Module) -> None:

@@ -23,8 +23,9 @@ runs every cell and fails when this file is not what comes out.
 
 A letter is a head that works ({heads}).
 It took one training step in fp32: the loss is finite, every trainable tensor got a gradient, frozen weights are
-bit-identical, the trainable count equals the method's formula, the logits moved, and what was saved gives the same
-logits in a fresh model. `–` is a refusal, its message below; `✗` is a failure.
+bit-identical, the trainable count equals the method's formula, the logits moved, what was saved gives the same
+logits in a fresh model, and the method attaches to a model without weights as a plan does.
+`–` is a refusal, its message below; `✗` is a failure.
 """
 
 

@@ -85,15 +85,15 @@ def test_the_penalty_is_in_the_loss_until_merged() -> None:
 def test_the_penalty_is_in_fp32_under_autocast() -> None:
     def penalty(weight: float) -> Tensor:
         module = low_rank.attached(AdaLora(orthogonality=weight), "bert", "classification")
-        low_rank.disturb(module)
+        low_rank.disturb(module, size=0.5)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             return module(**zoo.batch("bert", "classification")).loss  # type: ignore[no-any-return]
 
     module = low_rank.attached(AdaLora(), "bert", "classification")
-    low_rank.disturb(module)
+    low_rank.disturb(module, size=0.5)
     apart = [gram - torch.eye(12) for layer in maps(module) for gram in layer.grams()]
     expected = torch.stack([gram.norm() for gram in apart]).mean()
-    torch.testing.assert_close(penalty(1.0) - penalty(0.0), expected.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(penalty(1.0) - penalty(0.0), expected.detach(), rtol=1e-5, atol=1e-4)
 
 
 # -- the budget --------------------------------------------------------------------------------------------------
@@ -104,6 +104,20 @@ def test_the_schedule() -> None:
     # 20 steps: whole until 2, a cubic fall until 12, final after. In between 4 + 4·(1 − (t − 2)/10)³ ranks a map.
     assert [method.budget(step, 20, 1) for step in (1, 2, 3, 7, 11, 12, 20)] == [8, 8, 6, 4, 4, 4, 4]
     assert [method.budget(step, 20, 10) for step in (1, 2, 3, 7, 11, 12, 20)] == [80, 80, 69, 45, 40, 40, 40]
+
+
+def test_a_run_of_two_steps_prunes_by_what_the_first_showed() -> None:
+    method = AdaLora(rank=2, init_rank=4, targets=("query", "value"))
+    module = low_rank.attached(method, "bert", "classification")
+    low_rank.disturb(module)
+    run = trainer(method, module, 2)
+    for step in (1, 2):
+        run.backward(run.forward(zoo.batch("bert", "classification")))
+        run.step(step)
+    scores, kept = (
+        torch.stack(rows).flatten() for rows in zip(*((m.importance(), m.kept) for m in maps(module)), strict=True)
+    )
+    assert int(kept.sum()) == 8 and scores[kept].min() > scores[~kept].max() > 0
 
 
 def test_the_default_start_is_half_as_much_again() -> None:

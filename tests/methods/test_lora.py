@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -31,7 +32,7 @@ VARIANTS = {
     "rslora": Lora(rslora=True),
     "dora": Lora(dora=True),
     "freeze_a": Lora(freeze_a=True),
-    "plus": Lora(plus=16.0),
+    "plus": Lora(plus=True),
     "everywhere": Lora(targets=("all",), dora=True, rslora=True),
     "patterns": Lora(rank_pattern=("*.0=4",), alpha_pattern=("*.1=2", "down=3"), targets=("all",)),
     "pissa": Lora(pissa=True),
@@ -44,6 +45,7 @@ VARIANTS = {
 def test_every_family_and_head(family: str, kind: str) -> None:
     low_rank.check_cell(Lora(), family, kind)
     low_rank.check_meta(Lora(), family, kind)
+    low_rank.check_cell(Lora(targets=("all",), dora=True, pissa=True, freeze_a=True), family, kind, exact=False)
 
 
 @pytest.mark.parametrize(("family", "kind"), FEW)
@@ -130,6 +132,16 @@ def test_a_row_of_zeros_stays_finite_with_dora() -> None:
     torch.testing.assert_close(layer(x), base(x), rtol=0, atol=0)
 
 
+def test_dora_under_autocast_keeps_lengths_in_fp32_and_outputs_in_bf16() -> None:
+    layer = LoraLinear(maps()[0].requires_grad_(False), 2, 1.5, 0.0)
+    layer.add_magnitude()
+    low_rank.disturb(layer)
+    expected = layer.lengths()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer.lengths(), expected)
+        assert layer(torch.randn(3, 5, 8)).dtype == torch.bfloat16
+
+
 def test_scales() -> None:
     def scales(method: Lora) -> list[float]:
         module = low_rank.attached(method, "bert", "classification")
@@ -154,6 +166,27 @@ def test_fused_maps_stand_for_query_and_value() -> None:
         ]
         assert adapted[0] == adapted[1] == adapted[2]
         assert [path.endswith(name) for path in adapted[0]] == [True, True]
+
+
+def test_chosen_layers() -> None:
+    def layers(method: Lora) -> set[str]:
+        module = low_rank.attached(method, "t5", "seq2seq")
+        found = [path for path, child in module.named_modules() if isinstance(child, LoraLinear)]
+        return {path.partition(".layer")[0] for path in found}
+
+    assert layers(Lora(layers=("-1",))) == {"encoder.block.1", "decoder.block.1"}
+    low_rank.check_cell(Lora(layers=("0",), dora=True), "t5", "seq2seq")
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "plain"])
+def test_a_step_can_be_planned_without_values(name: str) -> None:
+    method = VARIANTS.get(name, Lora())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module = low_rank.attached(method, "gpt2", "causal-lm")
+        run = trainer(method, module)
+        batch = {key: torch.empty_like(value) for key, value in zoo.batch("gpt2", "causal-lm").items()}
+        run.backward(run.forward(batch))
+        run.step()
 
 
 # -- counts ------------------------------------------------------------------------------------------------------
@@ -253,13 +286,13 @@ def test_a_model_without_biases() -> None:
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"freeze_a": "true", "plus": "16"}, "freeze_a freezes A; set lr instead"),
+    ({"freeze_a": "true", "plus": "true"}, "freeze_a freezes A; set lr instead"),
     ({"alpha": "0"}, "alpha 0 switches the update off"),
     ({"rank_pattern": "query"}, "rank_pattern: 'query' is not NAME=NUMBER"),
     ({"rank_pattern": "query=2.5"}, "2.5 is not a whole number of at least 1"),
     ({"alpha_pattern": "=3"}, "alpha_pattern: '=3' is not NAME=NUMBER"),
     ({"alpha_pattern": "query=-1"}, "alpha -1 switches"),
-    ({"plus": "0.5"}, "must be at least 1"),
+    ({"plus_ratio": "0.5"}, "must be at least 1"),
     ({"bias": "some"}, "Unknown value 'some'"),
 ])  # fmt: skip
 def test_options_that_contradict(given: dict[str, str], message: str) -> None:
@@ -277,7 +310,7 @@ def trainer(method: Lora, module: nn.Module) -> Trainer:
 
 @pytest.mark.parametrize("plus", [1.0, 16.0])
 def test_lora_plus_moves_b_faster(plus: float) -> None:
-    method = Lora(plus=plus, lr=1e-3)
+    method = Lora(plus=plus > 1, plus_ratio=plus, lr=1e-3)
     module = low_rank.attached(method, "bert", "classification")
     low_rank.disturb(module)  # with B = 0, A has no gradient
     before = {name: value.detach().clone() for name, value in trainable(module).items()}

@@ -51,14 +51,17 @@ class _Broken:
             model.requires_grad_(False)
             model.classifier.register_forward_hook(lambda _, __, out: out + 0 * model.probe)
             model.register_parameter("probe", nn.Parameter(torch.zeros(())))
+        if self.fault == "astray":  # on the CPU wherever the model is
+            model.register_parameter("offset", nn.Parameter(torch.zeros(3)))
+            model.classifier.register_forward_hook(lambda _, __, out: out + model.offset)
         if self.fault == "forgetful":
             offset = torch.rand(())  # state outside the state dict, another one with every seed
             model.classifier.register_forward_hook(lambda _, __, out: out + offset)
         return model
 
     def trainable_count(self, backbone: Backbone) -> int:
-        known = {"miscounts": backbone.head_count + 1, "unused": backbone.head_count + 1, "dead": 1}
-        return known.get(self.fault, backbone.head_count)
+        more = {"miscounts": 1, "unused": 1, "astray": 3, "dead": 1 - backbone.head_count}
+        return backbone.head_count + more.get(self.fault, 0)
 
     def after_step(self, module: nn.Module, step: int, steps: int) -> None:
         if self.fault == "moves":
@@ -75,6 +78,7 @@ class _Broken:
         ("forgetful", "not close"),
         ("miscounts", "formula says"),
         ("moves", "frozen weights moved"),
+        ("astray", "not on meta"),
     ],
 )
 def test_a_broken_method_fails_its_cell(fault: str, said: str) -> None:

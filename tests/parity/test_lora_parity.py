@@ -103,7 +103,7 @@ def test_rank_and_alpha_patterns() -> None:
 
 
 def test_lora_plus_has_the_rates_of_peft() -> None:
-    method = Lora(rank=4, plus=16.0, lr=1e-3)
+    method = Lora(rank=4, plus=True, plus_ratio=16.0, lr=1e-3)
     pair = peft_twin.twins(method, LoraConfig(r=4, target_modules=TARGETS["llama"]), "llama", "causal-lm", NAMES)
     theirs = create_loraplus_optimizer(pair.theirs, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16.0)
     rate = {id(p): group["lr"] for group in theirs.param_groups for p in group["params"]}

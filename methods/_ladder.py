@@ -1,0 +1,188 @@
+"""The module that stands where a frozen stack of blocks stood, and answers with a side network's states."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import Cache, EncoderDecoderCache
+
+from bench.methods._side import Own, SideNetwork, argument_names
+
+# Answered by the trunk; no more than needed, or a model class could reach past the ladder.
+_TRUNKS = ("main_input_name", "embed_tokens", "get_input_embeddings")
+
+Tap = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one pass through the frozen trunk gave.
+
+    Attributes:
+        output: the trunk's own output.
+        features: what the tap made of the embeddings and of each kept layer's raw output, (batch, seq, d) each.
+        calls: for each kept layer, the arguments by name that its block received beside the hidden states.
+        encoder: in a decoder that attends across, the states of the encoder's side, (batch, source, d/r).
+    """
+
+    output: Any
+    features: list[Tensor]
+    calls: list[dict[str, Any]]
+    encoder: Tensor | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a ladder stands and what its reader wants.
+
+    Attributes:
+        layers: path of the list of blocks inside the trunk.
+        stack: ``encoder`` or ``decoder``.
+        paired: whether it is one of an encoder-decoder's two ladders.
+        residual: add the trunk's last states to Up's output.
+        trunk_dropout: keep the trunk's dropout on while training.
+    """
+
+    layers: str
+    stack: str
+    paired: bool
+    residual: bool
+    trunk_dropout: bool
+
+
+class Ladder(nn.Module):
+    """A frozen trunk with a side network beside it; the model's own head reads the side's states.
+
+    So every head, loss, pooling and generation loop of the model class is used as it is. The trunk runs under
+    ``no_grad`` and, unless its dropout is wanted, in eval mode: its features depend on the input alone.
+
+    An encoder below a decoder answers with its trunk's states and its side's states joined, (batch, seq, d + d/r):
+    the decoder's trunk reads the first d, its side the rest. Joined, they pass through whatever a generation loop
+    does with encoder states (repeating rows for beams).
+    """
+
+    def __init__(self, trunk: nn.Module, side: SideNetwork, place: Place) -> None:
+        super().__init__()
+        self.trunk, self.side, self.place = trunk, side, place
+        self._names = argument_names(self.layers[0])[1:]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Ladder":
+        """Switch the side network; the trunk stays in eval mode unless its dropout is wanted."""
+        super().train(mode)
+        self.trunk.train(mode and self.place.trunk_dropout)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """What model classes ask of the module they hold, beside calling it: the trunk's embeddings."""
+        return getattr(self.trunk, name) if name in _TRUNKS else super().__getattr__(name)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The trunk's blocks."""
+        return cast(nn.ModuleList, self.trunk.get_submodule(self.place.layers))
+
+    @property
+    def holder(self) -> nn.Module:
+        """The trunk's module that holds the blocks, and the norm behind them where there is one."""
+        return self.trunk.get_submodule(self.place.layers.rpartition(".")[0])
+
+    def read(self, *args: Any, **kwargs: Any) -> Reading:
+        """Run the frozen trunk; its features are detached and may be kept, shared or cached.
+
+        ``side.lower`` and then ``side`` make the side's states of them.
+        """
+        return self._run(lambda _, feature: feature, args, kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        # Down is taken as each feature appears: without gradient, no more than one feature is held at a time.
+        reading = self._run(self.side.lower, args, kwargs)
+        first_token = self.place.stack == "encoder" and not self.place.paired
+        states = self.side(reading.features, reading.calls, reading.encoder, first_token)
+        out = reading.output
+        if self.side.up is None:
+            out.last_hidden_state = torch.cat([out.last_hidden_state, states], dim=-1)
+            return out
+        raised = self.side.up(states)
+        out.last_hidden_state = out.last_hidden_state + raised if self.place.residual else raised
+        if getattr(out, "pooler_output", None) is not None:
+            out.pooler_output = raised[:, 0]
+        return out
+
+    def _run(self, tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reading:
+        blocks = self.layers
+        names = self._names
+        features: list[Tensor] = []
+        calls: list[dict[str, Any]] = []
+        grad = torch.is_grad_enabled()
+        encoder = None
+        if kwargs.get(Own.ENCODER) is not None:
+            kwargs[Own.ENCODER], encoder = self._parted(kwargs[Own.ENCODER])
+        if self.place.stack == "decoder" and self.training and kwargs.get("past_key_values") is None:
+            kwargs["use_cache"] = False  # models fill a cache by default, in training too, where nobody reads it
+
+        def keep(feature: Tensor) -> None:
+            with torch.set_grad_enabled(grad):
+                # Detached: gradient checkpointing makes embeddings' outputs require a gradient that nobody wants.
+                features.append(tap(len(features), feature.detach()))
+
+        def entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            for name in ("past_key_values", "layer_past"):
+                if name in names:
+                    self._make_room(_named(names, args, kwargs).get(name))
+            keep(args[0])
+
+        def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            calls.append(_named(names, args, kwargs))
+
+        def output(_: nn.Module, __: Any, out: Any) -> None:
+            keep(out[0] if isinstance(out, tuple) else out)
+
+        handles: list[RemovableHandle] = [blocks[0].register_forward_pre_hook(entry, with_kwargs=True)]
+        for index in self.side.kept:
+            handles.append(blocks[index].register_forward_pre_hook(call, with_kwargs=True))
+            handles.append(blocks[index].register_forward_hook(output))
+        try:
+            with torch.no_grad():
+                out = self.trunk(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return Reading(out, features, calls, encoder)
+
+    def _parted(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+        """The trunk's and the side's part of an encoder's joined states."""
+        trunk, narrow = self.side.width, self.side.narrow
+        if joined.shape[-1] != trunk + narrow:
+            raise ValueError(
+                f"lst: the decoder needs the encoder's states with its side's beside them, {trunk} + {narrow} wide, "
+                f"not {joined.shape[-1]}; take them from this model's own encoder"
+            )
+        # Own memory for the side's part: its gradient and what attention keeps of it must not be d wide.
+        return joined[..., :trunk].detach(), joined[..., trunk:].contiguous()
+
+    def _make_room(self, cache: Cache | None) -> None:
+        """Append places for the side's keys and values to a cache that was made for the trunk's layers alone."""
+        if cache is None:
+            return
+        caches: tuple[Any, ...] = (cache,)
+        if isinstance(cache, EncoderDecoderCache):
+            caches = (cache.self_attention_cache, cache.cross_attention_cache)
+        depth, kept = self.side.depth, self.side.kept
+        for part in caches:
+            # An empty cache grows by itself. One made from a configuration may count another tower's layers.
+            missing = range(len(part.layers), depth + len(kept)) if part.layers else ()
+            if missing and any(layer.is_initialized for layer in part.layers):
+                raise ValueError("lst: this cache was filled or allocated without the side network; pass a new one")
+            for place in missing:
+                like = kept[place - depth] if place >= depth else 0
+                part.layers.append(copy.deepcopy(part.layers[like]))  # still empty
+
+
+def _named(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A block's arguments by name, its first (the hidden states) left out."""
+    return {**dict(zip(names, args[1:], strict=False)), **kwargs}
