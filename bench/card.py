@@ -145,7 +145,7 @@ def load(
 def _fill(module: nn.Module, folder: Path) -> None:
     """Load the saved tensors and see that every trained one was there."""
     from bench.backbone import trainable
-    from bench.runner import load_state
+    from bench.weights import load_state
 
     path = folder / WEIGHTS
     if not path.is_file():

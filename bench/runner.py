@@ -8,15 +8,14 @@ import random
 import tempfile
 import time
 import traceback
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench import card, checks, environment, metrics, models, options, registry
 from bench.api import AlreadyTrained, Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
@@ -38,6 +37,7 @@ from bench.record import blank
 from bench.settings import TrainSettings
 from bench.tracker import Peak
 from bench.trainer import Fit, Trainer
+from bench.weights import load_state, original_tensors, save_state, saved_state
 
 _CHECK_ROWS = 64
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
@@ -355,57 +355,6 @@ def padding_of(tokenizer: Any) -> dict[str, int]:
         "attention_mask": 0,
         "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
     }
-
-
-def original_tensors(backbone: Backbone) -> weakref.WeakValueDictionary[int, Tensor]:
-    """The tensors that the checkpoint brings (not the fresh head's) by identity.
-
-    Held weakly, so that the address of a freed one cannot be mistaken for the tensor a method puts in its place.
-    """
-    fresh = {id(parameter) for parameter in backbone.head_parameters}
-    values = backbone.model.state_dict(keep_vars=True).values()
-    return weakref.WeakValueDictionary({id(value): value for value in values if id(value) not in fresh})
-
-
-def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """What must be saved to get the tuned model back: trained tensors, the fresh head, and what the method added.
-
-    Args:
-        originals: ``original_tensors`` of the model before the method was attached.
-    """
-    state: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in module.state_dict(keep_vars=True).items():
-        if (value.requires_grad or id(value) not in originals) and id(value) not in seen:
-            seen.add(id(value))
-            state[name] = value.detach().cpu().contiguous()
-    return state
-
-
-def save_state(path: Path, state: dict[str, Tensor]) -> int:
-    """Write tensors as safetensors; returns the file's bytes."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial)
-    partial.replace(path)
-    return path.stat().st_size
-
-
-def load_state(path: Path, module: nn.Module) -> set[str]:
-    """Load saved tensors into a module with the same method attached; returns their names.
-
-    Raises:
-        KeyError: when the module has no place for a tensor.
-    """
-    from safetensors.torch import load_file
-
-    places, saved = module.state_dict(keep_vars=True), load_file(path)
-    with torch.no_grad():
-        for name, value in saved.items():
-            places[name].copy_(value)
-    return set(saved)
 
 
 def write_predictions(

@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 
-from bench import explain, options, registry, runner, specs
+from bench import explain, options, registry, specs, weights
 from bench.backbone import trainable
 from bench.errors import RequestError
 from bench.methods import peft_bridge
@@ -93,7 +93,7 @@ def test_what_became_of(kind, family, tmp_path):
         return
     chosen, batch = method(kind), zoo.batch(family, CASES[family])
     backbone = zoo.backbone(family, CASES[family])
-    originals, head = runner.original_tensors(backbone), {id(p) for p in backbone.head_parameters}
+    originals, head = weights.original_tensors(backbone), {id(p) for p in backbone.head_parameters}
     module = chosen.attach(backbone)
     names = {name: tuple(value.shape) for name, value in trainable(module).items()}
     frozen = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
@@ -108,10 +108,10 @@ def test_what_became_of(kind, family, tmp_path):
     assert all(torch.equal(after[name], value) for name, value in frozen.items())
 
     expected = logits(module, batch)
-    runner.save_state(tmp_path / "a.safetensors", runner.saved_state(module, originals))
+    weights.save_state(tmp_path / "a.safetensors", weights.saved_state(module, originals))
     torch.manual_seed(7)
     fresh = chosen.attach(zoo.backbone(family, CASES[family]))
-    runner.load_state(tmp_path / "a.safetensors", fresh)
+    weights.load_state(tmp_path / "a.safetensors", fresh)
     torch.testing.assert_close(logits(fresh, batch), expected, atol=1e-6, rtol=1e-5)
     assert_merges(chosen, module, batch, expected, (kind, family) in UNMERGED)
 
