@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import bench
 from bench import registry
 from bench.engine import Engine
+from bench.errors import RequestError
 from bench.settings import TrainSettings
 from bench.trainer import Trainer
 from tests import tiny, zoo
@@ -78,3 +80,19 @@ def test_data_dependent_initialisation_sees_training_batches():
         pooled = [module.bert(**{k: v for k, v in batch.items() if k != "labels"}).pooler_output for batch in batches]
     torch.testing.assert_close(module.classifier.mean.data, torch.stack(pooled[:2]).mean(dim=(0, 1)))
     assert not module.classifier._forward_pre_hooks
+
+
+def test_a_plugins_tuned_model_is_loaded_with_its_file(place):
+    plugin = PLUGINS / METHODS["scale-shift"]
+    with tiny.registry_restored():
+        record = place.run("scale-shift", [plugin], save=True, steps=4)
+    with tiny.registry_restored():
+        registry._methods.pop("scale-shift", None)
+        registry._plugins.discard(plugin.resolve())
+        with pytest.raises(RequestError, match="Unknown method 'scale-shift'"):
+            bench.load(place.adapter(record))
+        tuned = bench.load(place.adapter(record), plugins=[plugin])
+    assert tuned.method.name == "scale-shift"
+    assert all(p.grad is None for p in tuned.model.parameters())
+    scale = tuned.model.bert.encoder.layer[0].scale
+    assert not torch.equal(scale, torch.ones_like(scale))
