@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings"},
     {"registry", "options", "metrics", "environment", "store", "datasource"},
     {"backbone", "tracker", "checks", "data", "table", "report"},
-    {"models", "memory", "engine"},
+    {"models", "memory", "engine", "calls", "attention"},
     {"trainer", "methods", "tasks"},
     {"probe", "planfile", "progress", "pool"},
     {"runner", "specs", "explain"},
