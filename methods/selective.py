@@ -23,7 +23,7 @@ class Full:
     name: ClassVar[str] = "full"
     swept: ClassVar[str | None] = None
 
-    lr: float = option(5e-5, "peak learning rate", low=0.0)
+    lr: float = option(1e-4, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         backbone.model.requires_grad_(True)
@@ -74,7 +74,7 @@ class LastK:
     swept: ClassVar[str | None] = "k"
 
     k: int | None = option(None, "blocks to train, from the top; none: a quarter of them", low=1)
-    lr: float = option(5e-5, "peak learning rate", low=0.0)
+    lr: float = option(1e-4, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         blocks = self._blocks(backbone)
