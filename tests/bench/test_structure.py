@@ -15,10 +15,10 @@ LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings"},
     {"registry", "options", "metrics", "environment", "store", "datasource"},
     {"backbone", "tracker", "checks", "data", "table", "report"},
-    {"models", "memory", "engine", "calls", "attention"},
+    {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
-    {"probe", "planfile", "progress", "pool"},
-    {"runner", "specs", "explain"},
+    {"probe", "planfile", "progress", "pool", "card"},
+    {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
     {"commands", "cli", "python"},
 ]
