@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from bench.backbone import Backbone
 
+# Heads that a backbone can have and methods are tested on; of these, tasks of TASK_KINDS can be run so far.
 KINDS = ("classification", "regression", "causal-lm", "seq2seq", "image-classification")
+TASK_KINDS = ("classification", "regression")
 
 Batch = dict[str, "torch.Tensor"]
 
@@ -184,7 +186,7 @@ class Task(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of KINDS."""
+        """One of TASK_KINDS."""
         ...
 
     @property

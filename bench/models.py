@@ -41,6 +41,12 @@ ALIASES: dict[str, Alias] = {
     "roberta-base": Alias("FacebookAI/roberta-base", "125 M", "MIT"),
     "roberta-large": Alias("FacebookAI/roberta-large", "355 M", "MIT"),
     "electra-base": Alias("google/electra-base-discriminator", "110 M", "Apache-2.0"),
+    "distilbert": Alias("distilbert/distilbert-base-uncased", "66 M", "Apache-2.0"),
+    "deberta-v3-base": Alias("microsoft/deberta-v3-base", "184 M", "MIT"),
+    "gpt2": Alias("openai-community/gpt2", "124 M", "MIT"),
+    "qwen3-0.6b": Alias("Qwen/Qwen3-0.6B", "0.6 B", "Apache-2.0"),
+    "llama-3.2-1b": Alias("meta-llama/Llama-3.2-1B", "1.2 B", "Llama 3.2 (gated)"),
+    "t5-base": Alias("google-t5/t5-base", "223 M", "Apache-2.0"),
 }
 
 
@@ -175,6 +181,9 @@ def _config(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
         raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}") from error
     if config.model_type not in ARCHITECTURES:
         raise RequestError(f"Model '{source.name}': {unknown('architecture', config.model_type, ARCHITECTURES)}")
+    if getattr(config, "pad_token_id", None) is None:
+        ends = getattr(config, "eos_token_id", None)
+        config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # decoders classify the last token before it
     return config
 
 
@@ -224,10 +233,13 @@ def fresh_head(model: Any, kind: str) -> frozenset[str]:
 
 
 def tokenizer(source: ModelSource) -> Any:
-    """The model's own fast tokenizer."""
+    """The model's own fast tokenizer; one without a padding token pads with its end-of-text token."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.location, revision=source.revision, use_fast=True)
+        found = AutoTokenizer.from_pretrained(source.location, revision=source.revision, use_fast=True)
     except (OSError, ValueError) as error:
         raise RequestError(f"Model '{source.name}': its tokenizer cannot be loaded: {error}") from error
+    if found.pad_token is None:
+        found.pad_token = found.eos_token  # decoders have none; padding is masked, so any token will do
+    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from bench.api import KINDS, Method, Task
+from bench.api import TASK_KINDS, Method, Task
 from bench.errors import RequestError, unknown
 
 _T = TypeVar("_T")
@@ -110,8 +110,8 @@ def register_task(task: Task) -> Task:
     missing = [member for member in members if not hasattr(task, member)]
     if missing:
         raise TypeError(f"task {getattr(task, 'name', task)!r} lacks {', '.join(missing)}")
-    if task.kind not in KINDS:
-        raise ValueError(f"task '{task.name}': {unknown('kind', task.kind, KINDS)}")
+    if task.kind not in TASK_KINDS:
+        raise ValueError(f"task '{task.name}': {unknown('kind', task.kind, TASK_KINDS)}")
     file = Path(sys._getframe(1).f_code.co_filename).resolve()
     _add(_tasks, "task", task.name, Entry(task, file))
     return task

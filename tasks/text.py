@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.api import KINDS, DataSource, Splits
+from bench.api import TASK_KINDS, DataSource, Splits
 from bench.errors import RequestError, unknown
 from bench.metrics import METRICS, compute
 
@@ -29,7 +29,7 @@ class TextTask:
         dataset, config, revision: the data set on the Hub, its configuration and the commit its data is pinned to.
         text: the one or two text columns, in the order they are given to the tokenizer.
         label: the column of class indices (classification) or numbers (regression).
-        kind: one of ``bench.api.KINDS``.
+        kind: one of ``bench.api.TASK_KINDS``.
         labels: class names in the order of their indices; empty for regression.
         metrics: names of ``bench.metrics.METRICS``; ``main_score`` is the one of them to rank by.
         train_split, validation_split: the split to learn from, and the official one for the final score.
@@ -52,8 +52,8 @@ class TextTask:
 
     def __post_init__(self) -> None:
         """Refuse a task that contradicts itself, where it is defined (ValueError)."""
-        if self.kind not in KINDS:
-            raise ValueError(f"task '{self.name}': {unknown('kind', self.kind, KINDS)}")
+        if self.kind not in TASK_KINDS:
+            raise ValueError(f"task '{self.name}': {unknown('kind', self.kind, TASK_KINDS)}")
         if len(self.text) not in (1, 2):
             raise ValueError(f"task '{self.name}' has {len(self.text)} text columns; it takes one or two")
         for metric in self.metrics:

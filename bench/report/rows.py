@@ -52,6 +52,8 @@ _COLUMNS = (
     _Column("train", "samples/s", _of("speed", "train_samples_per_second"), units.significant, False),
     _Column("infer", "samples/s", _of("speed", "inference_samples_per_second"), units.significant, False),
     _Column("latency", "ms", _of("speed", "inference_latency_ms"), units.significant),
+    _Column("merged", "samples/s", _of("speed", "merged_inference_samples_per_second"), units.significant, False),
+    _Column("merged", "ms", _of("speed", "merged_inference_latency_ms"), units.significant),
     _Column("trained", "params", _of("parameters", "trainable"), units.count),
     _Column("of all", "%", _of("parameters", "trainable_percent"), lambda value: units.percent(value).rstrip(" %")),
     _Column("checkpoint", "", _of("parameters", "checkpoint_bytes"), units.size),

@@ -26,6 +26,7 @@ HOW_TO_READ = (
     ("train samples/s", "Examples per second of optimizer steps alone, after warm-up, evaluation left out."),
     ("infer samples/s", "Examples per second when predicting in batches."),
     ("latency ms", "Milliseconds for one example on its own."),
+    ("merged", "The same two with the tuned weights folded into the base weights; empty where a method cannot."),
     ("trained", "Parameters that training changes, the task's head included, and their share of all."),
     ("checkpoint", "Size of what has to be stored per task to use the result again."),
     ("train time", "Time for all training steps, without loading and the final evaluation."),

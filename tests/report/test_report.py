@@ -88,9 +88,9 @@ def test_the_table_can_be_sorted_and_read_aloud(four, tmp_path):
     _, page = report(four, tmp_path)
     heads = [attributes for tag, attributes in page.tags if tag == "th"]
     columns = [attributes for attributes in heads if attributes["scope"] == "col"]
-    assert len(columns) == 12 and sum(attributes["scope"] == "row" for attributes in heads) == 4
+    assert len(columns) == 14 and sum(attributes["scope"] == "row" for attributes in heads) == 4
     assert [attributes["aria-sort"] for attributes in columns].count("descending") == 1
-    assert sum(tag == "button" and "data-first" in attributes for tag, attributes in page.tags) == 12
+    assert sum(tag == "button" and "data-first" in attributes for tag, attributes in page.tags) == 14
     assert all("aria-label" in attributes for _, attributes in page.tags if "data-chart" in attributes)
     assert ("html", {"lang": "en"}) in page.tags
 
