@@ -26,7 +26,7 @@ class TrainSettings:
         "fp32", "fp32; bf16: autocast; fp16: autocast with loss scaling", choices=("fp32", "bf16", "fp16")
     )
     weight_decay: float = option(0.01, "AdamW's decay of matrices (biases and norms are exempt)", low=0.0)
-    warmup: float = option(0.06, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
+    warmup: float = option(0.1, "share of the steps over which the learning rate rises", low=0.0, high=1.0)
     schedule: str = option("linear", "after warm-up: linear decay to 0, or constant", choices=("linear", "constant"))
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", low=0.0)
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")

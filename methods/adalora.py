@@ -133,7 +133,7 @@ class AdaLora:
     warmup: float = option(0.1, "share of the steps before the budget begins to fall", low=0.0, high=1.0)
     final: float = option(0.5, "share of the steps, at the end, with the final budget", low=0.0, high=1.0)
     interval: float = option(0.002, "share of the steps between two allocations; at least one step", low=0.0, high=1.0)
-    lr: float = option(1e-3, "peak learning rate", low=0.0)
+    lr: float = option(2e-3, "peak learning rate", low=0.0)
 
     def __post_init__(self) -> None:
         if self.start_rank < self.rank:

@@ -170,7 +170,7 @@ class Houlsby:
     swept: ClassVar[str | None] = "width"
 
     width: int | None = option(None, "bottleneck width; none: a sixteenth of the hidden size", low=1)
-    lr: float = option(3e-4, "peak learning rate", low=0.0)
+    lr: float = option(1e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         backbone.freeze()
@@ -208,7 +208,7 @@ class Pfeiffer:
     swept: ClassVar[str | None] = "width"
 
     width: int | None = option(None, "bottleneck width; none: a sixteenth of the hidden size", low=1)
-    lr: float = option(3e-4, "peak learning rate", low=0.0)
+    lr: float = option(1e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         backbone.freeze()
@@ -249,7 +249,7 @@ class Parallel:
 
     width: int = option(512, "bottleneck width", low=1)
     scale: float = option(4.0, "factor s of the branch", low=0.0)
-    lr: float = option(3e-4, "peak learning rate", low=0.0)
+    lr: float = option(1e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         backbone.freeze()

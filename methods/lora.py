@@ -213,7 +213,7 @@ class Lora:
     rank_pattern: tuple[str, ...] = option((), "other ranks, as NAME=RANK: a role, or a part or pattern of the path")
     alpha_pattern: tuple[str, ...] = option((), "other alphas, as NAME=ALPHA; of several that match the last holds")
     also_train: tuple[str, ...] = option((), "further modules to train fully: names or patterns (LayerNorm, *norm*)")
-    lr: float = option(1e-3, "peak learning rate", low=0.0)
+    lr: float = option(2e-3, "peak learning rate", low=0.0)
 
     def __post_init__(self) -> None:
         ranks, alphas = _pairs("rank_pattern", self.rank_pattern), _pairs("alpha_pattern", self.alpha_pattern)

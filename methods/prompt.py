@@ -224,7 +224,7 @@ class PromptTuning:
     length: int = option(20, "number of virtual tokens P (the paper: 1 to 150)", low=1)
     init: str = option("vocabulary", "start from drawn vocabulary rows, or random", choices=("vocabulary", "random"))
     place: str = option("auto", _PLACE_HELP, choices=PLACES)
-    lr: float = option(1e-2, "peak learning rate", low=0.0)
+    lr: float = option(3e-2, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         backbone.freeze()
@@ -260,7 +260,7 @@ class PTuning:
         0, "width of the encoder; 0: the embedding's width (lstm: half of it, as two ways join)", low=0
     )
     place: str = option("auto", _PLACE_HELP, choices=PLACES)
-    lr: float = option(1e-3, "peak learning rate", low=0.0)
+    lr: float = option(5e-3, "peak learning rate", low=0.0)
 
     def _hidden(self, width: int) -> int:
         return self.hidden or (max(1, width // 2) if self.encoder == "lstm" else width)

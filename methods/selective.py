@@ -124,7 +124,7 @@ class BitFit:
     swept: ClassVar[str | None] = None
 
     add: bool = option(False, "give linear maps and the blocks' norms that have no bias a bias of zeros")
-    lr: float = option(1e-3, "peak learning rate", low=0.0)
+    lr: float = option(2e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         found = biases(backbone)
@@ -183,7 +183,7 @@ class Norm:
     name: ClassVar[str] = "norm"
     swept: ClassVar[str | None] = None
 
-    lr: float = option(1e-3, "peak learning rate", low=0.0)
+    lr: float = option(2e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         backbone.freeze()

@@ -79,7 +79,7 @@ class Vera:
     dropout: float = option(0.0, "dropout on the update's input while training", low=0.0, high=0.99)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP)
     layers: tuple[str, ...] = option(("all",), LAYERS_HELP)
-    lr: float = option(4e-3, "peak learning rate", low=0.0)
+    lr: float = option(1e-2, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         sites = find(self.name, backbone, self.targets, self.layers)
