@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments, rest = parser.parse_known_args(argv)
         if rest:
-            arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            getattr(arguments, "parser", parser).error(f"unrecognized arguments: {' '.join(rest)}")
         if not hasattr(arguments, "act"):
             parser.print_help()
             return 0

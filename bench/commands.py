@@ -28,7 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     values = _merged(arguments)
     if values.get("dry_run"):
         request, _, out = _request(values)
-        return _dry_run(specs.expand(request), Store(out))
+        expanded = specs.expand(request)
+        specs.check_methods(expanded)
+        return _dry_run(expanded, Store(out))
     chosen, store = compare(values)
     _show(chosen, store, bool(values.get("json")))
     return _verdict(chosen)
@@ -59,6 +61,11 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
         sweep.watcher = watcher
         try:
             sweep.run()
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise RequestError(
+                f"The output folder {out} cannot be written any more: {why}. Records are kept."
+            ) from error
         finally:
             watcher.close()
     records, warnings = store.records()
@@ -86,6 +93,9 @@ def _merged(arguments: argparse.Namespace) -> dict[str, Any]:
     found = planfile.read(path, known)
     if "plugin" in found:
         found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in flags:
+            found.pop(other, None)
     merged = {**found, **flags}
     merged["set"] = [*found.get("set", []), *flags.get("set", [])]
     return merged
@@ -107,7 +117,7 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
         workers = int(values.get("workers", 1))
         if workers < 1:
             raise ValueError
-    except ValueError:
+    except (ValueError, TypeError):
         wrong.append(f"--workers: '{values['workers']}' is not a whole number of at least 1.")
     mirror = mirror_folder(values.get("data_dir"), wrong)
     if wrong:
@@ -163,7 +173,9 @@ def _watcher(total: int, quiet: bool) -> Any:
 def _dry_run(expanded: list[Any], store: Store) -> int:
     from bench.progress import title
 
-    there = {record["run_id"]: record["status"] for record in store.records()[0]} if store.folder.is_dir() else {}
+    records, warnings = store.records() if store.folder.is_dir() else ([], [])
+    _warn(warnings)
+    there = {record["run_id"]: record["status"] for record in records}
     for spec in expanded:
         options = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         state = there.get(spec.run_id, "to do")

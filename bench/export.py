@@ -51,6 +51,8 @@ def export(tuned: Tuned, how: str, to: Path) -> None:
         (_peft if how == "peft" else _merged)(tuned, to)
     except ValueError as error:
         raise RequestError(str(error)) from error
+    except OSError as error:
+        raise RequestError(f"--to {to} cannot be written: {error.strerror or error}.") from error
 
 
 def _peft(tuned: Tuned, to: Path) -> None:

@@ -150,7 +150,10 @@ def gpu_is_busy(device: torch.device) -> str | None:
     if foreign > _CONTEXT_BYTES:
         return f"other processes hold {foreign / 2**30:.1f} GiB of the memory of {device}"
     # Process ids cannot be compared with ours inside a container, but at most one of those listed is us.
-    listed = torch.cuda.list_gpu_processes(device).count(" uses ")
+    try:
+        listed = torch.cuda.list_gpu_processes(device).count(" uses ")
+    except Exception:  # NVML may hide processes in many ways (containers, WSL, MIG); then there is nothing to say
+        return None
     return f"{listed - 1} other process(es) use {device}" if listed > 1 else None
 
 

@@ -34,6 +34,10 @@ def read(path: Path, known: dict[str, type]) -> dict[str, Any]:
             found["set"] = _sets(value, path, wrong)
         elif name not in known:
             wrong.append(f"Plan file {path}: " + unknown("key", key, {*known, "set"}))
+        elif known[name] is bool and not isinstance(value, bool):
+            wrong.append(f"Plan file {path}: {key} is true or false, without quotes.")
+        elif known[name] is str and not isinstance(value, str | int | float):
+            wrong.append(f"Plan file {path}: {key} is one value, not {type(value).__name__}.")
         else:
             found[name] = _text(value) if known[name] is list else value
     if wrong:

@@ -27,12 +27,13 @@ class Pool:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="tunebench-")
+        self._errors = (Path(self._folder.name) / "worker.log").open("w")
         # -P: a file tasks.py in the folder one stands in must not be imported in place of ours.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"},
         )
@@ -61,7 +62,7 @@ class Pool:
             self._stdin.write((json.dumps(order) + "\n").encode())
             self._stdin.flush()
         except BrokenPipeError as error:
-            raise WorkerDied(f"the worker process ended (exit code {self._process.wait()})") from error
+            raise self._death() from error
 
     def events(self, timeout: float) -> list[dict[str, Any]]:
         """Events that came within ``timeout`` seconds, as they come; empty when none did.
@@ -73,9 +74,14 @@ class Pool:
             return []
         data = self._stdout.read()
         if data == b"":
-            raise WorkerDied(f"the worker process ended (exit code {self._process.wait()})")
+            raise self._death()
         *lines, self._pending = (self._pending + (data or b"")).split(b"\n")
         return [json.loads(line) for line in lines]
+
+    def _death(self) -> WorkerDied:
+        code = self._process.wait()
+        lines = (Path(self._folder.name) / "worker.log").read_text(errors="replace").strip().splitlines()
+        return WorkerDied(f"the worker process ended (exit code {code}){': ' + lines[-1] if lines else ''}")
 
     def result(self, run_id: str) -> dict[str, Any] | None:
         """The record a finished job left, or None when its process died before it could."""
@@ -103,6 +109,7 @@ class Pool:
             self._process.wait()
         self._stdout.close()
         self._selector.close()
+        self._errors.close()
         self._folder.cleanup()
 
     def _file(self, run_id: str, ending: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import importlib
@@ -31,10 +32,21 @@ class Entry:
 
     @property
     def code(self) -> str:
-        """First 16 hex digits of the SHA-256 of the defining file, and of ``code_version`` where the object has one
-        (another package does its work): the version of this code."""
-        version = str(getattr(self.value, "code_version", ""))
-        return hashlib.sha256(self.file.read_bytes() + version.encode()).hexdigest()[:16]
+        """First 16 hex digits of a SHA-256: the version of this code.
+
+        It covers the defining file, the files beside it that it imports, and ``code_version`` where the object has
+        one (another package does its work).
+        """
+        digest = hashlib.sha256(str(getattr(self.value, "code_version", "")).encode())
+        for path in _sources(self.file):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def importable(self) -> bool:
+        """Whether another process finds it: built in, installed or from a plugin file, not from a script."""
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        return self.file.is_file() and (script is None or self.file != Path(script).resolve())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +62,24 @@ class Family:
     names: Callable[[], Mapping[str, str]]
     make: Callable[[str], None]
     help: Callable[[], str]
+
+
+def _sources(file: Path) -> list[Path]:
+    """A file of ``bench.methods`` or ``bench.tasks`` with those of its package that it imports, in name order."""
+    found, waiting = {file}, [file]
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.startswith(("bench.methods", "bench.tasks"))
+            ):
+                names = [node.module.rsplit(".", 1)[-1], *(alias.name for alias in node.names)]
+                beside = {file.parent / f"{name}.py" for name in names}
+                new = {path for path in beside if path.is_file()} - found
+                found |= new
+                waiting += new
+    return sorted(found)
 
 
 _methods: dict[str, Entry] = {}

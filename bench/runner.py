@@ -155,7 +155,7 @@ class Run:
         train_rows, dev_rows = hold_out(len(splits.train), self.settings.dev_size)
         train_rows = subsample(train_rows, self.settings.train_size)
         rows = subsample(range(len(splits.validation)), self.settings.eval_size)
-        key = f"{splits.fingerprint}|{self.source.fingerprint}|{self.job.spec['code']['task']}"
+        key = f"{splits.fingerprint}|{self.source.fingerprint}|{self.job.spec['code']['task']}|{self.task.name}"
 
         def encoded(dataset: Any, rows: Sequence[int], name: str) -> Encoded:
             chosen = dataset.select(rows)
@@ -257,7 +257,8 @@ class Run:
         self.record["scores"] = self.task.score(predictions, references)
         self.record["main_score"] = self.task.main_score
         self.record["higher_is_better"] = self.task.higher_is_better
-        self.record["stderr"] = metrics.standard_error(self.task.main_score, predictions, references)
+        if self.task.main_score in metrics.METRICS:  # a task may bring a score of its own
+            self.record["stderr"] = metrics.standard_error(self.task.main_score, predictions, references)
         self.record["speed"] |= {
             "inference_samples_per_second": len(validation) / seconds,
             "inference_latency_ms": self.engine.latency_ms(self.module, validation),
@@ -338,7 +339,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the GPU or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def seed_everything(seed: int) -> None:

@@ -96,6 +96,7 @@ def expand(request: Request) -> list[RunSpec]:
     sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
     data = DataSource(request.mirror)
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks if task is not None]
+    mistakes.attempt(partial(_check_importable, request))
     mistakes.stop()
     found: dict[str, RunSpec] = {}
     for fact, source, method, seed in itertools.product(
@@ -125,6 +126,24 @@ def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
     return given
 
 
+def _check_importable(request: Request) -> None:
+    """Each run has a process of its own, which does not see what a script or notebook defined."""
+    entries = {name: registry.method_entry for name in request.methods} | {
+        name: registry.task_entry for name in request.tasks
+    }
+    wrong = []
+    for name, look in entries.items():
+        try:
+            entry = look(name)
+        except RequestError:
+            continue  # said already
+        if not entry.importable:
+            wrong.append(f"'{name}' is defined in a script ({entry.file.name}), which runs do not import: put it into "
+                         f"a file of its own and name that with --plugin FILE (in Python: plugin='FILE').")  # fmt: skip
+    if wrong:
+        raise RequestError(wrong)
+
+
 def _settings(request: Request, given: dict[str, str]) -> TrainSettings:
     merged = {**request.train, **given}
     if merged.get("steps") is not None and merged.get("epochs") is not None:
@@ -149,6 +168,8 @@ def _variants(name: str, given: dict[str, str], request: Request) -> list[Method
     wrong = [unknown(f"option of {name}", option, known) for option in given if option not in known]
     if wrong:
         raise RequestError(wrong)
+    if "lr" in given and request.train.get("lr") is not None:
+        raise RequestError(f"--lr and --set {name}.lr both set the same option.")
     axes: dict[str, list[str]] = {}
     for option, text in given.items():
         listed = options.is_list(known[option])
@@ -243,6 +264,8 @@ def check_methods(specs: list[RunSpec]) -> None:
             message = str(error) if str(error).startswith(f"{spec.method.name}:") else f"{spec.method.name}: {error}"
             if message not in wrong:
                 wrong.append(message)
+        except Exception:
+            continue  # a plugin may need real weights to attach: its run will say what is wrong
     if wrong:
         raise RequestError(wrong)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ class Sweep:
     store: Store
     options: Options
     watcher: Watcher
-    active: dict[str, float] = field(default_factory=dict)
+    active: dict[str, int | None] = field(default_factory=dict)  # run id → its GPU, where several run at once
 
     def missing(self) -> list[RunSpec]:
         """The runs of the plan that are not there, in the plan's order."""
@@ -84,7 +84,8 @@ class Sweep:
     def _round(self, waiting: list[RunSpec]) -> list[RunSpec]:
         """Do what can be claimed; returns what another process holds, once it is free again."""
         held: list[RunSpec] = []
-        with Pool() as pool, ExitStack() as claims:
+        # The pool ends first: a claim is given up only when nobody writes for it any more.
+        with ExitStack() as claims, Pool() as pool:
             free = {spec.run_id: claims.enter_context(ExitStack()) for spec in waiting}
             queue = list(waiting)
             try:
@@ -97,7 +98,7 @@ class Sweep:
                 raise
             except WorkerDied as death:
                 for run_id in list(self.active):
-                    self._finish(pool, run_id, None, f"{death}", free)
+                    self._finish(pool, run_id, pool.result(run_id) or self._lost(run_id, f"{death}"), free)
                 return queue + held
         for spec in held:
             while not self.store.wait(spec.run_id, 3600):
@@ -112,9 +113,9 @@ class Sweep:
         if not self.options.fresh and self._done(self.store.read(run_id)):
             free[run_id].close()  # another process finished it meanwhile
             return
-        pool.submit(self._job(spec), self._gpu(spec))
-        self.active[run_id] = time.monotonic()
+        self.active[run_id] = self._gpu(spec)
         self.watcher.started(run_id, spec.spec)
+        pool.submit(self._job(spec), self.active[run_id])
 
     def _job(self, spec: RunSpec) -> Job:
         workers = self.options.workers
@@ -135,7 +136,8 @@ class Sweep:
             return None
         import torch
 
-        return len(self.active) % torch.cuda.device_count()
+        taken = Counter(self.active.values())
+        return min(range(torch.cuda.device_count()), key=lambda gpu: taken[gpu])
 
     def _listen(self, pool: Pool, free: dict[str, ExitStack]) -> None:
         for message in pool.events(0.5):
@@ -143,19 +145,27 @@ class Sweep:
             if run_id not in self.active:
                 continue
             if message["event"] == "exit":
-                why = _death(message["code"])
-                self._finish(pool, run_id, pool.result(run_id), why, free)
+                record = pool.result(run_id) or self._lost(run_id, _death(message["code"]), pool.log_tail(run_id))
+                self._finish(pool, run_id, record, free)
             else:
                 self.watcher.event(run_id, message)
 
-    def _finish(self, pool: Pool, run_id: str, record: Record | None, why: str, free: dict[str, ExitStack]) -> None:
-        if record is None:
-            record = blank(self._spec(run_id), run_id)
-            record["status"], record["error"] = "failed", why
-            record["traceback"] = pool.log_tail(run_id) or None
+    def _lost(self, run_id: str, why: str, log: str | None = None) -> Record:
+        """The record of a run whose process left none; without a log it is the worker that died, and it counts as
+        interrupted: the same command does it again."""
+        record = blank(self._spec(run_id), run_id)
+        record["status"] = "interrupted" if log is None else "failed"
+        record["error"], record["traceback"] = why, log or None
+        return record
+
+    def _finish(self, pool: Pool, run_id: str, record: Record, free: dict[str, ExitStack]) -> None:
         if record["status"] == "ok":
             record["checks"]["seeds differ"] = self._seeds(record)
-        self.store.write(record)
+        try:
+            self.store.write(record)
+        except ValueError as error:  # a plugin put something into it that no record can hold
+            record = self._lost(run_id, str(error), log="")
+            self.store.write(record)
         del self.active[run_id]
         free[run_id].close()
         self.watcher.finished(record)
@@ -175,9 +185,9 @@ class Sweep:
 
     def _interrupted(self) -> None:
         for run_id in self.active:
-            record = blank(self._spec(run_id), run_id)
-            record["error"] = "stopped by the user; the same command starts it again"
-            self.store.write(record)
+            there = self.store.read(run_id)
+            if there is None or there["status"] in _AGAIN:  # what is done again keeps its earlier record
+                self.store.write(self._lost(run_id, "stopped by the user; the same command starts it again"))
         self.active.clear()
 
 

@@ -15,6 +15,7 @@ import selectors
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ class _Server:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 self._child(order)
                 code = 0
+            except BaseException:  # the last word of a process that ends here: its log must say why
+                traceback.print_exc()
             finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(code)
         self.children[pid] = order["job"]["run_id"]
 
@@ -103,7 +108,8 @@ class _Server:
         for target, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, target)
         if order.get("gpu") is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(order["gpu"])
+            visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[order["gpu"]] if visible else str(order["gpu"])
         from bench.job import Job
         from bench.runner import execute
 

@@ -297,3 +297,58 @@ def test_python_api_needs_no_main_guard(bench: Bench, tiny_model: Path, mirror: 
     )  # fmt: skip
     assert "2 ['head', 'lora'] True" in done.stdout, done.stderr
     assert "Did you mean 'steps'?" in done.stdout
+
+
+def test_a_method_defined_in_the_calling_script_is_refused_with_the_way_out(
+    tiny_model: Path, mirror: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\nimport bench\n"
+        "@bench.register_method\n@dataclass(frozen=True)\nclass Mine:\n    name: ClassVar[str] = 'mine'\n"
+        "    swept: ClassVar[str | None] = None\n    lr: float = bench.option(1e-3, 'rate')\n"
+        "    def attach(self, backbone):\n        return backbone.model\n"
+        f"try:\n    bench.run(methods='mine', task='glue/sst2', model={str(tiny_model)!r})\n"
+        "except bench.RequestError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "BENCH_DATA": str(mirror)},
+    )  # fmt: skip
+    assert "--plugin FILE" in done.stdout, done.stderr
+
+
+def test_interrupting_a_fresh_run_keeps_the_earlier_record(tiny_model: Path, mirror: Path, tmp_path: Path) -> None:
+    """Ctrl-C while a finished run is done again (--fresh) must not take its record away."""
+    arguments = ["run", "--methods", "head", "--task", "glue/sst2", "--model", str(tiny_model), "--steps", "4000",
+                 "--set", "train.evaluations=400", "--out", "out"]  # fmt: skip
+    environment = {**os.environ, "BENCH_DATA": str(mirror), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bench", *arguments]
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+    (path,) = (tmp_path / "out/runs").glob("*.json")
+    before = path.read_bytes()
+    process = subprocess.Popen([*command, "--fresh"], cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    while "dev" not in process.stderr.readline():
+        continue
+    process.send_signal(2)
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and path.read_bytes() == before
+
+
+def test_plan_files_say_what_is_of_the_wrong_type(bench_here: Bench, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text('methods = "lora"\ntask = "glue/sst2"\nsave = "no"\nworkers = [2]\n')
+    done = bench_here("run", "--plan", "plan.toml")
+    assert done.returncode == 2
+    assert "save is true or false" in done.stderr and "workers is one value" in done.stderr
+
+
+def test_lr_given_twice(bench_here: Bench, tiny_model: Path) -> None:
+    done = bench_here("run", "--methods", "lora", "--task", "glue/sst2", "--model", tiny_model, "--lr", 1,
+                      "--set", "lora.lr=0.1,0.2")  # fmt: skip
+    assert done.returncode == 2 and "--lr and --set lora.lr both set the same option" in done.stderr
+
+
+def test_unknown_flag_before_a_command(bench_here: Bench) -> None:
+    done = bench_here("--versoin")
+    assert done.returncode == 2 and "Did you mean '--version'?" in done.stderr
