@@ -249,7 +249,7 @@ class Parallel:
 
     width: int = option(512, "bottleneck width", low=1)
     scale: float = option(4.0, "factor s of the branch", low=0.0)
-    lr: float = option(1e-3, "peak learning rate", low=0.0)
+    lr: float = option(2e-4, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
         backbone.freeze()

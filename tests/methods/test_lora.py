@@ -219,7 +219,7 @@ def test_counts_on_llama_3b() -> None:
 
 
 def test_counts_on_t5_base() -> None:
-    # 12 encoder layers attend once and 12 decoder layers twice: 36 attentions; 3,819,876 − 280,932 of METHODS' table.
+    # 12 encoder layers attend once and 12 decoder layers twice: 36 attentions; 3,819,876 − 280,932 of the LST paper.
     expected = 36 * 2 * 32 * (768 + 768)
     assert Lora(rank=32).trainable_count(t5_base()) == expected == 3_538_944
     assert count(list(trainable(Lora(rank=32).attach(t5_base())).values())) == expected
