@@ -285,7 +285,7 @@ class PrefixTuning:
     std: float = option(1.0, "without projection: standard deviation of the start", low=0.0)
     places: tuple[str, ...] = option(PLACES, _PLACES_HELP)
     positions: str = option("auto", _POSITIONS_HELP, choices=POSITIONS)
-    lr: float = option(1e-2, "peak learning rate", low=0.0)
+    lr: float = option(5e-4, "peak learning rate", low=0.0)
 
     @property
     def _settings(self) -> Settings:
