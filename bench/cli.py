@@ -126,7 +126,7 @@ def _run(commands: Any) -> None:
 
 def _train_flags(group: Any) -> None:
     group.add_argument("--steps", metavar="N", help="optimizer steps")
-    group.add_argument("--epochs", metavar="N", help="passes over the training rows (default: 1)")
+    group.add_argument("--epochs", metavar="N", help="passes over the training rows (default: 3)")
     group.add_argument("--batch-size", metavar="N", help="rows per pass (default: 32)")
     group.add_argument("--eval-batch-size", metavar="N", help="rows per evaluation pass (default: 64)")
     group.add_argument("--grad-accum", metavar="N", help="passes per optimizer step (default: 1)")

@@ -10,7 +10,7 @@ class TrainSettings:
     """Training options; the command line has a flag for the common ones and ``--set train.NAME=`` for all."""
 
     steps: int | None = option(None, "optimizer steps; none: as many as epochs takes", low=1)
-    epochs: float | None = option(None, "passes over the training rows; none and no steps: 1", low=0.001)
+    epochs: float | None = option(None, "passes over the training rows; none and no steps: 3", low=0.001)
     batch_size: int = option(32, "rows in one forward and backward pass", low=1)
     eval_batch_size: int = option(64, "rows in one evaluation pass", low=1)
     grad_accum: int = option(1, "passes per optimizer step", low=1)

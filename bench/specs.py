@@ -18,6 +18,8 @@ from bench.environment import versions
 from bench.errors import RequestError, unknown
 from bench.settings import TrainSettings
 
+DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -219,7 +221,7 @@ def _spec(
         method = dataclasses.replace(method, lr=settings.lr)  # type: ignore[type-var]
     rows = len(hold_out(facts["train_rows"], settings.dev_size)[0])
     per_epoch = steps_per_epoch(min(rows, settings.train_size or rows), settings.batch_size, settings.grad_accum)
-    steps = settings.steps or max(1, round((settings.epochs or 1.0) * per_epoch))
+    steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
