@@ -12,11 +12,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from bench.calls import by_name
 
-SDPA, EAGER = "sdpa with prefix", "eager with prefix"
+_SDPA, _EAGER = "sdpa with prefix", "eager with prefix"
 
 
 class Shared:
@@ -146,6 +145,8 @@ def _attention(inner: Callable[[nn.Module], Callable[..., Any]], fused: bool) ->
 
 
 def _sdpa(module: nn.Module) -> Callable[..., Any]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     return cast(Callable[..., Any], ALL_ATTENTION_FUNCTIONS["sdpa"])
 
 
@@ -154,9 +155,18 @@ def _eager(module: nn.Module) -> Callable[..., Any]:
     return cast(Callable[..., Any], sys.modules[type(module).__module__].eager_attention_forward)
 
 
-# Models look their attention function up by the name in their configuration; this adds two names.
-AttentionInterface.register(SDPA, _attention(_sdpa, fused=True))
-AttentionInterface.register(EAGER, _attention(_eager, fused=False))
+def implementation(current: str) -> str:
+    """The name of the attention function with prefix for a model that uses ``current``: sdpa, or its own eager one.
+
+    Models look their attention function up by the name in their configuration; this adds two names. It is done at
+    the first call, because transformers' modelling code takes a second to import.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+    if _SDPA not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(_SDPA, _attention(_sdpa, fused=True))
+        AttentionInterface.register(_EAGER, _attention(_eager, fused=False))
+    return _SDPA if current == "sdpa" else _EAGER
 
 
 class PaddedAttention:

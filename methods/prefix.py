@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import option
-from bench.attention import EAGER, SDPA, PaddedAttention, Prefix, Shared
+from bench.attention import PaddedAttention, Prefix, Shared, implementation
 from bench.backbone import Backbone, Tower, widths
 from bench.calls import accepts, by_name, check_length, positions, seen, stack
 from bench.errors import unknown
@@ -223,7 +223,7 @@ def _install(spot: Spot, settings: Settings, shared: Shared, device: torch.devic
         return
     # A configuration of its own: the model's decides how masks are made, and stays as it was.
     config = copy.copy(spot.module.config)
-    config._attn_implementation = SDPA if config._attn_implementation == "sdpa" else EAGER
+    config._attn_implementation = implementation(config._attn_implementation)
     spot.module.config = config
 
 
