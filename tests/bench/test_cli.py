@@ -263,7 +263,7 @@ def test_show_explains(bench_here: Bench, name: str) -> None:
     done = bench_here("show", name)
     assert done.returncode == 0 and name in done.stdout
     if name == "lora":
-        for part in ("(α/r)·B A", "2106.09685", "rank", "alpha", "dropout", "targets", "layers", "0.001"):
+        for part in ("(α/r)·B A", "2106.09685", "rank", "alpha", "dropout", "targets", "layers", "0.002"):
             assert part in done.stdout
 
 
