@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from bench.record import schema
+from tests.bench.test_sweep import obey_ctrl_c
 from tests.conftest import Bench, sentences, write_split
 
 QUICK = ("--task", "glue/sst2", "--steps", 12, "--quiet", "--set", "train.evaluations=2")
@@ -327,11 +329,13 @@ def test_interrupting_a_fresh_run_keeps_the_earlier_record(tiny_model: Path, mir
     subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
     (path,) = (tmp_path / "out/runs").glob("*.json")
     before = path.read_bytes()
-    process = subprocess.Popen([*command, "--fresh"], cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, "--fresh"], cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE, preexec_fn=obey_ctrl_c
+    )
     assert process.stderr is not None
-    while "dev" not in process.stderr.readline():
-        continue
-    process.send_signal(2)
+    while "dev" not in (line := process.stderr.readline()):
+        assert line, "it ended by itself"
+    process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130 and path.read_bytes() == before
 

@@ -22,9 +22,15 @@ def command(model: Path, out: Path, *extra: str) -> list[str]:
     return [sys.executable, "-m", "bench", "run", *methods, *task, "--model", str(model), "--out", str(out), *extra]
 
 
+def obey_ctrl_c() -> None:
+    """A background job of a shell ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(arguments: list[str], mirror: Path, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         arguments, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=obey_ctrl_c,
         env={**os.environ, "BENCH_DATA": str(mirror), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
