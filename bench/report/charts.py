@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench import units
-from bench.record import SPLIT, Record, main_value, scored
+from bench.record import Record, main_value, scored
+from bench.report import memory
 from bench.report.escape import plot
 from bench.report.labels import place
 
@@ -20,7 +21,6 @@ INKS = 8
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _MOST_LABELS = 8  # more points than this are named by a legend instead of beside the point
-_MOST_BARS = 40
 _MOST_ERROR_BARS = 60
 _CURVE_POINTS = 10_000  # over all curves of one chart: what keeps 500 runs small and quick to draw
 _LONGEST_LABEL = 26  # characters of a label beside a bar, on a phone
@@ -80,6 +80,7 @@ class _Drawer:
                 {"title": {"text": "trained parameters"}, "type": "log", "tickformat": "~s", "dtick": 1},
             ),
             self._memory(),
+            self._phases(),
             self._curve("Training loss", "loss", "loss"),
             self._curve("Dev score", "dev_score", self._score_title(), self._score_scale()),
         ]
@@ -140,9 +141,8 @@ class _Drawer:
             "text": [self._label(run) for run in runs],
             "hovertext": [self._hover(run) for run in runs],
             "hovertemplate": "%{hovertext}<br>%{x:,.4~g} · %{y:.4~g}<extra></extra>",
-            "marker": {"symbol": _SYMBOLS[(number + number // INKS) % len(_SYMBOLS)], "size": 10},
             "cliponaxis": False,
-            "meta": {"ink": f"m{number % INKS}"},
+            **_look(number),
         }
 
     def _label(self, run: Record) -> str:
@@ -152,45 +152,14 @@ class _Drawer:
         return f"{plot(self.names[run['run_id']])}, seed {run['spec']['seed']}"
 
     def _memory(self) -> Chart:
-        """What the training peak consists of, one bar for each configuration, best score at the top."""
-        title, note = "What the training peak consists of", "Megabytes by kind of tensor, best score first."
-        bars: dict[str, Mapping[str, Any]] = {}
-        method: dict[str, str] = {}
-        for run in self.ordered:
-            split = run["memory"]["train_peak"]
-            if any(split[part] is not None for part in SPLIT):
-                bars.setdefault(self.names[run["run_id"]], split)
-                method[self.names[run["run_id"]]] = run["spec"]["method"]["name"]
-        if len(bars) > _MOST_BARS:
-            quota = max(1, _MOST_BARS // len(set(method.values())))
-            note += f" The best {quota} of each method, of {len(bars)} configurations."
-            bars = {label: bars[label] for label in _first_of_each(method, quota)[:_MOST_BARS]}
-        shown = [plot(label, _LONGEST_LABEL) for label in bars]
-        traces: list[Trace] = [
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": part,
-                # Bars stand at numbers and the axis names them: two labels may be the same once cut short.
-                "y": list(range(len(bars))),
-                "x": [_scaled(split[part], 1e-6) for split in bars.values()],
-                "hovertext": [plot(label) for label in bars],
-                "hovertemplate": "%{hovertext}<br>" + part + " %{x:,.1f} MB<extra></extra>",
-                "meta": {"ink": part},
-            }
-            for part in SPLIT
-            if bars
-        ]
-        ticks = {"tickvals": list(range(len(bars))), "ticktext": shown, "range": [len(bars) - 0.5, -0.5]}
-        layout = {
-            "barmode": "stack",
-            "bargap": 0.35,
-            "height": 120 + 34 * len(bars),
-            "xaxis": {"title": {"text": "MB"}, "rangemode": "tozero"},
-            "yaxis": {**ticks, "automargin": True, "showgrid": False},
-            "legend": {"traceorder": "normal"},
-        }
-        return Chart(title, note, traces, layout, wide=True)
+        note, traces, layout = memory.split(self.ordered, self.names)
+        return Chart("What the training peak consists of", note, traces, layout, wide=True)
+
+    def _phases(self) -> Chart:
+        note, traces, layout = memory.phases(
+            self.ordered, self.names, {name: _look(number) for name, number in self.slot.items()}
+        )
+        return Chart("Peak memory over phases", note, traces, layout)
 
     def _curve(self, title: str, value: str, axis: str, scale: float = 1.0) -> Chart:
         """A value against the optimizer step, one line per run, one legend entry per label or method."""
@@ -236,15 +205,10 @@ def thinned(points: Sequence[Any], most: int) -> list[Any]:
     return [points[index] for index in range((len(points) - 1) % stride, len(points), stride)]
 
 
-def _first_of_each(method: Mapping[str, str], quota: int) -> list[str]:
-    """The labels in their order, at most so many of one method."""
-    counts: dict[str, int] = {}
-    kept = []
-    for label, name in method.items():
-        counts[name] = counts.get(name, 0) + 1
-        if counts[name] <= quota:
-            kept.append(label)
-    return kept
+def _look(number: int) -> Trace:
+    """Symbol and ink of a method: the same in every chart."""
+    symbol = _SYMBOLS[(number + number // INKS) % len(_SYMBOLS)]
+    return {"marker": {"symbol": symbol, "size": 10}, "meta": {"ink": f"m{number % INKS}"}}
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

@@ -128,11 +128,11 @@ def test_the_command_quotes_what_a_shell_would_act_on():
 
 def test_charts_show_every_method_in_one_colour(four, tmp_path):
     _, page = report(four, tmp_path)
-    assert len(page.charts) == 5
-    memory, parameters, split, loss, dev = page.charts
+    assert len(page.charts) == 6
+    memory, parameters, split, phases, loss, dev = page.charts
     inks = {trace["name"]: trace["meta"]["ink"] for trace in memory["data"]}
     assert len(set(inks.values())) == 4
-    for chart in (parameters, loss, dev):
+    for chart in (parameters, phases, loss, dev):
         assert {trace["name"]: trace["meta"]["ink"] for trace in chart["data"]} == inks
     assert parameters["layout"]["xaxis"]["type"] == "log"
     assert [trace["name"] for trace in split["data"]] == ["weights", "gradients", "optimizer", "activations", "other"]
@@ -140,6 +140,20 @@ def test_charts_show_every_method_in_one_colour(four, tmp_path):
     row = [label for label in split["layout"]["yaxis"]["ticktext"]].index("full")
     bars = sum(trace["x"][row] for trace in split["data"])
     assert bars == pytest.approx(full["memory"]["train_peak_bytes"] / 1e6, rel=1e-3)
+
+
+def test_the_peak_of_every_phase_is_drawn(four, tmp_path):
+    four[1]["memory"]["phases"]["initialization"] = {"peak_bytes": 7_000_000, "split": {}}
+    _, page = report(four, tmp_path)
+    phases = next(chart for chart in page.charts if chart["layout"]["xaxis"].get("type") == "category")
+    assert phases["layout"]["xaxis"]["categoryarray"] == [
+        "loaded", "forward", "backward", "step", "evaluation", "initialization",
+    ]  # fmt: skip
+    lora = next(trace for trace in phases["data"] if trace["name"] == "lora")
+    measured = four[1]["memory"]["phases"]
+    assert lora["x"][-1] == "initialization" and lora["y"][-1] == 7
+    assert lora["y"][2] == pytest.approx(measured["backward"]["peak_bytes"] / 1e6, rel=1e-3)
+    assert len(next(trace for trace in phases["data"] if trace["name"] == "lst")["x"]) == 5
 
 
 def test_charts_without_measurements_are_left_out():
