@@ -224,3 +224,16 @@ class Task(Protocol):
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Score predictions (class indices or numbers) against references; each score by its standard name."""
         ...
+
+
+@runtime_checkable
+class Resolves(Protocol):
+    """A task that finds out from its data what nobody said (columns, labels) before anything else is asked of it."""
+
+    def resolve(self, source: DataSource) -> Task:
+        """The same task with nothing left open; the same data and options give an equal one in every process.
+
+        Raises:
+            RequestError: when the data cannot be had or does not say enough.
+        """
+        ...

@@ -106,7 +106,7 @@ def _run(commands: Any) -> None:
     what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
     what.add_argument("--seeds", metavar="0,1", help="one run per seed (default: 0)")
     what.add_argument(
-        "--set", action="append", metavar="M.OPTION=V", help="set a method's option, or train.OPTION; repeatable"
+        "--set", action="append", metavar="M.OPTION=V", help="set an option of a method, of task or train; repeatable"
     )
     what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
     _plugin_flag(what)

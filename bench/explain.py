@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import models, options, registry
+from bench import models, options, registry, taskoptions
 from bench.api import Mergeable, Task
 from bench.errors import RequestError, unknown
 from bench.settings import TrainSettings
@@ -63,7 +63,7 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
             _say(console, f"Used first, where it is installed: the package {alias.distribution}")
     elif name == "train":
         _say(console, "train: options of the trainer, the same for every method; set with --set train.OPTION=VALUE\n")
-        _options(TrainSettings, console)
+        _options(options.options(TrainSettings), console)
     else:
         raise RequestError(unknown("method, task or model", name, {*methods, *tasks, *models.ALIASES, "train"}))
 
@@ -74,14 +74,14 @@ def _method(cls: Any, console: Console) -> None:
     swept = f"--ranks sets {cls.name}.{cls.swept}." if cls.swept else "--ranks does not apply: one size only."
     merges = "Can be merged into the base weights." if issubclass(cls, Mergeable) else "Cannot be merged."
     _say(console, f"\n{swept} {merges} Defined in {registry.method_entry(cls.name).file.name}.\n")
-    _options(cls, console)
+    _options(options.options(cls), console)
 
 
-def _options(cls: type, console: Console) -> None:
+def _options(known: Mapping[str, options.Option], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("option", "type", "default", "what it does"):
         table.add_column(heading, overflow="fold")
-    for option in options.options(cls).values():
+    for option in known.values():
         default = option.default
         shown = ",".join(default) if isinstance(default, tuple) else str(default)
         choices = f" ({', '.join(option.limits.choices)})" if option.limits.choices else ""
@@ -98,6 +98,10 @@ def _task(task: Task, console: Console) -> None:
     for name in ("dataset", "config", "revision"):
         if getattr(task, name, None):
             _say(console, f"{name}: {getattr(task, name)}")
+    known = taskoptions.declared(task)
+    if known:
+        _say(console, f"\nSet with --set {taskoptions.OWNER}.OPTION=VALUE:\n")
+        _options(known, console)
 
 
 def _say(console: Console, text: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import card, checks, environment, metrics, models, options, registry
+from bench import card, checks, environment, metrics, models, options, registry, taskoptions
 from bench.api import AlreadyTrained, Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
 from bench.backbone import Backbone, count, trainable
 from bench.data import (
@@ -65,7 +65,8 @@ class Run:
             registry.method_entry(spec["method"]["name"]).value, chosen, spec["method"]["name"]
         )
         self.trains = not isinstance(self.method, AlreadyTrained)
-        self.task: Task = registry.task_entry(spec["task"]["name"]).value
+        self.data_source = DataSource(Path(job.mirror) if job.mirror else None)
+        self.task: Task = taskoptions.rebuild(spec["task"], self.data_source)
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
@@ -148,14 +149,14 @@ class Run:
         return module, backbone
 
     def _load_data(self, tokenizer: Any) -> _Data:
-        mirror = Path(self.job.mirror) if self.job.mirror else None
-        splits = self.task.load(DataSource(mirror))
+        splits = self.task.load(self.data_source)
         if splits.fingerprint != self.job.spec["task"]["fingerprint"]:
             raise RequestError("The data changed while the run was waiting; start it again.")
         train_rows, dev_rows = hold_out(len(splits.train), self.settings.dev_size)
         train_rows = subsample(train_rows, self.settings.train_size)
         rows = subsample(range(len(splits.validation)), self.settings.eval_size)
         key = f"{splits.fingerprint}|{self.source.fingerprint}|{self.job.spec['code']['task']}|{self.task.name}"
+        key += "".join(f"|{name}={value!r}" for name, value in taskoptions.plain(self.task).items())
 
         def encoded(dataset: Any, rows: Sequence[int], name: str) -> Encoded:
             chosen = dataset.select(rows)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import models, options, registry
+from bench import models, options, registry, taskoptions
 from bench.api import AlreadyTrained, DataSource, Method, Task
 from bench.data import hold_out, steps_per_epoch
 from bench.environment import versions
@@ -29,7 +29,7 @@ class Request:
         methods, tasks, models: names.
         ranks: values of each method's swept option, as texts; empty: the method's default.
         seeds: one run per seed.
-        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method or ``train``.
+        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``.
         train: training options given by their own flags.
         plugins: Python files to load.
         mirror: folder of data sets in the Hub's layout.
@@ -94,10 +94,11 @@ def expand(request: Request) -> list[RunSpec]:
     settings = mistakes.attempt(lambda: _settings(request, given.get("train", {})))
     chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
-    tasks = [mistakes.attempt(partial(_task, name)) for name in request.tasks]
-    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
     data = DataSource(request.mirror)
-    facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks if task is not None]
+    chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
+    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
+    tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
+    facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
     mistakes.stop()
     found: dict[str, RunSpec] = {}
@@ -117,9 +118,9 @@ def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
         owner, dot, name = left.strip().partition(".")
         if not equals or not dot or not name:
             wrong.append(f"--set {text}: write it as METHOD.OPTION=VALUE, for example lora.rank=4 or train.clip=0.5.")
-        elif owner != "train" and owner not in request.methods:
-            known = {*request.methods, "train"}
-            kind = "owner of an option (a method of this run, or train)"
+        elif owner not in {*request.methods, "train", taskoptions.OWNER}:
+            known = {*request.methods, "train", taskoptions.OWNER}
+            kind = "owner of an option (a method of this run, task, or train)"
             wrong.append(f"--set {text}: {unknown(kind, owner, known)}")
         else:
             given.setdefault(owner, {})[name.strip()] = value.strip()
@@ -196,13 +197,15 @@ def _whole(flag: str, text: str, low: int) -> int:
     return number
 
 
-def _task(name: str) -> Task:
-    task: Task = registry.task_entry(name).value
-    return task
+def _tasks(name: str, given: dict[str, str], data: DataSource) -> list[Task]:
+    """The task once per combination of its options' listed values, nothing in it left open."""
+    chosen = taskoptions.variants(registry.task_entry(name).value, given)
+    return [taskoptions.resolved(task, data) for task in chosen]
 
 
 def _task_facts(task: Task, data: DataSource) -> dict[str, Any]:
     splits = task.load(data)
+    chosen = taskoptions.plain(task)
     return {
         "fingerprint": splits.fingerprint,
         "source": splits.source,
@@ -210,6 +213,7 @@ def _task_facts(task: Task, data: DataSource) -> dict[str, Any]:
         "labels": list(task.labels),
         "train_rows": len(splits.train),
         "validation_rows": len(splits.validation),
+        **({"options": chosen} if chosen else {}),
     }
 
 
@@ -276,7 +280,7 @@ def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
-        key = (spec.method, spec.task.name, spec.source.location)
+        key = (spec.method, spec.task.name, json.dumps(taskoptions.plain(spec.task)), spec.source.location)
         if key not in seen:
             seen.add(key)
             yield spec
