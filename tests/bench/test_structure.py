@@ -17,7 +17,7 @@ LAYERS = [
     {"backbone", "tracker", "checks", "data", "table", "report", "taskoptions"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
-    {"probe", "planfile", "progress", "pool", "card"},
+    {"probe", "planfile", "progress", "pool", "card", "forms"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
     {"commands", "cli", "python"},
