@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import forms, models, options, registry, taskoptions
+from bench import forgetting, forms, models, options, registry, taskoptions
 from bench.api import AlreadyTrained, DataSource, Method, Task
 from bench.data import hold_out, steps_per_epoch
 from bench.environment import versions
@@ -100,6 +100,8 @@ def expand(request: Request) -> list[RunSpec]:
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
+    if settings is not None and settings.forgetting is not None:
+        mistakes.attempt(partial(forgetting.general_text, settings.forgetting, data))
     posed = [
         (task, mistakes.attempt(partial(_pose, task, fact, source, settings)), source)
         for task, fact in zip(tasks, facts, strict=True)
@@ -228,6 +230,7 @@ def _pose(task: Task, facts: tuple[dict[str, Any], Any], source: models.ModelSou
     found, train = facts
     plan = forms.choose(task, source.name, models.family(source))
     forms.check_columns(task, plan, train.column_names)
+    forgetting.check(settings.forgetting, plan, source.name)
     return {**found, "form": {**plan, **forms.amounts(task, plan, train, source, settings.max_length)}}
 
 

@@ -153,9 +153,7 @@ class PromptTask(Rows):
         return each(self.main_score, *self._said(predictions, references))
 
     def _said(self, predictions: Sequence[str], references: Sequence[Any]) -> tuple[list[str], list[Any]]:
-        wanted = [
-            self.said(text) if isinstance(text, str) else [self.said(one) for one in text] for text in references
-        ]
+        wanted = [self.said(text) if isinstance(text, str) else [self.said(one) for one in text] for text in references]
         return [self.said(text) for text in predictions], wanted
 
 
