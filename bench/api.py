@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from bench.backbone import Backbone
 
-# Heads that a backbone can have and methods are tested on; of these, tasks of TASK_KINDS can be run so far.
+# Heads that a backbone can have and methods are tested on.
 KINDS = ("classification", "regression", "causal-lm", "seq2seq", "image-classification")
-TASK_KINDS = ("classification", "regression")
+# What a task asks for; ``bench.forms`` says which head answers it in which family of models.
+TASK_KINDS = ("classification", "regression", "generation", "language-modelling", "image-classification")
 
 Batch = dict[str, "torch.Tensor"]
 
@@ -223,6 +224,33 @@ class Task(Protocol):
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Score predictions (class indices or numbers) against references; each score by its standard name."""
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """What a task of the kind ``generation`` has in the place of ``encode``: prompts, and texts to answer them."""
+
+    @property
+    def template(self) -> str:
+        """The prompt, with ``{column}`` where a row's text goes."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens an answer may have: training answers are cut to it, generation stops there."""
+        ...
+
+    def targets(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The text to learn for each row."""
+        ...
+
+    def references(self, rows: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """What the written text is scored against: a text a row, or a list of texts that are all right."""
+        ...
+
+    def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
+        """The main score of each example by itself, where the whole score is their mean; else None."""
         ...
 
 

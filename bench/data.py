@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,30 @@ from bench.api import Batch, Task
 
 _CHUNK_BATCHES = 50  # batches whose rows are sorted by length together
 _ENCODE_ROWS = 2000
+
+
+class Rows(Protocol):
+    """Encoded examples, however a task's form keeps them."""
+
+    @property
+    def labels(self) -> Any:
+        """One label a row, (rows,)."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """What a row costs, in tokens, shape (rows,): rows of like length share a batch."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The given rows, in that order."""
+        ...
+
+    def collate(self, rows: Sequence[int], padding: dict[str, int]) -> Batch:
+        """The tensors of some rows, padded alike, ``labels`` among them; what the module's forward takes."""
+        ...
 
 
 @dataclass(frozen=True)

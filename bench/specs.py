@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import models, options, registry, taskoptions
+from bench import forms, models, options, registry, taskoptions
 from bench.api import AlreadyTrained, DataSource, Method, Task
 from bench.data import hold_out, steps_per_epoch
 from bench.environment import versions
@@ -102,12 +102,16 @@ def expand(request: Request) -> list[RunSpec]:
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
+    posed = [
+        (task, mistakes.attempt(partial(_pose, task, fact, source, settings)), source)
+        for task, fact in zip(tasks, facts, strict=True)
+        for source in sources
+        if None not in (fact, source, settings)
+    ]
     mistakes.stop()
     found: dict[str, RunSpec] = {}
-    for fact, source, method, seed in itertools.product(
-        zip(tasks, facts, strict=True), sources, itertools.chain(*chosen), seeds
-    ):
-        spec = _spec(method, fact[0], fact[1], source, (settings, seed))
+    for (task, fact, source), method, seed in itertools.product(posed, itertools.chain(*chosen), seeds):
+        spec = _spec(method, task, fact, source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
 
@@ -205,10 +209,11 @@ def _tasks(name: str, given: dict[str, str], data: DataSource) -> list[Task]:
     return [taskoptions.resolved(task, data) for task in chosen]
 
 
-def _task_facts(task: Task, data: DataSource) -> dict[str, Any]:
+def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Any]:
+    """What a specification keeps of a task, and its training rows."""
     splits = task.load(data)
     chosen = taskoptions.plain(task)
-    return {
+    found = {
         "fingerprint": splits.fingerprint,
         "source": splits.source,
         "kind": task.kind,
@@ -217,6 +222,15 @@ def _task_facts(task: Task, data: DataSource) -> dict[str, Any]:
         "validation_rows": len(splits.validation),
         **({"options": chosen} if chosen else {}),
     }
+    return found, splits.train
+
+
+def _pose(task: Task, facts: tuple[dict[str, Any], Any], source: models.ModelSource, settings: TrainSettings) -> Any:
+    """A task's facts with the form in which it is put to a model (RequestError where it cannot be)."""
+    found, train = facts
+    plan = forms.choose(task, source.name, models.family(source))
+    forms.check_columns(task, plan, train.column_names)
+    return {**found, "form": {**plan, **forms.amounts(task, plan, train, source, settings.max_length)}}
 
 
 def _spec(
@@ -226,7 +240,8 @@ def _spec(
     if settings.lr is not None:
         method = dataclasses.replace(method, lr=settings.lr)  # type: ignore[type-var]
     rows = len(hold_out(facts["train_rows"], settings.dev_size)[0])
-    per_epoch = steps_per_epoch(min(rows, settings.train_size or rows), settings.batch_size, settings.grad_accum)
+    examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
+    per_epoch = steps_per_epoch(max(1, examples), settings.batch_size, settings.grad_accum)
     steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
     spec = {
         "method": {"name": method.name, **_plain(method)},
@@ -264,12 +279,16 @@ def check_methods(specs: list[RunSpec]) -> None:
 
     wrong: list[str] = []
     for spec in _distinct(specs):
-        backbone = models.sketch(spec.source, spec.task.kind, spec.task.labels)
+        plan = spec.spec["task"]["form"]
+        backbone = models.sketch(spec.source, plan["model_kind"], spec.task.labels)
         try:
+            forms.check_room(plan, backbone, spec.spec["train"]["max_length"])
             with torch.random.fork_rng():
-                spec.method.attach(backbone)
+                module = spec.method.attach(backbone)
+            forms.check_module(plan, module, spec.method.name)
         except ValueError as error:
-            message = str(error) if str(error).startswith(f"{spec.method.name}:") else f"{spec.method.name}: {error}"
+            known = (f"{spec.method.name}:", "Task ", "max_length")
+            message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
             if message not in wrong:
                 wrong.append(message)
         except Exception:
@@ -282,7 +301,8 @@ def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
-        key = (spec.method, spec.task.name, json.dumps(taskoptions.plain(spec.task)), spec.source.location)
+        told = json.dumps([taskoptions.plain(spec.task), spec.spec["task"]["form"]])
+        key = (spec.method, spec.task.name, told, spec.source.location)
         if key not in seen:
             seen.add(key)
             yield spec

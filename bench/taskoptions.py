@@ -42,10 +42,15 @@ def variants(task: Task, given: Mapping[str, str]) -> list[Task]:
     if wrong:
         raise RequestError(wrong)
     axes = [
-        [text] if options.is_list(known[name]) else [part.strip() for part in text.split(",")]
+        [text] if options.is_list(known[name]) or _prose(known[name]) else [part.strip() for part in text.split(",")]
         for name, text in given.items()
     ]
     return [changed(task, dict(zip(given, values, strict=True))) for values in itertools.product(*axes)]
+
+
+def _prose(option: options.Option) -> bool:
+    """Whether an option's text is free, so that a comma in it is only a comma (a prompt template)."""
+    return option.type_name.startswith("text") and not option.limits.choices
 
 
 def changed(task: Task, given: Mapping[str, Any]) -> Task:

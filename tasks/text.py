@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.api import TASK_KINDS, DataSource, Splits
+from bench.api import DataSource, Splits, option
 from bench.errors import RequestError, unknown
 from bench.metrics import METRICS, compute
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bench.datasource import Loaded
 
+KINDS = ("classification", "regression")
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -29,7 +30,7 @@ class TextTask:
         dataset, config, revision: the data set on the Hub, its configuration and the commit its data is pinned to.
         text: the one or two text columns, in the order they are given to the tokenizer.
         label: the column of class indices (classification) or numbers (regression).
-        kind: one of ``bench.api.TASK_KINDS``.
+        kind: one of KINDS.
         labels: class names in the order of their indices; empty for regression.
         metrics: names of ``bench.metrics.METRICS``; ``main_score`` is the one of them to rank by.
         train_split, validation_split: the split to learn from, and the official one for the final score.
@@ -49,11 +50,21 @@ class TextTask:
     higher_is_better: bool = True
     train_split: str = "train"
     validation_split: str = "validation"
+    form: str = option(
+        "auto",
+        "how a model answers: head: a classification head; words: a decoder's likelihood of label words; text: an "
+        "encoder-decoder's; auto: head on encoders and decoders, text on encoder-decoders (numbers: head)",
+        choices=("auto", "head", "words", "text"),
+    )
+    template: str | None = option(
+        None, "words, text: the prompt, with {column} for a row's text and \\n for a new line; none: a line a column"
+    )
+    words: tuple[str, ...] = option((), "words, text: a text for each label, in the labels' order; none: their names")
 
     def __post_init__(self) -> None:
         """Refuse a task that contradicts itself, where it is defined (ValueError)."""
-        if self.kind not in TASK_KINDS:
-            raise ValueError(f"task '{self.name}': {unknown('kind', self.kind, TASK_KINDS)}")
+        if self.kind not in KINDS:
+            raise ValueError(f"task '{self.name}': {unknown('kind', self.kind, KINDS)}")
         if len(self.text) not in (1, 2):
             raise ValueError(f"task '{self.name}' has {len(self.text)} text columns; it takes one or two")
         for metric in self.metrics:

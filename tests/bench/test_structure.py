@@ -19,7 +19,7 @@ LAYERS = [
     {"owncells"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
-    {"probe", "planfile", "progress", "pool", "card"},
+    {"probe", "planfile", "progress", "pool", "card", "forms"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
     {"commands", "cli", "python"},

@@ -14,7 +14,7 @@ from bench.tasks.text import TextTask
 class Cut(TextTask):
     """The moods of sentences that are cut."""
 
-    words: int = option(5, "words that are kept", low=1)
+    keep: int = option(5, "words that are kept", low=1)
     end: str = option("left", "where they are kept", choices=("left", "right"))
     skip: tuple[str, ...] = option((), "words that are left out")
 
@@ -26,7 +26,7 @@ class Cut(TextTask):
     def encode(self, rows, tokenizer, max_length):
         def cut(text):
             words = [word for word in text.split() if word not in self.skip]
-            return " ".join(words[: self.words] if self.end == "left" else words[-self.words :])
+            return " ".join(words[: self.keep] if self.end == "left" else words[-self.keep :])
 
         shortened = {**rows, "sentence": [cut(text) for text in rows["sentence"]]}
         return super().encode(shortened, tokenizer, max_length)
@@ -41,6 +41,6 @@ register_task(
         metrics=("accuracy",),
         main_score="accuracy",
         help="moods of made-up sentences, cut",
-        words=4,
+        keep=4,
     )
 )
