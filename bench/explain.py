@@ -25,7 +25,11 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
         ]
     registry.load(plugins)
     if what == "tasks":
-        return [
+        groups = [
+            {"name": name, "help": f"all of {', '.join(members)}", "kind": "group", "main_score": None}
+            for name, members in registry.task_groups().items()
+        ]
+        return groups + [
             {"name": name, "help": task.help, "kind": task.kind, "main_score": task.main_score}
             for name, task in registry.tasks().items()
         ]
@@ -53,8 +57,12 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
     methods, tasks = registry.methods(), registry.tasks()
     if name in methods or (name[: name.find(":") + 1] or name) in registry.families():
         _method(registry.method_entry(name).value, console)
-    elif name in tasks:
-        _task(tasks[name], console)
+    elif name in tasks or registry.opens(name):
+        _task(registry.task_entry(name).value, console)
+    elif name in registry.task_groups():
+        _say(console, f"{name}: one name for {len(registry.task_names(name))} tasks")
+        for member in registry.task_names(name):
+            _say(console, f"{member}: {tasks[member].help}")
     elif name in models.ALIASES:
         alias = models.ALIASES[name]
         _say(console, f"{name}: {alias.parameters} parameters, licence {alias.licence}")
@@ -65,7 +73,11 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
         _say(console, "train: options of the trainer, the same for every method; set with --set train.OPTION=VALUE\n")
         _options(options.options(TrainSettings), console)
     else:
-        raise RequestError(unknown("method, task or model", name, {*methods, *tasks, *models.ALIASES, "train"}))
+        raise RequestError(
+            unknown(
+                "method, task or model", name, {*methods, *tasks, *registry.task_groups(), *models.ALIASES, "train"}
+            )
+        )
 
 
 def _method(cls: Any, console: Console) -> None:

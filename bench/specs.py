@@ -89,6 +89,8 @@ def expand(request: Request) -> list[RunSpec]:
         RequestError: with every mistake found.
     """
     registry.load(request.plugins)
+    names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
+    request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
     mistakes = _Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     settings = mistakes.attempt(lambda: _settings(request, given.get("train", {})))

@@ -6,7 +6,7 @@ those of the Hub's data set card.
 
 from __future__ import annotations
 
-from bench.registry import register_task
+from bench.registry import register_group, register_task
 from bench.tasks.text import TextTask
 
 DATASET = "nyu-mll/glue"
@@ -65,3 +65,5 @@ for _config, (_text, _labels, _metrics, _help) in _TABLE.items():
             help=_help,
         )
     )
+
+register_group("glue", (f"glue/{_config}" for _config in _TABLE))
