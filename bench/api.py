@@ -168,12 +168,19 @@ class DataSource:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint."""
+    """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint.
+
+    Attributes:
+        group: column of train whose equal rows must not be torn apart when dev rows are held out of it.
+        others: further rows that are scored at the end, by the suffix of their scores ("mismatched").
+    """
 
     train: Dataset
     validation: Dataset
     fingerprint: str
     source: str
+    group: str | None = None
+    others: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -251,6 +258,29 @@ class Generates(Protocol):
 
     def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
         """The main score of each example by itself, where the whole score is their mean; else None."""
+        ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A task of classification whose examples are answered together: the candidates of one question.
+
+    Rows of one ``group`` are one example of the score, its standard error and the table of predictions; they are
+    never torn apart, and each is trained on by itself.
+    """
+
+    @property
+    def group(self) -> str | None:
+        """The column that rows of one example share."""
+        ...
+
+    def settle(self, logits: Any, rows: Dataset) -> tuple[list[Any], list[Any]]:
+        """Predictions and references of the examples, one each, as ``score`` takes them.
+
+        Args:
+            logits: (rows, classes) of the encoded rows, in their order.
+            rows: the same rows; those of an example stand in any order.
+        """
         ...
 
 

@@ -272,5 +272,9 @@ def show(arguments: argparse.Namespace) -> int:
     """``bench show``: one method, task or model in full."""
     from bench import explain
 
-    explain.explain(arguments.name, arguments.plugin, Console())
+    wrong: list[str] = []
+    mirror = mirror_folder(None, wrong)
+    if wrong:
+        raise RequestError(wrong)
+    explain.explain(arguments.name, arguments.plugin, Console(), mirror)
     return 0

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import models, options, registry, taskoptions
-from bench.api import Mergeable, Task
+from bench.api import DataSource, Mergeable, Task
 from bench.errors import RequestError, unknown
 from bench.settings import TrainSettings
 
@@ -47,8 +47,8 @@ def _paragraphs(cls: type) -> list[str]:
     return [" ".join(part.split()) for part in text.split("\n\n")] or [""]
 
 
-def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
-    """Print everything about a method, task or model.
+def explain(name: str, plugins: Sequence[Path], console: Console, mirror: Path | None = None) -> None:
+    """Print everything about a method, task or model; ``mirror`` is where data sets are looked for first.
 
     Raises:
         RequestError: when there is none of that name.
@@ -58,7 +58,8 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
     if name in methods or (name[: name.find(":") + 1] or name) in registry.families():
         _method(registry.method_entry(name).value, console)
     elif name in tasks or registry.opens(name):
-        _task(registry.task_entry(name).value, console)
+        task = registry.task_entry(name).value
+        _task(tasks[name] if name in tasks else taskoptions.resolved(task, DataSource(mirror)), console)
     elif name in registry.task_groups():
         _say(console, f"{name}: one name for {len(registry.task_names(name))} tasks")
         for member in registry.task_names(name):
@@ -73,11 +74,8 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
         _say(console, "train: options of the trainer, the same for every method; set with --set train.OPTION=VALUE\n")
         _options(options.options(TrainSettings), console)
     else:
-        raise RequestError(
-            unknown(
-                "method, task or model", name, {*methods, *tasks, *registry.task_groups(), *models.ALIASES, "train"}
-            )
-        )
+        there = {*methods, *tasks, *registry.task_groups(), *models.ALIASES, "train"}
+        raise RequestError(unknown("method, task or model", name, there))
 
 
 def _method(cls: Any, console: Console) -> None:
@@ -110,6 +108,8 @@ def _task(task: Task, console: Console) -> None:
     for name in ("dataset", "config", "revision"):
         if getattr(task, name, None):
             _say(console, f"{name}: {getattr(task, name)}")
+    for note in getattr(task, "notes", ()):
+        _say(console, note)
     known = taskoptions.declared(task)
     if known:
         _say(console, f"\nSet with --set {taskoptions.OWNER}.OPTION=VALUE:\n")

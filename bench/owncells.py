@@ -58,7 +58,7 @@ def class_indices(part: Part, label: str, labels: tuple[str, ...]) -> np.ndarray
         codes = values.fill_null(-1).to_numpy().astype(np.int64)
         return np.where((codes >= 0) & (codes < len(labels)) & (names == labels), codes, -1)
     found = pc.index_in(values.cast(pa.string()), value_set=pa.array(labels))
-    return found.fill_null(-1).to_numpy().astype(np.int64)
+    return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
 
 
 def numbers(values: pa.ChunkedArray) -> np.ndarray[Any, Any]:

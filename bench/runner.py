@@ -19,9 +19,19 @@ import torch
 from torch import nn
 
 from bench import card, checks, environment, forms, models, options, registry, taskoptions
-from bench.api import AlreadyTrained, Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
+from bench.api import (
+    AlreadyTrained,
+    Batch,
+    CountsParameters,
+    DataInitialized,
+    DataSource,
+    Mergeable,
+    Method,
+    Settles,
+    Task,
+)
 from bench.backbone import Backbone, count, trainable
-from bench.data import Rows, evaluation_batches, hold_out, subsample, training_batches
+from bench.data import Rows, evaluation_batches, groups_of, hold_out, subsample, training_batches
 from bench.engine import Engine
 from bench.errors import RequestError
 from bench.forgetting import Forgetting
@@ -46,6 +56,7 @@ class _Data:
     train: Rows
     dev: Rows | None
     validation: Rows
+    others: dict[str, Rows]
 
 
 class Run:
@@ -158,9 +169,9 @@ class Run:
         splits = self.task.load(self.data_source)
         if splits.fingerprint != self.job.spec["task"]["fingerprint"]:
             raise RequestError("The data changed while the run was waiting; start it again.")
-        train_rows, dev_rows = hold_out(len(splits.train), self.settings.dev_size)
+        groups = groups_of(splits.train, splits.group)
+        train_rows, dev_rows = hold_out(len(splits.train), self.settings.dev_size, groups=groups)
         train_rows = subsample(train_rows, self.settings.train_size)
-        rows = subsample(range(len(splits.validation)), self.settings.eval_size)
         key = f"{splits.fingerprint}|{self.source.fingerprint}|{self.job.spec['code']['task']}|{self.task.name}"
         key += "".join(f"|{name}={value!r}" for name, value in taskoptions.plain(self.task).items())
 
@@ -170,12 +181,24 @@ class Run:
                 raise RequestError(f"Task '{self.task.name}': its {name} rows hold no text of two tokens or more.")
             return found
 
+        def scored(dataset: Any, name: str) -> Rows:
+            together = groups_of(dataset, self.task.group) if isinstance(self.task, Settles) else None
+            chosen = subsample(range(len(dataset)), self.settings.eval_size, groups=together)
+            return encoded(dataset, chosen, name)
+
         dev = encoded(splits.train, dev_rows, "dev") if dev_rows else None
-        return _Data(
+        found = _Data(
             encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
             dev,
-            encoded(splits.validation, rows, "validation"),
+            scored(splits.validation, "validation"),
+            {name: scored(dataset, f"validation_{name}") for name, dataset in splits.others.items()},
         )
+        self.record["data"] = {
+            f"{name}_{what}": value
+            for name, rows in (("train", found.train), ("validation", found.validation))
+            for what, value in (("rows", len(rows)), ("cut", getattr(rows, "cut", 0)))
+        }
+        return found
 
     @property
     def _sample(self) -> Rows:
@@ -250,7 +273,10 @@ class Run:
         if not outcome.finite:
             fit.diverged = fit.scored_step
             return
-        self.record["scores"] = outcome.scores
+        self.record["scores"] = dict(outcome.scores)
+        for name, rows in self.data.others.items():
+            more = self.form.judge(self.module, rows).scores
+            self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
         self.record["main_score"] = self.task.main_score
         self.record["higher_is_better"] = self.task.higher_is_better
         self.record["stderr"] = outcome.stderr

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import forgetting, forms, models, options, registry, taskoptions
-from bench.api import AlreadyTrained, DataSource, Method, Task
-from bench.data import hold_out, steps_per_epoch
+from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
+from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
 from bench.settings import TrainSettings
@@ -211,8 +211,8 @@ def _tasks(name: str, given: dict[str, str], data: DataSource) -> list[Task]:
     return [taskoptions.resolved(task, data) for task in chosen]
 
 
-def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Any]:
-    """What a specification keeps of a task, and its training rows."""
+def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Splits]:
+    """What a specification keeps of a task, and its rows."""
     splits = task.load(data)
     chosen = taskoptions.plain(task)
     found = {
@@ -224,25 +224,33 @@ def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Any]:
         "validation_rows": len(splits.validation),
         **({"options": chosen} if chosen else {}),
     }
-    return found, splits.train
+    return found, splits
 
 
-def _pose(task: Task, facts: tuple[dict[str, Any], Any], source: models.ModelSource, settings: TrainSettings) -> Any:
-    """A task's facts with the form in which it is put to a model (RequestError where it cannot be)."""
-    found, train = facts
+def _pose(
+    task: Task, facts: tuple[dict[str, Any], Splits], source: models.ModelSource, settings: TrainSettings
+) -> tuple[dict[str, Any], int]:
+    """A task's facts with the form in which it is put to a model, and the rows that are left to learn from
+    (RequestError where it cannot be)."""
+    found, splits = facts
+    train = splits.train
+    rows = len(hold_out(len(train), settings.dev_size, groups=groups_of(train, splits.group))[0])
     plan = forms.choose(task, source.name, models.family(source))
     forms.check_columns(task, plan, train.column_names)
     forgetting.check(settings.forgetting, plan, source.name)
-    return {**found, "form": {**plan, **forms.amounts(task, plan, train, source, settings.max_length)}}
+    return {**found, "form": {**plan, **forms.amounts(task, plan, train, source, settings.max_length)}}, rows
 
 
 def _spec(
-    method: Method, task: Task, facts: dict[str, Any], source: models.ModelSource, rest: tuple[TrainSettings, int]
+    method: Method,
+    task: Task,
+    posed: tuple[dict[str, Any], int],
+    source: models.ModelSource,
+    rest: tuple[TrainSettings, int],
 ) -> RunSpec:
-    settings, seed = rest
+    (facts, rows), (settings, seed) = posed, rest
     if settings.lr is not None:
         method = dataclasses.replace(method, lr=settings.lr)  # type: ignore[type-var]
-    rows = len(hold_out(facts["train_rows"], settings.dev_size)[0])
     examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
     per_epoch = steps_per_epoch(max(1, examples), settings.batch_size, settings.grad_accum)
     steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))

@@ -100,7 +100,7 @@ class OwnTask(TextTask):
             train, validation = self._held_out(train)
         else:
             validation = clean[scored]
-        return Splits(_rows(train), _rows(validation), parts.fingerprint, parts.source)
+        return Splits(_rows(train), _rows(validation), parts.fingerprint, parts.source, self.group)
 
     def _scored(self, parts: Parts) -> str | None:
         """The split that is scored, None where rows are to be held out of train."""

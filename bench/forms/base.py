@@ -40,6 +40,7 @@ class Outcome:
             main score) and loss; equally long.
         rows, seconds: examples answered, and how long that took (generation included).
         finite: whether what the model gave are numbers.
+        by_row: predicted and true class of each row, where an example may be several rows.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Outcome:
     rows: int = 0
     seconds: float = 0.0
     finite: bool = True
+    by_row: tuple[list[Any], list[Any]] = ([], [])
 
 
 class Form(Protocol):

@@ -70,6 +70,7 @@ class Pairs:
         start: what an encoder-decoder's decoder starts with; None for decoders, which read prompt and answer as one.
         references: what each row's prediction is scored against; empty where nobody needs it.
         cut: rows that were too long and lost tokens.
+        examples: the dataset the rows were made from, where the task needs it again for its scores.
     """
 
     prompts: Ragged
@@ -78,6 +79,7 @@ class Pairs:
     start: int | None
     references: tuple[Any, ...] = ()
     cut: int = 0
+    examples: Any = None
 
     def __len__(self) -> int:
         return len(self.labels)

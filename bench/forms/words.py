@@ -11,7 +11,7 @@ from torch import nn
 from bench.api import Task
 from bench.data import Rows
 from bench.forms.base import Outcome, Seat
-from bench.forms.head import answers, beats_majority, judged
+from bench.forms.head import beats_majority, judged, kept, settled
 from bench.forms.likelihood import word_scores
 from bench.forms.pairs import Array, Pairs, Ragged
 from bench.forms.prompting import Template, Words
@@ -57,7 +57,9 @@ class LabelWords:
             labels += [int(label) for label in part[self.task.label]]
             cut += shortened
         answer = Ragged.of([self.answers[label] for label in labels])
-        return Pairs(Ragged.of(prompts), answer, np.asarray(labels), self.words.start, cut=cut)
+        return Pairs(
+            Ragged.of(prompts), answer, np.asarray(labels), self.words.start, cut=cut, examples=kept(self.task, rows)
+        )
 
     def numbers(self, module: nn.Module, rows: Rows) -> Array:
         return self._scores(module, rows)[0]
@@ -67,8 +69,7 @@ class LabelWords:
         return word_scores(self.seat.engine, module, rows, self.scored, size)
 
     def dev_score(self, module: nn.Module, rows: Rows) -> float:
-        predictions = answers(self.task, self.numbers(module, rows))
-        return float(self.task.score(predictions, rows.labels.tolist())[self.task.main_score])
+        return float(self.task.score(*settled(self.task, rows, self.numbers(module, rows)))[self.task.main_score])
 
     def judge(self, module: nn.Module, rows: Rows) -> Outcome:
         return judged(self.task, rows, *self._scores(module, rows))
