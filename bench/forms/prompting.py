@@ -110,7 +110,7 @@ class Words:
         template stay, for they say what is asked.
         """
         count = len(next(iter(rows.values())))
-        values = [{name: str(rows[name][index]) for name in template.columns} for index in range(count)]
+        values = [{name: _shown(rows[name][index]) for name in template.columns} for index in range(count)]
         found = self.whole([template.fill(value) for value in values])
         long = [index for index, ids in enumerate(found) if len(ids) > limit]
         for index in long:
@@ -151,3 +151,7 @@ def longest_first(tokens: Mapping[str, int], over: int) -> dict[str, int]:
         longest = max(kept, key=lambda name: kept[name])
         kept[longest] -= 1
     return kept
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
