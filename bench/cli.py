@@ -138,6 +138,11 @@ def _train_flags(group: Any) -> None:
     group.add_argument("--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32)")
     group.add_argument("--checkpoint", metavar="C", help="score the best weights on dev, or the last (default: best)")
     group.add_argument(
+        "--forgetting",
+        metavar="TEXT",
+        help="also compare the loss on a general text, before and after: wikitext, stdlib",
+    )
+    group.add_argument(
         "--gradient-checkpointing", action="store_const", const="true", help="recompute activations to save memory"
     )
 
@@ -145,6 +150,7 @@ def _train_flags(group: Any) -> None:
 TRAIN_FLAGS = (
     "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
     "device", "precision", "checkpoint", "gradient_checkpointing",
+    "forgetting",
 )  # fmt: skip
 
 

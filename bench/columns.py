@@ -24,18 +24,30 @@ LABELS = ("label", "labels", "class", "category", "target", "sentiment", "rating
 SPLITS = ("split", "fold", "subset", "partition", "set")
 _NUMBERS = ("", "id", "idx", "index", "unnamed: 0", "row", "uid", "guid")
 
+# What asks and what answers, in texts of any length.
+ANSWERED = (
+    (("question", "context"), "answer"), (("question",), "answer"), (("instruction", "input"), "output"),
+    (("instruction", "context"), "response"), (("instruction",), "output"), (("instruction",), "response"),
+    (("prompt",), "completion"), (("prompt",), "response"), (("prompt",), "answer"), (("prompt",), "output"),
+    (("query",), "response"), (("query",), "answer"), (("input",), "output"), (("input",), "target"),
+    (("source",), "target"), (("document",), "summary"), (("dialogue",), "summary"), (("article",), "highlights"),
+    (("article",), "summary"), (("text",), "summary"), (("text",), "answer"),
+)  # fmt: skip
+PROSE = ("generation", "language-modelling")
+_FREE_WORDS = 3  # a text of fewer words that comes again and again is a class, not an answer to be written
+
 _SAMPLE = 20_000  # rows that are looked at
 CLASSES = 50  # whole numbers with more values than this are numbers to predict, not classes
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a task of classification or regression.
+    """The columns of a task.
 
     Attributes:
-        kind: ``classification`` or ``regression``.
+        kind: ``classification``, ``regression``, or one of PROSE.
         text: one or two columns.
-        label: the column to predict.
+        label: the column to predict, or to write (generation); "" where the text itself is modelled.
         others: columns that were not taken, for the person to see.
     """
 
@@ -87,6 +99,9 @@ def choose(
         wrong.append(f"task.text and task.label both name the column '{label}'.")
     if wrong:
         raise RequestError(wrong)
+    prose = _prose(table, where, kind, (tuple(text), label), aside)
+    if prose is not None:
+        return prose
     if len(names) == 1:
         raise RequestError(
             f"{where} has one column, '{names[0]}'. Classification and regression need two: a text, and the label to "
@@ -102,6 +117,59 @@ def choose(
         kind = _kind_of(table, found)
     taken = {*text, label, *aside}
     return Columns(kind, tuple(text), label, tuple(name for name in names if name not in taken))
+
+
+def _prose(
+    table: pa.Table, where: str, kind: str | None, named: tuple[tuple[str, ...], str | None], aside: Sequence[str]
+) -> Columns | None:
+    """The columns of generation (texts that answer texts) or of language modelling (texts alone); None for neither."""
+    if kind is not None and kind not in PROSE:
+        return None
+    text, label = named
+    names = [name for name in table.column_names if name not in aside]
+    looks = {name: look(table, name) for name in names}
+    texts = [name for name in names if looks[name].texts]
+    others = [name for name in names if name.lower() not in _NUMBERS]
+    if kind == "language-modelling" or (kind is None and label is None and len(others) == 1 and texts == others):
+        if len(text) > 1 or label is not None:
+            raise RequestError(f"{where}: language modelling takes one column of text and no label.")
+        if not texts:
+            raise RequestError(f"{where}: no column holds text. Its columns: {', '.join(table.column_names)}.")
+        by_name = {name.lower(): name for name in texts}
+        longest = max(texts, key=lambda name: looks[name].words)
+        (chosen,) = text or (next((by_name[known] for known in TEXTS if known in by_name), longest),)
+        return Columns("language-modelling", (chosen,), "", tuple(name for name in names if name != chosen))
+    found = _answered(looks, text, label)
+    if found is None and kind == "generation":
+        raise RequestError(
+            f"{where}: which column asks, which answers? Say --set task.text=NAME --set task.label=NAME; its columns "
+            f"of text: {', '.join(texts) or 'none'}."
+        )
+    if found is None or (kind is None and not _free(looks[found[1]])):
+        return None
+    return Columns("generation", *found, tuple(name for name in names if name not in (*found[0], found[1])))
+
+
+def _answered(looks: dict[str, _Look], text: tuple[str, ...], label: str | None) -> tuple[tuple[str, ...], str] | None:
+    """Which columns ask and which answers: those that were named, and by name what was not."""
+    if text and label:
+        return text, label
+    by_name = {name.lower(): name for name, one in looks.items() if one.texts}
+    for asks, answers in ANSWERED:
+        if answers in by_name and all(name in by_name for name in asks):
+            there, last = tuple(by_name[name] for name in asks), by_name[answers]
+            if (not text or text == there) and (not label or label == last):
+                return there, last
+            if text and not label and last not in text:
+                return text, last
+            if label and not text and label not in there:
+                return there, label
+    return None
+
+
+def _free(answer: _Look) -> bool:
+    """Whether a column holds texts to be written rather than a few classes."""
+    return answer.texts and (answer.words >= _FREE_WORDS or not answer.classes)
 
 
 def look(table: pa.Table, name: str) -> _Look:

@@ -225,7 +225,9 @@ def task_entry(name: str) -> Entry:
     task = opens(name)
     if task is not None:
         return Entry(task, Path(inspect.getfile(type(task))).resolve())
-    ways = " Or give your own data: a .csv, .tsv, .jsonl, .json or .parquet file, or hub:owner/name."
+    ways = (
+        " Or give your own data: a .csv, .tsv, .jsonl, .json or .parquet file, a folder of images, or hub:owner/name."
+    )
     raise RequestError(unknown("task", name, {*_tasks, *_groups}) + ways)
 
 

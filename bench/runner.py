@@ -34,6 +34,7 @@ from bench.backbone import Backbone, count, trainable
 from bench.data import Rows, evaluation_batches, groups_of, hold_out, subsample, training_batches
 from bench.engine import Engine
 from bench.errors import RequestError
+from bench.forgetting import Forgetting
 from bench.forms.base import Outcome, Seat
 from bench.job import Job
 from bench.memory import gpu_is_busy, measure_call
@@ -76,6 +77,7 @@ class Run:
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
+        self.forgetting: Forgetting | None = None
         self.source = models.resolve(spec["model"]["name"])
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
@@ -118,7 +120,10 @@ class Run:
         tokenizer = models.tokenizer(self.source) if forms.reads_text(self.task) else None
         self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
         config = models.configuration(self.source)
-        self.form = forms.make(plan, self.task, self.source, Seat(self.engine, self.settings, tokenizer, config))
+        seat = Seat(self.engine, self.settings, tokenizer, config)
+        self.form = forms.make(plan, self.task, self.source, seat)
+        if self.settings.forgetting is not None:
+            self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, seat)
         self.record["dev_score"] = dict(zip(("name", "higher_is_better"), self.form.dev, strict=True))
         self.data = self._load_data()
         self.module, backbone = self._attached(self.seed)
@@ -151,6 +156,8 @@ class Run:
         seed_everything(seed)
         backbone = models.load(self.source, self.job.spec["task"]["form"]["model_kind"], self.task.labels)
         backbone.model.to(self.engine.device)
+        if self.forgetting is not None:
+            self.forgetting.before(backbone.model)
         self.originals = original_tensors(backbone)
         self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
@@ -279,6 +286,8 @@ class Run:
         }
         write_predictions(Path(self.job.predictions), outcome.columns)
         self.record["predictions"] = f"predictions/{self.job.run_id}.parquet"
+        if self.forgetting is not None:
+            self.record["forgetting"] = self.forgetting.after(self.module)
         self._check(outcome)
 
     def _check(self, outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import forms, models, options, registry, taskoptions
+from bench import forgetting, forms, models, options, registry, taskoptions
 from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
 from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
@@ -102,6 +102,8 @@ def expand(request: Request) -> list[RunSpec]:
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
+    if settings is not None and settings.forgetting is not None:
+        mistakes.attempt(partial(forgetting.general_text, settings.forgetting, data))
     posed = [
         (task, mistakes.attempt(partial(_pose, task, fact, source, settings)), source)
         for task, fact in zip(tasks, facts, strict=True)
@@ -235,6 +237,7 @@ def _pose(
     rows = len(hold_out(len(train), settings.dev_size, groups=groups_of(train, splits.group))[0])
     plan = forms.choose(task, source.name, models.family(source))
     forms.check_columns(task, plan, train.column_names)
+    forgetting.check(settings.forgetting, plan, source.name)
     return {**found, "form": {**plan, **forms.amounts(task, plan, train, source, settings.max_length)}}, rows
 
 

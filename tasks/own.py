@@ -6,6 +6,8 @@ Columns, labels and splits are found (``resolve``), shown, and overridden with `
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,22 +27,34 @@ if TYPE_CHECKING:
 AUTO = "auto"
 _LEAST = 10  # rows that can be split at all
 _SHOWN = 10  # labels that a note names
-_FITTING = {"classification": metrics.OF_CLASSES, "regression": metrics.OF_NUMBERS}
-_DEFAULT = {"classification": ("accuracy", "f1_macro"), "regression": ("pearson", "spearmanr")}
+_LOSS = "loss"  # of a token, by the model's likelihoods: no metric computes it
+_FITTING = {
+    "classification": metrics.OF_CLASSES,
+    "regression": metrics.OF_NUMBERS,
+    "generation": (*metrics.OF_TEXTS, _LOSS),
+    "language-modelling": ("perplexity", _LOSS),
+}
+_SCORES = tuple(dict.fromkeys(itertools.chain(*_FITTING.values())))
+_DEFAULT = {
+    "classification": ("accuracy", "f1_macro"),
+    "regression": ("pearson", "spearmanr"),
+    "generation": ("rougeL", "exact_match"),
+    "language-modelling": ("perplexity",),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnTask(TextTask):
-    """Classification or regression on a person's own rows; ``dataset`` says where they are.
+    """A task of any kind on a person's own rows of text; ``dataset`` says where they are.
 
     As opened, nothing is known but what the person said; ``resolve`` gives the task with everything found out.
     """
 
-    kind: str = option(AUTO, "what is learned; auto: by the label's values", choices=(AUTO, *_FITTING))
+    kind: str = option(AUTO, "what is learned; auto: by the columns' names and values", choices=(AUTO, *_FITTING))
     text: tuple[str, ...] = option((), "the column of text, or two for pairs; empty: by name and type")
-    label: str = option("", "the column of labels or numbers; empty: by name and type")
+    label: str = option("", "the column of labels, numbers, or answers to write; empty: by name and type")
     group: str | None = option(None, "column whose equal rows stay together when rows are held out")
-    rank_by: str = option(AUTO, "score to rank by", choices=(AUTO, *metrics.OF_CLASSES, *metrics.OF_NUMBERS))
+    rank_by: str = option(AUTO, "score to rank by", choices=(AUTO, *_SCORES))
     scored: str = option(
         AUTO,
         "split that is scored; auto: validation, else test, else rows held out",
@@ -48,6 +62,7 @@ class OwnTask(TextTask):
     )
     holdout: float = option(0.2, "share of the rows held out where no split can be scored", low=0.01, high=0.9)
     split_seed: int = option(0, "seed of that choice of rows", low=0)
+    max_new_tokens: int = option(64, "generation: tokens of an answer; learned ones are cut to it", low=1)
     skip_empty: bool = option(False, "leave out rows without text or label")
     metrics: tuple[str, ...] = ()
     main_score: str = ""
@@ -55,7 +70,7 @@ class OwnTask(TextTask):
 
     def __post_init__(self) -> None:
         """Check what is known; before ``resolve`` most is not."""
-        if self.metrics:
+        if self.metrics and self.kind not in columns.PROSE:
             super().__post_init__()
 
     # -- finding out ----------------------------------------------------------------------------------------
@@ -77,7 +92,9 @@ class OwnTask(TextTask):
         main = _score(self.rank_by, found.kind)
         return dataclasses.replace(
             self, kind=found.kind, text=found.text, label=found.label, labels=labels, rank_by=main, main_score=main,
-            metrics=tuple(dict.fromkeys((main, *_DEFAULT[found.kind]))), notes=(*_notes(found, labels), *parts.notes),
+            higher_is_better=main not in (_LOSS, *metrics.LOWER_IS_BETTER),
+            metrics=tuple(name for name in dict.fromkeys((main, *_DEFAULT[found.kind])) if name != _LOSS),
+            notes=(*_notes(found, labels), *parts.notes),
         )  # fmt: skip
 
     # -- rows -----------------------------------------------------------------------------------------------
@@ -114,7 +131,10 @@ class OwnTask(TextTask):
 
     def _clean(self, split: str, part: Part, wrong: list[str]) -> Part:
         """A split with its label column as indices or numbers; says what is wrong with its rows."""
-        empty = owncells.empty_rows(part, (*self.text, self.label), self.skip_empty, wrong, f"split '{split}'")
+        needed = (self.text[0], *filter(None, (self.label,))) if self._prose else (*self.text, self.label)
+        empty = owncells.empty_rows(part, needed, self.skip_empty, wrong, f"split '{split}'")
+        if self._prose:
+            return self._filled(split, part, empty, wrong)
         values = part.table[self.label]
         if self.kind == "regression":
             codes, fault = owncells.numbers(values), "is not a number"
@@ -134,6 +154,18 @@ class OwnTask(TextTask):
             wrong.append(f"split '{split}': no row is left.")
         return dataclasses.replace(part, dataset=self._with_labels(part.dataset, codes), rows=kept)
 
+    @property
+    def _prose(self) -> bool:
+        """Whether texts are written or modelled, so that there are no labels to make codes of."""
+        return self.kind in columns.PROSE
+
+    def _filled(self, split: str, part: Part, empty: np.ndarray[Any, Any], wrong: list[str]) -> Part:
+        rows = np.arange(part.table.num_rows) if part.rows is None else part.rows
+        kept = rows[~empty[rows]]
+        if len(kept) == 0:
+            wrong.append(f"split '{split}': no row is left.")
+        return dataclasses.replace(part, rows=kept)
+
     def _with_labels(self, dataset: datasets.Dataset, codes: np.ndarray[Any, Any]) -> datasets.Dataset:
         import datasets
         import pyarrow as pa
@@ -149,6 +181,24 @@ class OwnTask(TextTask):
             info=datasets.DatasetInfo(features=features),
             fingerprint=f"{dataset._fingerprint}-{self.label}",  # else datasets hashes the whole table
         )
+
+    # -- texts that are written or modelled -----------------------------------------------------------------
+
+    def targets(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The text to write for each row."""
+        return [str(value) for value in rows[self.label]]
+
+    def references(self, rows: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """What a written text is scored against."""
+        return self.targets(rows)
+
+    def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
+        """The main score of each example by itself, where the whole score is their mean."""
+        return None if self.main_score == _LOSS else metrics.each(self.main_score, predictions, references)
+
+    def texts(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The texts to model."""
+        return [str(value) for value in rows[self.text[0]]]
 
     def _held_out(self, part: Part) -> tuple[Part, Part]:
         """Rows to learn from and rows to score, of one split; equal texts and groups stay together."""
@@ -186,6 +236,10 @@ def _notes(found: columns.Columns, labels: tuple[str, ...]) -> tuple[str, ...]:
     more = f", … ({len(labels)} in all)" if len(labels) > _SHOWN else ""
     of = f": {', '.join(labels[:_SHOWN])}{more}" if labels else ""
     unused = f"not used: {', '.join(found.others)}" if found.others else ""
+    if found.kind == "generation":
+        return tuple(filter(None, (f"prompt from {text}, answer from '{found.label}' (generation)", unused)))
+    if found.kind == "language-modelling":
+        return tuple(filter(None, (f"text from {text} (language modelling)", unused)))
     notes = (f"text from {text}, label from '{found.label}' ({found.kind}{of})", unused)
     return tuple(note for note in notes if note)
 

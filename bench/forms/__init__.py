@@ -53,11 +53,13 @@ def choose(task: Task, model: str, family: str) -> dict[str, Any]:
                 "decoder such as smollm2-135m."
             )
         return {"name": "lm", "model_kind": "causal-lm"}
+    from bench.forms.prompting import default_template
+
     asked: Any = task
     plan = {"name": "answer", "model_kind": _HEADS[family]}
-    plan |= {"template": unescaped(asked.template), "max_new_tokens": asked.max_new_tokens}
-    _template(asked, plan["template"])
-    return plan
+    template = unescaped(asked.template) if asked.template else default_template(asked.text)
+    _template(asked, template)
+    return {**plan, "template": template, "max_new_tokens": asked.max_new_tokens}
 
 
 def _classification(task: Any, model: str, family: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from bench.forms.pairs import IGNORED, Array, Pairs
 _CHUNK = 1 << 25  # logits taken to fp32 at once (128 MiB), whatever the vocabulary
 
 
-def token_log_probs(engine: Engine, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def token_log_probs(module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Natural log-probabilities of a batch's labels.
 
     Returns:
@@ -45,7 +45,7 @@ def losses(engine: Engine, module: nn.Module, data: Pairs, batch_size: int) -> t
     """Each row's summed negative log-likelihood in nats and number of scored tokens, (rows,) each; the seconds."""
 
     def act(rows: list[int]) -> tuple[Tensor, Tensor]:
-        found, seen = token_log_probs(engine, module, engine.batch(data, rows))
+        found, seen = token_log_probs(module, engine.batch(data, rows))
         return -found.double().sum(1), seen.sum(1)
 
     parts, order, seconds = engine.over(module, data.lengths, batch_size, act)
@@ -59,7 +59,7 @@ def every_token(engine: Engine, module: nn.Module, data: Pairs, batch_size: int)
     """Log-probabilities of the rows' scored tokens one after the other, (tokens,): any change of the model shows."""
 
     def act(rows: list[int]) -> list[Array]:
-        found, seen = token_log_probs(engine, module, engine.batch(data, rows))
+        found, seen = token_log_probs(module, engine.batch(data, rows))
         return [values[there].cpu().numpy() for values, there in zip(found, seen, strict=True)]
 
     parts, order, _ = engine.over(module, data.lengths, batch_size, act)
@@ -98,7 +98,7 @@ def word_scores(
         scores = []
         for word in words:
             batch = engine.moved(data.layout(rows, [word] * len(rows), engine.padding))
-            scores.append(token_log_probs(engine, module, batch)[0].sum(1))
+            scores.append(token_log_probs(module, batch)[0].sum(1))
         return torch.stack(scores, dim=1)
 
     parts, order, seconds = engine.over(module, data.prompts.lengths, batch_size, act)

@@ -106,11 +106,11 @@ class Words:
     def prompt(self, template: Template, rows: Mapping[str, Sequence[Any]], limit: int) -> tuple[list[list[int]], int]:
         """Tokens of filled templates, at most ``limit`` each; and how many rows were cut.
 
-        A row that is too long loses the end of its longest column, and then of the next; the words of the template
-        stay, for they say what is asked.
+        A row that is too long loses the ends of its columns, each token from the longest of them; the words of the
+        template stay, for they say what is asked.
         """
         count = len(next(iter(rows.values())))
-        values = [{name: str(rows[name][index]) for name in template.columns} for index in range(count)]
+        values = [{name: _shown(rows[name][index]) for name in template.columns} for index in range(count)]
         found = self.whole([template.fill(value) for value in values])
         long = [index for index, ids in enumerate(found) if len(ids) > limit]
         for index in long:
@@ -123,11 +123,14 @@ class Words:
             over = len(ids) - limit
             if over <= 0:
                 return ids
-            tokens = {name: self._ids(value) for name, value in values.items()}
-            longest = max(tokens, key=lambda name: len(tokens[name]), default=None)
-            if longest is None or not tokens[longest]:
+            tokens = {name: len(self._ids(value)) for name, value in values.items()}
+            if not any(tokens.values()):
                 return ids[-limit:]  # the template alone is longer: what it asks comes last
-            values = {**values, longest: self._cut(values[longest], len(tokens[longest]) - over)}
+            kept = longest_first(tokens, over)
+            values = {
+                name: value if kept[name] == tokens[name] else self._cut(value, kept[name])
+                for name, value in values.items()
+            }
 
     def _cut(self, text: str, tokens: int) -> str:
         """The text up to its first so many tokens, shorter than it was."""
@@ -139,3 +142,16 @@ class Words:
         else:
             kept = self.tokenizer.decode(self._ids(text)[:tokens])
         return kept if len(kept) < len(text) else text[: len(text) // 2]
+
+
+def longest_first(tokens: Mapping[str, int], over: int) -> dict[str, int]:
+    """How many tokens each column keeps when so many are too many: each is taken from whichever is longest then."""
+    kept = dict(tokens)
+    for _ in range(min(over, sum(kept.values()))):
+        longest = max(kept, key=lambda name: kept[name])
+        kept[longest] -= 1
+    return kept
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)

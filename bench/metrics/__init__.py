@@ -50,6 +50,16 @@ def compute(names: Sequence[str], predictions: Sequence[Any], references: Sequen
     return scores
 
 
+def each(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> list[float] | None:
+    """The score of every example by itself where the metric is their mean; None where it is not.
+
+    Raises:
+        ValueError: as ``compute``.
+    """
+    _check([name], predictions, references)
+    return _values(name, *_inputs(name, predictions, references)) if name in _MEANS else None
+
+
 def standard_error(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Standard error of a score over examples, in the score's own unit.
 

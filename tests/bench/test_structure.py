@@ -20,6 +20,7 @@ LAYERS = [
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
     {"probe", "planfile", "progress", "pool", "card", "forms"},
+    {"forgetting"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
     {"commands", "cli", "python"},
