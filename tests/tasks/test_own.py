@@ -138,8 +138,8 @@ def test_a_parquet_file_may_name_its_classes() -> None:
     found = task("data.parquet")
     assert found.labels == ("no", "yes")
     splits = found.load(DataSource())
-    assert {(int(text[5:]) % 2, label) for text, label in zip(splits.train["text"], splits.train["label"], strict=True)} \
-        == {(0, 0), (1, 1)}  # fmt: skip
+    pairs = zip(splits.train["text"], splits.train["label"], strict=True)
+    assert {(int(text[5:]) % 2, label) for text, label in pairs} == {(0, 0), (1, 1)}
 
 
 def test_a_changed_file_has_another_fingerprint() -> None:
@@ -277,9 +277,14 @@ def test_names_the_mirror_lacks(
         task(name, DataSource(mirror))
 
 
-@pytest.mark.parametrize("said", ["Dataset 'o/n' is a gated dataset on the Hub. You must be authenticated to access it.",
-                                  "Dataset 'o/n' doesn't exist on the Hub or cannot be accessed.",
-                                  "Config name is missing. Please pick one among the available configs: ['a', 'b']"])  # fmt: skip
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Dataset 'o/n' is a gated dataset on the Hub. You must be authenticated to access it.",
+        "Dataset 'o/n' doesn't exist on the Hub or cannot be accessed.",
+        "Config name is missing. Please pick one among the available configs: ['a', 'b']",
+    ],
+)
 def test_what_the_hub_refuses_is_passed_on(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
