@@ -68,6 +68,7 @@ class _Look:
     words: float
     whole: bool  # every cell is a whole number
     number: bool  # every cell is a number
+    nearly: bool  # nine cells of ten are numbers
 
     @property
     def classes(self) -> bool:
@@ -180,12 +181,16 @@ def look(table: pa.Table, name: str) -> _Look:
     texts = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     known = values.drop_null()
     if pa.types.is_nested(values.type) or not len(known):
-        return _Look(name, False, 0, len(values), 0.0, False, False)
+        return _Look(name, False, 0, len(values), 0.0, False, False, False)
     distinct = len(pc.unique(known))
     words = float(pc.mean(pc.add(pc.count_substring(known, " "), 1)).as_py()) if texts else 0.0
     numbers = as_numbers(known)
     whole = numbers is not None and bool(pc.all(pc.equal(numbers, pc.floor(numbers))).as_py())
-    return _Look(name, texts, distinct, len(values), words, whole, numbers is not None)
+    nearly = numbers is not None
+    if texts and not nearly:
+        like = pc.match_substring_regex(known, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
+        nearly = pc.sum(like).as_py() >= 0.9 * len(known)
+    return _Look(name, texts, distinct, len(values), words, whole, numbers is not None, nearly)
 
 
 def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
@@ -243,6 +248,8 @@ def _text(looks: dict[str, _Look], where: str, label: str) -> tuple[str, ...]:
 def _kind_of(table: pa.Table, label: _Look) -> str:
     """Regression for numbers with fractions or of many values, classification for everything else."""
     named = "names" in str((table.schema.metadata or {}).get(b"huggingface", b"")) and not label.texts
+    if label.nearly and not label.number and label.distinct > CLASSES:
+        return "regression"  # so that the cells that are no numbers are named
     if not label.number or (named and label.whole and label.distinct <= 1000):
         return "classification"
     return "classification" if label.whole and label.distinct <= CLASSES else "regression"

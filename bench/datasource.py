@@ -187,7 +187,7 @@ def _ask_hub(dataset: str, config: str | None, split: str | None, revision: str 
         with _cache_only_when_unreachable() as no_network:
             return datasets.load_dataset(dataset, config, split=split, revision=revision)
     except failures as error:
-        wanted = f"'{_title(dataset, config)}'," + (f" split '{split}'," if split else "")
+        wanted = f"'{_title(dataset, config)}'" + (f", split '{split}'," if split else "")
         _refuse(wanted, missed, no_network or str(error), error)
 
 
