@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import models, options, registry
-from bench.api import Mergeable, Task
+from bench import models, options, registry, taskoptions
+from bench.api import DataSource, Mergeable, Task
 from bench.errors import RequestError, unknown
 from bench.settings import TrainSettings
 
@@ -25,7 +25,11 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
         ]
     registry.load(plugins)
     if what == "tasks":
-        return [
+        groups = [
+            {"name": name, "help": f"all of {', '.join(members)}", "kind": "group", "main_score": None}
+            for name, members in registry.task_groups().items()
+        ]
+        return groups + [
             {"name": name, "help": task.help, "kind": task.kind, "main_score": task.main_score}
             for name, task in registry.tasks().items()
         ]
@@ -43,8 +47,8 @@ def _paragraphs(cls: type) -> list[str]:
     return [" ".join(part.split()) for part in text.split("\n\n")] or [""]
 
 
-def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
-    """Print everything about a method, task or model.
+def explain(name: str, plugins: Sequence[Path], console: Console, mirror: Path | None = None) -> None:
+    """Print everything about a method, task or model; ``mirror`` is where data sets are looked for first.
 
     Raises:
         RequestError: when there is none of that name.
@@ -53,8 +57,13 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
     methods, tasks = registry.methods(), registry.tasks()
     if name in methods or (name[: name.find(":") + 1] or name) in registry.families():
         _method(registry.method_entry(name).value, console)
-    elif name in tasks:
-        _task(tasks[name], console)
+    elif name in tasks or registry.opens(name):
+        task = registry.task_entry(name).value
+        _task(tasks[name] if name in tasks else taskoptions.resolved(task, DataSource(mirror)), console)
+    elif name in registry.task_groups():
+        _say(console, f"{name}: one name for {len(registry.task_names(name))} tasks")
+        for member in registry.task_names(name):
+            _say(console, f"{member}: {tasks[member].help}")
     elif name in models.ALIASES:
         alias = models.ALIASES[name]
         _say(console, f"{name}: {alias.parameters} parameters, licence {alias.licence}")
@@ -63,9 +72,10 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
             _say(console, f"Used first, where it is installed: the package {alias.distribution}")
     elif name == "train":
         _say(console, "train: options of the trainer, the same for every method; set with --set train.OPTION=VALUE\n")
-        _options(TrainSettings, console)
+        _options(options.options(TrainSettings), console)
     else:
-        raise RequestError(unknown("method, task or model", name, {*methods, *tasks, *models.ALIASES, "train"}))
+        there = {*methods, *tasks, *registry.task_groups(), *models.ALIASES, "train"}
+        raise RequestError(unknown("method, task or model", name, there))
 
 
 def _method(cls: Any, console: Console) -> None:
@@ -74,14 +84,14 @@ def _method(cls: Any, console: Console) -> None:
     swept = f"--ranks sets {cls.name}.{cls.swept}." if cls.swept else "--ranks does not apply: one size only."
     merges = "Can be merged into the base weights." if issubclass(cls, Mergeable) else "Cannot be merged."
     _say(console, f"\n{swept} {merges} Defined in {registry.method_entry(cls.name).file.name}.\n")
-    _options(cls, console)
+    _options(options.options(cls), console)
 
 
-def _options(cls: type, console: Console) -> None:
+def _options(known: Mapping[str, options.Option], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("option", "type", "default", "what it does"):
         table.add_column(heading, overflow="fold")
-    for option in options.options(cls).values():
+    for option in known.values():
         default = option.default
         shown = ",".join(default) if isinstance(default, tuple) else str(default)
         choices = f" ({', '.join(option.limits.choices)})" if option.limits.choices else ""
@@ -98,6 +108,12 @@ def _task(task: Task, console: Console) -> None:
     for name in ("dataset", "config", "revision"):
         if getattr(task, name, None):
             _say(console, f"{name}: {getattr(task, name)}")
+    for note in getattr(task, "notes", ()):
+        _say(console, note)
+    known = taskoptions.declared(task)
+    if known:
+        _say(console, f"\nSet with --set {taskoptions.OWNER}.OPTION=VALUE:\n")
+        _options(known, console)
 
 
 def _say(console: Console, text: str) -> None:
