@@ -70,7 +70,7 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
             watcher.close()
     records, warnings = store.records()
     _warn(warnings)
-    build(records, store.folder / "report.html")
+    build(records, store.folder / "report.html", folder=store.folder)
     wanted = {spec.run_id for spec in expanded}
     return [record for record in records if record["run_id"] in wanted], store
 
@@ -260,7 +260,7 @@ def report(arguments: argparse.Namespace) -> int:
     records = _stored(folder)
     target: Path = arguments.html or folder / "report.html"
     try:
-        path = build(records, target)
+        path = build(records, target, folder=folder)
     except OSError as error:
         raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
     sys.stdout.write(f"Report: {path}\n")
