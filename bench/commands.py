@@ -73,7 +73,7 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
             watcher.close()
     records, warnings = store.records()
     _warn(warnings)
-    build(records, store.folder / "report.html")
+    build(records, store.folder / "report.html", folder=store.folder)
     wanted = {spec.run_id for spec in expanded}
     return [record for record in records if record["run_id"] in wanted], store
 
@@ -210,7 +210,9 @@ def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
         json.dump(chosen, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        table.render(chosen, Console())
+        from bench.statistics.analysis import analyse
+
+        table.render(chosen, Console(), analyse(chosen, store.folder))
     (sys.stderr if as_json else sys.stdout).write(f"Report: {store.folder / 'report.html'}\n")
 
 
@@ -219,18 +221,62 @@ def _verdict(chosen: list[Record]) -> int:
     return int(fell_short or any(record["status"] != "ok" for record in chosen))
 
 
+def _stored(folder: Path) -> list[Record]:
+    """The records of a folder; says on stderr what could not be read."""
+    if not (folder / "runs").is_dir():
+        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
+    records, warnings = Store(folder).records()
+    _warn(warnings)
+    return records
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """``bench stats``: intervals, paired tests, groups and fronts of a folder of records."""
+    wrong: list[str] = []
+    alpha = _number(arguments.alpha, "--alpha", (0.0, 0.5), wrong)
+    beta = _number(arguments.beta, "--beta", (0.0, 100.0), wrong)
+    if arguments.beta is not None and not arguments.pscp:
+        wrong.append("--beta is the exponent of --pscp: say --pscp too.")
+    if wrong:
+        raise RequestError(wrong)
+    from bench.statistics import printed
+    from bench.statistics.analysis import analyse
+    from bench.statistics.pscp import Weights
+
+    records = _stored(arguments.folder)
+    analysis = analyse(records, arguments.folder, arguments.baseline, 0.05 if alpha is None else alpha)
+    weights = (Weights() if beta is None else Weights(beta)) if arguments.pscp else None
+    if arguments.json:
+        json.dump(printed.document(analysis, weights), sys.stdout, indent=1, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        printed.show(records, analysis, Console(), weights)
+    return 0
+
+
+def _number(text: str | None, flag: str, ends: tuple[float, float], wrong: list[str]) -> float | None:
+    """The number of a flag, which has to lie strictly between two ends; None when it was not given."""
+    if text is None:
+        return None
+    try:
+        value = float(text)
+        if not ends[0] < value < ends[1]:
+            raise ValueError
+    except ValueError:
+        wrong.append(f"{flag}: '{text}' is not a number between {ends[0]:g} and {ends[1]:g}.")
+        return None
+    return value
+
+
 def report(arguments: argparse.Namespace) -> int:
     """``bench report``: one HTML file from a folder of records."""
     from bench.report import build
 
     folder: Path = arguments.folder
-    if not (folder / "runs").is_dir():
-        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
-    records, warnings = Store(folder).records()
-    _warn(warnings)
+    records = _stored(folder)
     target: Path = arguments.html or folder / "report.html"
     try:
-        path = build(records, target)
+        path = build(records, target, folder=folder)
     except OSError as error:
         raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
     sys.stdout.write(f"Report: {path}\n")

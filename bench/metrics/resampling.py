@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,14 +36,68 @@ def bootstrap(name: str, predictions: Sequence[Any], references: Sequence[Any]) 
     return np.concatenate([_OF_DRAWS[name](x, y, draws) for draws in _draws(len(x))])
 
 
+def shared(name: str, predictions: Array, references: Array) -> tuple[float, Array]:
+    """The score itself, and its values on resamples that are the same for all predictions of n examples.
+
+    As ``bootstrap``, but resample j draws the same examples whatever was predicted, which is what a paired comparison
+    needs.
+
+    Args:
+        name: one of NAMES.
+        predictions, references: (n,) class indices or numbers.
+
+    Returns:
+        The score of the examples as they are (nan where it is not defined), and (1000,) those of the resamples.
+    """
+    once = np.ones((1, len(predictions)), dtype=np.int64)
+    of = _of_draws(name, predictions, references)
+    return float(of(once)[0]), np.concatenate([of(draws) for draws in _draws(len(predictions))])
+
+
+def _of_draws(name: str, predictions: Array, references: Array) -> Callable[[Array], Array]:
+    """A function from (b, n) counts of how often each example is drawn to the (b,) scores."""
+    if name in _OF_DRAWS:
+        x, y = predictions.astype(np.float64), references.astype(np.float64)
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return lambda draws: np.full(len(draws), np.nan)
+        return lambda draws: _OF_DRAWS[name](x, y, draws)
+    n = len(predictions)
+    classes, codes = np.unique(np.concatenate([references, predictions]), return_inverse=True)
+    k = len(classes)
+    cells = codes[:n] * k + codes[n:]
+    order = np.argsort(cells, kind="stable")
+    present, starts = np.unique(cells[order], return_index=True)
+
+    def scores(draws: Array) -> Array:
+        confusions = np.zeros((len(draws), k * k), dtype=np.int64)
+        confusions[:, present] = np.add.reduceat(draws[:, order], starts, axis=1)
+        return _OF_COUNTS[name](confusions.reshape(-1, k, k), classes)
+
+    return scores
+
+
 def _draws(n: int) -> Iterator[Array]:
     """Blocks (b, n) of how often each of n examples is drawn in each of b resamples, 1,000 resamples in all."""
+    if n * RESAMPLES <= _CELLS:
+        yield _one_block(n)
+        return
     generator = np.random.default_rng(SEED)
     block = max(1, _CELLS // n)
     for start in range(0, RESAMPLES, block):
-        b = min(block, RESAMPLES - start)
-        flat = generator.integers(0, n, size=(b, n)) + n * np.arange(b)[:, None]
-        yield np.bincount(flat.ravel(), minlength=b * n).reshape(b, n)
+        yield _counts(generator, min(block, RESAMPLES - start), n)
+
+
+@functools.lru_cache(maxsize=2)
+def _one_block(n: int) -> Array:
+    """All resamples of few examples; kept, because every run of a comparison needs the same."""
+    counts = _counts(np.random.default_rng(SEED), RESAMPLES, n)
+    counts.flags.writeable = False
+    return counts
+
+
+def _counts(generator: np.random.Generator, resamples: int, n: int) -> Array:
+    flat = generator.integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    return np.bincount(flat.ravel(), minlength=resamples * n).reshape(resamples, n)
 
 
 def _confusions(predictions: Array, references: Array) -> tuple[Array, Array]:
@@ -144,3 +199,4 @@ _OF_COUNTS: dict[str, Callable[[Array, Array], Array]] = {
     "matthews_correlation": matthews_correlation,
 }
 _OF_DRAWS: dict[str, Callable[[Array, Array, Array], Array]] = {"pearson": pearson, "spearmanr": spearman}
+NAMES = (*_OF_COUNTS, *_OF_DRAWS)

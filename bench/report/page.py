@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from bench.record import Record, groups, labels, ranked
-from bench.report import words
+from bench.report import pairs, words
 from bench.report.charts import Chart, charts, slots
 from bench.report.escape import script_json, text
 from bench.report.rows import details, table
+from bench.statistics.analysis import Group, analyse
 
 
-def document(records: Sequence[Record], title: str | None = None) -> str:
+def document(records: Sequence[Record], title: str | None = None, folder: Path | None = None) -> str:
     """Return the whole report as HTML, with its styles, its script and plotly inside."""
+    analysis = analyse(records, folder)
     names, slot, parts = labels(records), slots(records), groups(records)
     heading = title or _title(list(parts))
     drawn: list[dict[str, Any]] = []
     sections = [
-        _section(index, key, ranked(members), (names, slot, drawn))
-        for index, (key, members) in enumerate(parts.items())
+        _section((index, group), ranked(members), (names, slot, drawn), analysis.alpha)
+        for index, (group, members) in enumerate(zip(analysis.groups, parts.values(), strict=True))
     ]
     body = "\n".join([*sections, _how_to_read() if parts else "", _environment(records)])
     lead = "" if parts else '<p class="answer">There are no runs in this folder yet.</p>'
@@ -93,14 +96,15 @@ def _contents(parts: Sequence[tuple[str, str]]) -> str:
 
 
 def _section(
-    index: int,
-    key: tuple[str, str],
+    numbered: tuple[int, Group],
     ordered: Sequence[Record],
     shared: tuple[Mapping[str, str], Mapping[str, int], list[dict[str, Any]]],
+    alpha: float,
 ) -> str:
     """One task on one model; its charts are appended to the list that the page's script draws from."""
     names, slot, drawn = shared
-    task, model = (text(name) for name in key)
+    index, group = numbered
+    task, model = text(group.task), text(group.model)
     figures = []
     for chart in charts(ordered, names, slot):
         figures.append(_figure(chart, len(drawn)))
@@ -109,10 +113,11 @@ def _section(
     rests = "".join(f"<li>{sentence}" for sentence in words.rests_on(ordered, names))
     return f"""<section id="s{index}" aria-labelledby="h{index}">
 <h2 id="h{index}">{task} <span>on {model}</span></h2>
-<p class="answer">{words.answer(ordered, names)}</p>
+<p class="answer">{words.answer(group, alpha)}</p>
 <ul class="rests">{rests}</ul>
 {f'<div class="warning" role="note"><h3>These rows may not compare</h3><ul>{warnings}</ul></div>' if warnings else ""}
 {table(ordered, names, slot)}
+{pairs.section(group, alpha)}
 <div class="figures">{"".join(figures)}</div>
 {details(ordered, names)}
 </section>"""

@@ -80,7 +80,8 @@ def table(ordered: Sequence[Record], names: Mapping[str, str], slot: Mapping[str
     heads.append(_head("checks", "", "desc"))
     body = "\n".join(_row(record, names[record["run_id"]], slot, seeds) for record in ordered)
     long = " long" if len(ordered) > _MANY_ROWS else ""
-    caption = f"{len(ordered)} run{'s' if len(ordered) != 1 else ''}. Click a heading to sort."
+    caption = f"{len(ordered)} run{'s' if len(ordered) != 1 else ''}; ± for each run over the examples. "
+    caption += "Click a heading to sort."
     return (
         f'<div class="wide{long}" tabindex="0" role="region" aria-label="Comparison table"><table class="runs">'
         f"<caption>{caption}</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
@@ -126,10 +127,15 @@ def _score(record: Record) -> str:
         reason = units.first_line(record["error"]) or "no reason was recorded"
         status = record["status"] if record["status"] != "ok" else "no score"
         return f"<strong>{text(status)}</strong> <small>{text(_short(reason))}</small>"
-    value = units.score(record["main_score"], main_value(record), record["stderr"]).removesuffix(" %")
+    value = units.score(record["main_score"], main_value(record), half(record)).removesuffix(" %")
     doubts = ", ".join(failed_checks(record))
     note = f" <small><strong>doubtful:</strong> {text(_short(doubts))}</small>" if doubts else ""
     return f"<b>{text(value)}</b>{note}"
+
+
+def half(record: Record) -> float | None:
+    """Half the 95 % interval of one run's score over the examples."""
+    return None if record["stderr"] is None else 1.96 * record["stderr"]
 
 
 def _short(line: str, most: int = 90) -> str:
@@ -166,7 +172,7 @@ class _Shared:
 
 def _detail(record: Record, label: str, shared: _Shared) -> str:
     spec, run = record["spec"], record["run_id"]
-    score = units.score(record["main_score"], main_value(record), record["stderr"])
+    score = units.score(record["main_score"], main_value(record), half(record))
     result = score if scored(record) else record["status"]
     own = {name: value for name, value in spec["train"].items() if name not in shared.train}
     checks = {name: result for name, result in record["checks"].items() if name not in shared.checks}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from bench import units
-from bench.record import Record, failed_checks, main_value, scored, shown
+from bench.record import Record, failed_checks, scored, shown
 from bench.report.escape import text
+from bench.statistics.analysis import Group
+from bench.statistics.configurations import Configuration
 
 _MOST_TRADES = 5
 # Facts about a machine that differ between any two runs and say nothing about whether they compare.
@@ -20,7 +21,7 @@ _FLEETING = ("hostname", "pid", "time", "date", "free", "available", "load", "te
 _UNIT = re.compile(r"(?<=[\d±]) (?=[%±\d]|[kMGT]?B\b|points)")
 
 HOW_TO_READ = (
-    ("score", "The task's main score on its official validation split; ± is one standard error over the examples."),
+    ("score", "The task's main score on its official validation split; ± is half a 95 % interval."),
     ("peak MB", "Most memory held by tensors at once while training, in megabytes (10⁶ bytes)."),
     ("minus weights", "The same without the model's weights: the part that a method can change."),
     ("train samples/s", "Examples per second of optimizer steps alone, after warm-up, evaluation left out."),
@@ -34,107 +35,85 @@ HOW_TO_READ = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """The runs of one configuration: same label, different seeds, all with a score."""
-
-    label: str
-    runs: tuple[Record, ...]
-
-    @property
-    def score(self) -> float:
-        """Mean of the main score over the seeds."""
-        return fmean(value for run in self.runs if (value := main_value(run)) is not None)
-
-    @property
-    def stderr(self) -> float | None:
-        """Standard error over examples; seeds share the examples, so their mean is no more certain."""
-        known = [run["stderr"] for run in self.runs if run["stderr"] is not None]
-        return fmean(known) if known else None
-
-    @property
-    def peak(self) -> float | None:
-        """Mean training peak in bytes."""
-        known = [size for run in self.runs if (size := run["memory"]["train_peak_bytes"]) is not None]
-        return fmean(known) if known else None
+def answer(group: Group, alpha: float) -> str:
+    """Which configuration is best, what is tied with it, and what the leaner ones give up; numbers stay with units."""
+    return _UNIT.sub("\u00a0", _answer(group, alpha))
 
 
-def setups(records: Iterable[Record], names: Mapping[str, str]) -> list[Setup]:
-    """Gather the scored runs of one task and model by label, best mean score first."""
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        if scored(record):
-            found.setdefault(names[record["run_id"]], []).append(record)
-    made = [Setup(label, tuple(runs)) for label, runs in found.items()]
-    return sorted(made, key=lambda setup: -_sign(setup) * setup.score)
-
-
-def _sign(setup: Setup) -> int:
-    return -1 if setup.runs[0]["higher_is_better"] is False else 1
-
-
-def answer(records: Sequence[Record], names: Mapping[str, str]) -> str:
-    """Which configuration is best, and what the leaner ones give up; numbers stay with their units."""
-    return _UNIT.sub("\u00a0", _answer(records, names))
-
-
-def _answer(records: Sequence[Record], names: Mapping[str, str]) -> str:
-    ordered = setups(records, names)
+def _answer(group: Group, alpha: float) -> str:
+    ordered = [c for c in group.configurations if c.estimate is not None]
     if not ordered:
         return "No run finished with a score, so there is no answer yet."
     best = ordered[0]
-    metric = best.runs[0]["main_score"]
     over = f" (mean of {len(best.runs)} seeds)" if len(best.runs) > 1 else ""
-    value = text(units.score(metric, best.score, best.stderr))
+    value = text(units.score(group.score, _mean(best), best.half(alpha)))
+    peak = _peak(best)
     if len(ordered) == 1:
-        need = f", with {units.size(best.peak)} at the training peak" if best.peak else ""
-        return f"Only <b>{text(best.label)}</b> has a score: {text(metric)} {value}{over}{need}."
-    said = [f"<b>{text(best.label)}</b> scores best: {text(metric)} {value}{over}."]
-    if any(failed_checks(run) for run in best.runs):
+        need = f", with {units.size(peak)} at the training peak" if peak else ""
+        return f"Only <b>{text(best.label)}</b> has a score: {text(group.score)} {value}{over}{need}."
+    said = [f"<b>{text(best.label)}</b> scores best: {text(group.score)} {value}{over}."]
+    if failed_checks(best.record):
         said.append("<strong>That score is in doubt: a check failed.</strong>")
-    level = [setup for setup in ordered[1:] if _told_apart(best, setup) is False]
-    if level:
-        said.append(
-            f"The scored examples cannot tell {_join(_brief((s.label for s in level), 4, '<b>{}</b>'))} from it."
-        )
-    said.append(_trades(best, ordered[1:]))
+    tied = group.tied(best.label)
+    if tied:
+        verb = "are" if len(tied) > 1 else "is"
+        said.append(f"{_join(_brief(tied, 4, '<b>{}</b>'))} {verb} tied with it.")
+    elif not any(pair.comparison for pair in group.pairs):
+        level = [c.label for c in ordered[1:] if _near(best, c, alpha)]
+        if level:
+            said.append(f"The scored examples cannot tell {_join(_brief(level, 4, '<b>{}</b>'))} from it.")
+    said.append(_trades(group, ordered))
     return " ".join(said)
 
 
-def _told_apart(best: Setup, other: Setup) -> bool | None:
-    """Whether a difference exceeds 1.96 standard errors of two independent scores; None without errors.
-
-    Methods are scored on the same examples, which a paired test would use; this is the cautious bound.
-    """
-    margin = _margin(best, other)
-    return None if margin is None else abs(best.score - other.score) > margin
+def _mean(configuration: Configuration) -> float:
+    return 0.0 if configuration.estimate is None else configuration.estimate.mean
 
 
-def _margin(best: Setup, other: Setup) -> float | None:
-    if best.stderr is None or other.stderr is None:
-        return None
-    return 1.96 * math.hypot(best.stderr, other.stderr)
+def _peak(configuration: Configuration) -> float | None:
+    peak: float | None = configuration.record["memory"]["train_peak_bytes"]
+    return peak
 
 
-def _trades(best: Setup, others: Sequence[Setup]) -> str:
+def _near(best: Configuration, other: Configuration, alpha: float) -> bool:
+    """Whether two scores that could not be paired are within the interval of independent ones: the cautious bound."""
+    halves = (best.half(alpha), other.half(alpha))
+    if halves[0] is None or halves[1] is None:
+        return False
+    return abs(_mean(best) - _mean(other)) <= math.hypot(halves[0], halves[1])
+
+
+def _trades(group: Group, ordered: Sequence[Configuration]) -> str:
     """What each configuration on the front of score against memory gives up, and for how much memory."""
-    if best.peak is None:
+    best, least = ordered[0], _peak(ordered[0])
+    if not least:
         return ""
-    front, least = [], best.peak
-    for setup in others:  # in order of score, so whatever needs less than all before it is on the front
-        if setup.peak is not None and setup.peak < least:
-            front.append(setup)
-            least = setup.peak
+    whole, front = least, []
+    for configuration in ordered[1:]:  # in order of score, so what needs less than all before it is on the front
+        peak = _peak(configuration)
+        if peak is not None and peak < least:
+            front.append(configuration)
+            least = peak
     if not front:
-        return f"It also needs the least memory: {units.size(best.peak)} at the training peak."
+        return f"It also needs the least memory: {units.size(whole)} at the training peak."
     kept = front if len(front) <= _MOST_TRADES else [*front[: _MOST_TRADES - 1], front[-1]]
-    metric = best.runs[0]["main_score"]
     parts = []
-    for index, setup in enumerate(kept):
-        lost, share = abs(best.score - setup.score), 100 * (setup.peak or 0) / best.peak
+    for index, configuration in enumerate(kept):
+        lost, share = _lost(group, best, configuration), 100 * (_peak(configuration) or 0) / whole
         verb, of = ("gives up ", " of that") if index == 0 else ("", "")
-        parts.append(f"<b>{text(setup.label)}</b> {verb}{units.gap(metric, lost)} for {share:.0f} %{of}")
-    return f"<b>{text(best.label)}</b> peaks at {units.size(best.peak)} in training; {_join(parts)}."
+        parts.append(f"<b>{text(configuration.label)}</b> {verb}{lost} for {share:.0f} %{of}")
+    return f"<b>{text(best.label)}</b> peaks at {units.size(whole)} in training; {_join(parts)}."
+
+
+def _lost(group: Group, best: Configuration, other: Configuration) -> str:
+    """The difference to the best, with half of its interval where the two were paired: ``2.1 ± 0.6 points``."""
+    pair = group.pair(best.label, other.label)
+    if pair is None or pair.comparison is None:
+        return units.gap(group.score, _mean(best) - _mean(other))
+    found = pair.comparison
+    number, _, unit = units.gap(group.score, found.difference).partition(" ")
+    half = units.gap(group.score, (found.high - found.low) / 2).partition(" ")[0]
+    return f"{number} ± {half} {unit}".strip()
 
 
 def rests_on(records: Sequence[Record], names: Mapping[str, str]) -> list[str]:
@@ -163,7 +142,8 @@ def _seeds(done: Sequence[Record], names: Mapping[str, str]) -> str:
     if len(seeds) == 1:
         return f"One seed ({seeds[0]}): how much scores vary from seed to seed was not measured."
     listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} to {seeds[-1]}"
-    uneven = any(len(setup.runs) != len(seeds) for setup in setups(done, names))
+    counts = Counter(names[record["run_id"]] for record in done)
+    uneven = any(count != len(seeds) for count in counts.values())
     rest = ", but not every configuration has all of them" if uneven else ""
     return f"{len(seeds)} seeds ({listed}){rest}; the scores above are means over them."
 
