@@ -46,13 +46,14 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
         RequestError: when the request is wrong, before anything is run.
     """
     from bench import specs
+    from bench.explain import about
     from bench.report import build
 
     request, options, out = _request(values)
     expanded = specs.expand(request)
     store = Store(out)
     store.prepare()
-    _warn(store.records()[1])
+    warn(store.records()[1])
     sweep = Sweep(expanded, store, options, watcher=_silent())
     todo = sweep.missing()
     specs.check_methods(todo)
@@ -69,13 +70,19 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
         finally:
             watcher.close()
     records, warnings = store.records()
-    _warn(warnings)
-    build(records, store.folder / "report.html")
+    warn(warnings)
+    build(records, store.folder / "report.html", about=about(methods_of(records), request.plugins))
     wanted = {spec.run_id for spec in expanded}
     return [record for record in records if record["run_id"] in wanted], store
 
 
-def _warn(warnings: list[str]) -> None:
+def methods_of(records: list[Record]) -> set[str]:
+    """The names of the methods that were run."""
+    return {record["spec"]["method"]["name"] for record in records}
+
+
+def warn(warnings: list[str]) -> None:
+    """Print warnings to stderr."""
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
 
@@ -174,7 +181,7 @@ def _dry_run(expanded: list[Any], store: Store) -> int:
     from bench.progress import title
 
     records, warnings = store.records() if store.folder.is_dir() else ([], [])
-    _warn(warnings)
+    warn(warnings)
     there = {record["run_id"]: record["status"] for record in records}
     for spec in expanded:
         options = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
@@ -204,21 +211,17 @@ def _verdict(chosen: list[Record]) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """``bench report``: one HTML file from a folder of records."""
-    from bench.report import build
+    """``bench report``: one HTML file from a folder of records, or a table, or pictures."""
+    from bench import reporting
 
-    folder: Path = arguments.folder
-    if not (folder / "runs").is_dir():
-        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
-    records, warnings = Store(folder).records()
-    _warn(warnings)
-    target: Path = arguments.html or folder / "report.html"
-    try:
-        path = build(records, target)
-    except OSError as error:
-        raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
-    sys.stdout.write(f"Report: {path}\n")
-    return 0
+    return reporting.report(arguments)
+
+
+def view(arguments: argparse.Namespace) -> int:
+    """``bench view``: the report in the browser, kept up to date."""
+    from bench import reporting
+
+    return reporting.view(arguments)
 
 
 def export(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from rich.table import Table
 from bench import models, options, registry
 from bench.api import Mergeable, Task
 from bench.errors import RequestError, unknown
+from bench.record import shown
+from bench.report.about import About, OptionFact
 from bench.settings import TrainSettings
 
 
@@ -43,6 +46,28 @@ def _paragraphs(cls: type) -> list[str]:
     return [" ".join(part.split()) for part in text.split("\n\n")] or [""]
 
 
+def about(names: Iterable[str], plugins: Sequence[Path] = ()) -> dict[str, About]:
+    """Explanations of methods for the report, as ``bench show`` gives them; names that nothing here defines are left out.
+
+    Raises:
+        RequestError: when a plugin cannot be imported.
+    """
+    registry.load(plugins)
+    found = {}
+    for name in sorted(set(names)):
+        try:
+            cls = registry.method_entry(name).value
+        except RequestError:
+            continue  # its plugin is not here: the report says what the records know
+        listed = tuple(
+            OptionFact(option.name, option.type_name, _default(option), option.limits.help + _choices(option))
+            for option in options.options(cls).values()
+        )
+        parts = re.split(r"\n\s*\n|\n(?=(?:Formula|Source|Options)\b)", inspect.getdoc(cls) or "")
+        found[name] = About(tuple(" ".join(part.split()) for part in parts), listed, tuple(_abilities(cls)))
+    return found
+
+
 def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
     """Print everything about a method, task or model.
 
@@ -71,10 +96,14 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
 def _method(cls: Any, console: Console) -> None:
     _say(console, f"{cls.name}\n")
     _say(console, inspect.getdoc(cls) or "")
+    _say(console, f"\n{' '.join(_abilities(cls))}\n")
+    _options(cls, console)
+
+
+def _abilities(cls: Any) -> list[str]:
     swept = f"--ranks sets {cls.name}.{cls.swept}." if cls.swept else "--ranks does not apply: one size only."
     merges = "Can be merged into the base weights." if issubclass(cls, Mergeable) else "Cannot be merged."
-    _say(console, f"\n{swept} {merges} Defined in {registry.method_entry(cls.name).file.name}.\n")
-    _options(cls, console)
+    return [swept, merges, f"Defined in {registry.method_entry(cls.name).file.name}."]
 
 
 def _options(cls: type, console: Console) -> None:
@@ -82,11 +111,16 @@ def _options(cls: type, console: Console) -> None:
     for heading in ("option", "type", "default", "what it does"):
         table.add_column(heading, overflow="fold")
     for option in options.options(cls).values():
-        default = option.default
-        shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        choices = f" ({', '.join(option.limits.choices)})" if option.limits.choices else ""
-        table.add_row(option.name, option.type_name, shown, option.limits.help + choices)
+        table.add_row(option.name, option.type_name, _default(option), option.limits.help + _choices(option))
     console.print(table, highlight=False)
+
+
+def _default(option: options.Option) -> str:
+    return shown(option.default)
+
+
+def _choices(option: options.Option) -> str:
+    return f" ({', '.join(option.limits.choices)})" if option.limits.choices else ""
 
 
 def _task(task: Task, console: Console) -> None:

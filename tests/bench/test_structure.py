@@ -20,6 +20,7 @@ LAYERS = [
     {"probe", "planfile", "progress", "pool", "card"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
+    {"reporting"},
     {"commands", "cli", "python"},
 ]
 

@@ -1,0 +1,124 @@
+"""``bench report`` and ``bench view``: check what was asked for, then write or serve."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.errors import RequestError, unknown
+from bench.record import Record
+from bench.report.about import About
+from bench.store import Store
+
+DEFAULT_PORT = 8321
+IMAGE_FORMATS = ("png", "svg")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the HTML file, or the table in another format, and pictures where they are asked for."""
+    from bench.report import build, formats
+
+    wrong = _wrong(arguments, formats.FORMATS)
+    if wrong:
+        raise RequestError(wrong)
+    records = _records(arguments.folder)
+    target: Path = arguments.html or arguments.folder / "report.html"
+    if arguments.format:
+        _table(records, arguments.format, arguments.to)
+    if not arguments.format or arguments.html:
+        try:
+            path = build(records, target, arguments.title, about(records, arguments.plugin))
+        except OSError as error:
+            raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
+        (sys.stderr if arguments.format else sys.stdout).write(f"Report: {path}\n")
+    if arguments.images:
+        from bench.report import images
+
+        written = images.write(records, arguments.images, arguments.image_format or "png")
+        (sys.stderr if arguments.format else sys.stdout).write(f"Images: {len(written)} in {arguments.images}\n")
+    return 0
+
+
+def view(arguments: argparse.Namespace) -> int:
+    """Serve the report until Ctrl-C."""
+    from bench.report import serve
+
+    _records(arguments.folder)  # says at once what is wrong with the folder
+
+    def read() -> tuple[list[Record], dict[str, About]]:
+        records, _ = Store(arguments.folder).records()
+        return records, about(records, arguments.plugin)
+
+    page = serve.Page(arguments.folder, read, arguments.title)
+    server = serve.listen(page, arguments.host, _port(arguments.port))
+    try:
+        sys.stdout.write(f"Report of {arguments.folder}: {server.url}  (Ctrl-C ends)\n")
+        sys.stdout.flush()
+        server.run(open_browser=not arguments.no_browser)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nbench: no longer served.\n")
+    finally:
+        server.close()
+    return 0
+
+
+def about(records: list[Record], plugins: list[Path]) -> dict[str, About]:
+    """Explanations of the methods; without any where an installed plugin is broken, which a report can do without."""
+    if not records:
+        return {}
+    from bench import explain
+
+    try:
+        return explain.about({record["spec"]["method"]["name"] for record in records}, plugins)
+    except RequestError as error:
+        if plugins:
+            raise
+        sys.stderr.write("".join(f"bench: {message} The report does without it.\n" for message in error.messages))
+        return {}
+
+
+def _records(folder: Path) -> list[Record]:
+    if not (folder / "runs").is_dir():
+        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
+    records, warnings = Store(folder).records()
+    for warning in warnings:
+        sys.stderr.write(f"bench: {warning}\n")
+    return records
+
+
+def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]:
+    wrong = []
+    if arguments.format and arguments.format not in formats:
+        wrong.append(f"--format: {unknown('format', arguments.format, formats)}")
+    if arguments.to and not arguments.format:
+        wrong.append("--to is for --format md, csv, json or latex; the HTML file's place is --html FILE.")
+    if arguments.image_format and arguments.image_format not in IMAGE_FORMATS:
+        wrong.append(f"--image-format: {unknown('format', arguments.image_format, IMAGE_FORMATS)}")
+    if arguments.image_format and not arguments.images:
+        wrong.append("--image-format says how to write --images DIR, which is not there.")
+    return wrong
+
+
+def _table(records: list[Record], kind: str, to: Path | None) -> None:
+    from bench.report import formats
+    from bench.store import write_atomically
+
+    written = formats.write(records, kind)
+    if to is None:
+        sys.stdout.write(written)
+        return
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(to, written.encode("utf-8"))
+    except OSError as error:
+        raise RequestError(f"The table cannot be written to {to}: {error.strerror}.") from error
+    sys.stdout.write(f"Table: {to}\n")
+
+
+def _port(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit() or not 0 <= int(given) <= 65_535:
+        raise RequestError(f"--port: '{given}' is not a port: a whole number from 0 (any free one) to 65535.")
+    return int(given)
