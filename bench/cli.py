@@ -187,7 +187,9 @@ def _report(commands: Any) -> None:
     )
     view.add_argument("folder", type=Path, metavar="DIR")
     view.add_argument("--port", metavar="N", help="port (default: 8321, or the next free one)")
-    view.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: this machine only)")
+    view.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen on (default: this machine only)"
+    )
     view.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
     _plugin_flag(view)

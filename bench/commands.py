@@ -46,14 +46,14 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
         RequestError: when the request is wrong, before anything is run.
     """
     from bench import specs
-    from bench.explain import about
     from bench.report import build
+    from bench.reporting import extras
 
     request, options, out = _request(values)
     expanded = specs.expand(request)
     store = Store(out)
     store.prepare()
-    warn(store.records()[1])
+    _warn(store.records()[1])
     sweep = Sweep(expanded, store, options, watcher=_silent())
     todo = sweep.missing()
     specs.check_methods(todo)
@@ -70,19 +70,13 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
         finally:
             watcher.close()
     records, warnings = store.records()
-    warn(warnings)
-    build(records, store.folder / "report.html", about=about(methods_of(records), request.plugins))
+    _warn(warnings)
+    build(records, store.folder / "report.html", extras(records, store.folder, request.plugins))
     wanted = {spec.run_id for spec in expanded}
     return [record for record in records if record["run_id"] in wanted], store
 
 
-def methods_of(records: list[Record]) -> set[str]:
-    """The names of the methods that were run."""
-    return {record["spec"]["method"]["name"] for record in records}
-
-
-def warn(warnings: list[str]) -> None:
-    """Print warnings to stderr."""
+def _warn(warnings: list[str]) -> None:
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
 
@@ -181,7 +175,7 @@ def _dry_run(expanded: list[Any], store: Store) -> int:
     from bench.progress import title
 
     records, warnings = store.records() if store.folder.is_dir() else ([], [])
-    warn(warnings)
+    _warn(warnings)
     there = {record["run_id"]: record["status"] for record in records}
     for spec in expanded:
         options = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")

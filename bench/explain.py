@@ -47,7 +47,7 @@ def _paragraphs(cls: type) -> list[str]:
 
 
 def about(names: Iterable[str], plugins: Sequence[Path] = ()) -> dict[str, About]:
-    """Explanations of methods for the report, as ``bench show`` gives them; names that nothing here defines are left out.
+    """Explanations of methods for the report, as ``bench show`` gives them; without those that nothing here defines.
 
     Raises:
         RequestError: when a plugin cannot be imported.

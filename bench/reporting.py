@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import RequestError, unknown
 from bench.record import Record
-from bench.report.about import About
+from bench.report import Extras
 from bench.store import Store
 
-DEFAULT_PORT = 8321
 IMAGE_FORMATS = ("png", "svg")
 
 
@@ -25,17 +25,18 @@ def report(arguments: argparse.Namespace) -> int:
     records = _records(arguments.folder)
     target: Path = arguments.html or arguments.folder / "report.html"
     if arguments.format:
-        _table(records, arguments.format, arguments.to)
+        _table(formats.write(records, arguments.format, arguments.folder), arguments.to)
     if not arguments.format or arguments.html:
         try:
-            path = build(records, target, arguments.title, about(records, arguments.plugin))
+            shown = extras(records, arguments.folder, arguments.plugin, arguments.title)
+            path = build(records, target, shown)
         except OSError as error:
             raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
         (sys.stderr if arguments.format else sys.stdout).write(f"Report: {path}\n")
     if arguments.images:
         from bench.report import images
 
-        written = images.write(records, arguments.images, arguments.image_format or "png")
+        written = images.write(records, arguments.images, arguments.image_format or "png", arguments.folder)
         (sys.stderr if arguments.format else sys.stdout).write(f"Images: {len(written)} in {arguments.images}\n")
     return 0
 
@@ -46,12 +47,11 @@ def view(arguments: argparse.Namespace) -> int:
 
     _records(arguments.folder)  # says at once what is wrong with the folder
 
-    def read() -> tuple[list[Record], dict[str, About]]:
+    def read() -> tuple[list[Record], Extras]:
         records, _ = Store(arguments.folder).records()
-        return records, about(records, arguments.plugin)
+        return records, extras(records, arguments.folder, arguments.plugin, arguments.title)
 
-    page = serve.Page(arguments.folder, read, arguments.title)
-    server = serve.listen(page, arguments.host, _port(arguments.port))
+    server = serve.listen(serve.Page(arguments.folder, read), arguments.host, _port(arguments.port))
     try:
         sys.stdout.write(f"Report of {arguments.folder}: {server.url}  (Ctrl-C ends)\n")
         sys.stdout.flush()
@@ -63,19 +63,25 @@ def view(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def about(records: list[Record], plugins: list[Path]) -> dict[str, About]:
-    """Explanations of the methods; without any where an installed plugin is broken, which a report can do without."""
+def extras(records: list[Record], folder: Path, plugins: Sequence[Path], title: str | None = None) -> Extras:
+    """What a report of a folder shows beyond its records.
+
+    The methods are explained by their code; where an installed plugin is broken, the report does without.
+
+    Raises:
+        RequestError: when one of ``plugins`` cannot be imported.
+    """
     if not records:
-        return {}
+        return Extras(title, folder)
     from bench import explain
 
     try:
-        return explain.about({record["spec"]["method"]["name"] for record in records}, plugins)
+        return Extras(title, folder, explain.about({run["spec"]["method"]["name"] for run in records}, plugins))
     except RequestError as error:
         if plugins:
             raise
         sys.stderr.write("".join(f"bench: {message} The report does without it.\n" for message in error.messages))
-        return {}
+        return Extras(title, folder)
 
 
 def _records(folder: Path) -> list[Record]:
@@ -100,11 +106,9 @@ def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]
     return wrong
 
 
-def _table(records: list[Record], kind: str, to: Path | None) -> None:
-    from bench.report import formats
+def _table(written: str, to: Path | None) -> None:
     from bench.store import write_atomically
 
-    written = formats.write(records, kind)
     if to is None:
         sys.stdout.write(written)
         return

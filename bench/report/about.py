@@ -64,7 +64,9 @@ def _method(index: int, name: str, runs: Sequence[Record], about: About | None) 
             f"<p>Nothing here defines this method (a plugin that is not loaded: <code>--plugin FILE</code>). Its "
             f"records say: code {text(', '.join(codes[:_MOST_VALUES]))}, and these options.</p>"
         )
-        rows = "".join(f"<tr><th scope=row>{text(key)}</th><td>{_listed(value)}</td></tr>" for key, value in values.items())
+        rows = "".join(
+            f"<tr><th scope=row>{text(key)}</th><td>{_listed(value)}</td></tr>" for key, value in values.items()
+        )
         table = _table(("option", "value in these runs"), rows) if values else "<p>No options.</p>"
     else:
         head = about.paragraphs[0] if about.paragraphs else ""
@@ -80,7 +82,10 @@ def _method(index: int, name: str, runs: Sequence[Record], about: About | None) 
 
 def _table(heads: Sequence[str], rows: str) -> str:
     cells = "".join(f"<th scope=col>{head}</th>" for head in heads)
-    return f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return (
+        f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _option(option: OptionFact, used: Sequence[str] | None) -> str:
@@ -88,7 +93,8 @@ def _option(option: OptionFact, used: Sequence[str] | None) -> str:
     changed = used and list(used) != [option.default]
     return (
         f"<tr><th scope=row>{text(option.name)} <small>{text(option.kind)}</small></th>"
-        f"<td>{f'<b>{value}</b>' if changed else value}</td><td>{text(option.default)}</td><td>{text(option.help)}</td></tr>"
+        f"<td>{f'<b>{value}</b>' if changed else value}</td><td>{text(option.default or 'none')}</td>"
+        f"<td>{text(option.help)}</td></tr>"
     )
 
 
@@ -104,7 +110,9 @@ def _values(runs: Sequence[Record]) -> dict[str, list[str]]:
 
 def _listed(values: Sequence[str]) -> str:
     rest = len(values) - _MOST_VALUES
-    return text(", ".join(value or "none" for value in values[:_MOST_VALUES]) + (f" and {rest} more" if rest > 0 else ""))
+    return text(
+        ", ".join(value or "none" for value in values[:_MOST_VALUES]) + (f" and {rest} more" if rest > 0 else "")
+    )
 
 
 def _linked(paragraph: str) -> str:

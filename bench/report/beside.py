@@ -25,7 +25,9 @@ def _source(scene: Scene, source: str, figures: Sequence[Figure]) -> str:
     score = f"{scene.score_name or 'score'}{', average' if average else ''}"
     heads = ("method", f"{score} there", "here", "trained there", "here", "peak there", "here")
     rows = "".join(_row(scene, figure) for figure in figures)
-    differs = "".join(f"<li>{text(said)}" for said in dict.fromkeys(note for figure in figures for note in figure.differs))
+    differs = "".join(
+        f"<li>{text(said)}" for said in dict.fromkeys(note for figure in figures for note in figure.differs)
+    )
     cells = "".join(f"<th scope=col>{text(head)}</th>" for head in heads)
     return (
         f'<details class="published"><summary><b>Published figures</b> <span>{text(source)}</span></summary>'

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import units
-from bench.record import Record
+from bench.record import Record, groups, labels, ranked
 from bench.report.escape import plot
 from bench.report.setups import Setup, setups
+
+if TYPE_CHECKING:
+    from bench.statistics.analysis import Analysis, Group
 
 INKS = 8
 MOST_LABELS = 8  # more points or lines than this are named by a legend instead of beside them
@@ -52,16 +55,27 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """The runs of one task and model, best first, with their labels and their methods' numbers."""
+    """The runs of one task and model, best first, with their labels, their methods' numbers and their statistics."""
 
     ordered: Sequence[Record]
     names: Mapping[str, str]
     slot: Mapping[str, int]
+    group: Group | None = None
 
     @functools.cached_property
     def setups(self) -> list[Setup]:
         """The configurations, best first."""
-        return setups(self.ordered, self.names)
+        return setups(self.ordered, self.names, self.group)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.ordered[0]["spec"]["task"]["name"])
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.ordered[0]["spec"]["model"]["name"])
 
     @property
     def score_name(self) -> str | None:
@@ -82,6 +96,14 @@ class Scene:
     def score_title(self) -> str:
         """Title of a score's axis."""
         return plot(self.score_name or "score") + (", %" if units.is_share(self.score_name) else "")
+
+
+def scenes(records: Sequence[Record], analysis: Analysis) -> list[Scene]:
+    """The tasks and models of some records, each with its runs best first."""
+    names, slot = labels(records), slots(records)
+    return [
+        Scene(ranked(members), names, slot, analysis.of(*key)) for key, members in groups(records).items()
+    ]  # fmt: skip
 
 
 def slots(records: Sequence[Record]) -> dict[str, int]:

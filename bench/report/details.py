@@ -78,10 +78,7 @@ def _setup(setup: Setup, shared: _Shared) -> str:
 def _one(run: Record, shared: _Shared, first: bool) -> str:
     said = units.score(run["main_score"], main_value(run), run["stderr"]) if scored(run) else status_of(run)
     anchor = "" if first else f' id="r-{run["run_id"]}"'  # the first run's is on its configuration
-    return (
-        f'<h4{anchor}>seed {run["spec"]["seed"]}: {text(said)}</h4>'
-        f"{_listed(_run(run, shared))}{_error(run, shared)}"
-    )
+    return f"<h4{anchor}>seed {run['spec']['seed']}: {text(said)}</h4>{_listed(_run(run, shared))}{_error(run, shared)}"
 
 
 def _run(run: Record, shared: _Shared) -> list[tuple[str, str]]:

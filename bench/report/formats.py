@@ -12,11 +12,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench import units
-from bench.record import Record, groups, labels, ranked
-from bench.report.chart import Scene, slots
+from bench.record import Record
+from bench.report.chart import Scene, scenes
 from bench.report.command import reproduce
 from bench.report.measures import MEASURES, Measure, measured
 from bench.report.setups import Setup
@@ -24,20 +25,18 @@ from bench.report.setups import Setup
 FORMATS = ("md", "csv", "json", "latex")
 
 
-def write(records: Sequence[Record], kind: str) -> str:
+def write(records: Sequence[Record], kind: str, folder: Path | None = None) -> str:
     """The table of some records as text that ends with a newline.
 
     Args:
         records: of any tasks and models.
         kind: one of ``FORMATS``.
+        folder: the store's, for the predictions that rank groups are told from.
     """
-    return {"md": _markdown, "csv": _csv, "json": _json, "latex": _latex}[kind](scenes(records))
+    from bench.statistics.analysis import analyse
 
-
-def scenes(records: Sequence[Record]) -> list[Scene]:
-    """The tasks and models of some records, each with its runs best first."""
-    names, slot = labels(records), slots(records)
-    return [Scene(ranked(members), names, slot) for members in groups(records).values()]
+    found = scenes(records, analyse(records, folder))
+    return {"md": _markdown, "csv": _csv, "json": _json, "latex": _latex}[kind](found)
 
 
 def _flat(found: Sequence[Scene]) -> list[dict[str, Any]]:
@@ -130,8 +129,7 @@ def _markdown(found: Sequence[Scene]) -> str:
 
 
 def _title(scene: Scene, escape: Callable[[str], str]) -> str:
-    spec = scene.ordered[0]["spec"]
-    return f"{escape(spec['task']['name'])} on {escape(spec['model']['name'])}"
+    return f"{escape(scene.task)} on {escape(scene.model)}"
 
 
 def _in_markdown(words: str) -> str:

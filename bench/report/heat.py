@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import units
-from bench.record import Record
-from bench.report.chart import LONGEST_LABEL, Chart, Trace
+from bench.report.chart import LONGEST_LABEL, Chart, Scene, Trace
 from bench.report.escape import plot
-from bench.report.setups import Setup, setups
+from bench.report.setups import Setup
 
 _MOST_ROWS = 24  # with more labels than this, a method is shown by its best configuration per task
 
 
-def charts(parts: Mapping[tuple[str, str], Sequence[Record]], names: Mapping[str, str]) -> list[Chart]:
+def charts(found: Sequence[Scene]) -> list[Chart]:
     """One heatmap for every model that ran on at least two tasks."""
     by_model: dict[str, dict[str, list[Setup]]] = {}
-    for (task, model), members in parts.items():
-        scored = [setup for setup in setups(members, names) if setup.score is not None]
+    for scene in found:
+        scored = [setup for setup in scene.setups if setup.score is not None]
         if scored:
-            by_model.setdefault(model, {})[task] = scored
+            by_model.setdefault(scene.model, {})[scene.task] = scored
     return [_chart(model, tasks) for model, tasks in by_model.items() if len(tasks) > 1]
 
 

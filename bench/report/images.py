@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RequestError
-from bench.record import Record, groups, labels, ranked
+from bench.record import Record
 from bench.report import heat, published
-from bench.report.chart import Chart, Scene, slots
+from bench.report.chart import Chart, scenes
 from bench.report.charts import charts
 from bench.report.script import asset
 from bench.store import write_atomically
@@ -19,13 +19,14 @@ _WIDTH = {False: 640, True: 1080}
 _SCALE = 2  # pixels per point of a PNG
 
 
-def write(records: Sequence[Record], folder: Path, kind: str) -> list[Path]:
+def write(records: Sequence[Record], folder: Path, kind: str, store: Path | None = None) -> list[Path]:
     """Write every chart to a file of its own, ``TASK-MODEL-CHART.png``.
 
     Args:
         records: of any tasks and models.
         folder: made when it is not there.
         kind: ``png`` or ``svg``.
+        store: the store's folder, for the predictions that intervals are told from.
 
     Raises:
         RequestError: when kaleido, or the browser that it draws with, is not there, or the folder cannot be written.
@@ -34,7 +35,7 @@ def write(records: Sequence[Record], folder: Path, kind: str) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, chart in _named(records).items():
+        for name, chart in _named(records, store).items():
             path = folder / f"{name}.{kind}"
             write_atomically(path, _drawn(chart, kind))
             written.append(path)
@@ -64,15 +65,16 @@ def _drawn(chart: Chart, kind: str) -> bytes:
     return made
 
 
-def _named(records: Sequence[Record]) -> dict[str, Chart]:
+def _named(records: Sequence[Record], store: Path | None) -> dict[str, Chart]:
     """The charts by file name; names are made of letters, digits and hyphens alone, and never twice the same."""
-    names, slot, parts = labels(records), slots(records), groups(records)
+    from bench.statistics.analysis import analyse
+
+    shown = scenes(records, analyse(records, store))
     found: dict[str, Chart] = {}
-    for (task, model), members in parts.items():
-        scene = Scene(ranked(members), names, slot)
+    for scene in shown:
         for chart in charts(scene, published.matching(scene.ordered)):
-            _add(found, f"{task}-{model}-{chart.key}", chart)
-    for chart in heat.charts(parts, names):
+            _add(found, f"{scene.task}-{scene.model}-{chart.key}", chart)
+    for chart in heat.charts(shown):
         _add(found, chart.key, chart)
     return found
 

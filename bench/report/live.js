@@ -29,7 +29,7 @@
     all("main .wide").forEach((box, index) => { if (state.boxes[index]) [box.scrollLeft, box.scrollTop] = state.boxes[index]; });
   };
   const take = async () => {
-    const fresh = new DOMParser().parseFromString(await (await fetch("./", { cache: "no-store" })).text(), "text/html");
+    const fresh = new DOMParser().parseFromString(await (await fetch("./")).text(), "text/html");
     const focus = document.activeElement && document.activeElement !== document.body ? place(document.activeElement) : null;
     const state = snapshot();
     document.body.style.minHeight = `${document.body.scrollHeight}px`;  // the page must not jump while charts are empty

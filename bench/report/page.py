@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.record import Record, groups, labels, ranked
-from bench.report import about, beside, fits, heat, provenance, published, words
-from bench.report.chart import Chart, Scene, slots
+from bench.record import Record
+from bench.report import Extras, about, across, beside, fits, heat, matrix, provenance, published, words
+from bench.report.answer import answer
+from bench.report.chart import Chart, Scene, scenes
 from bench.report.charts import charts
 from bench.report.details import details
 from bench.report.escape import script_json, text
@@ -17,38 +17,23 @@ from bench.report.rows import table
 from bench.report.script import asset, page_script, plotly, policy
 
 
-@dataclasses.dataclass(frozen=True)
-class Extras:
-    """What the records do not hold.
-
-    Attributes:
-        title: the heading; without one, the tasks and models are named.
-        about: explanations of methods by name, as far as they are known here.
-        live: the state of the folder that a served page shows, and looks for changes of; None in a file.
-    """
-
-    title: str | None = None
-    about: Mapping[str, about.About] = dataclasses.field(default_factory=dict)
-    live: str | None = None
-
-
-def document(records: Sequence[Record], extras: Extras = Extras()) -> str:
+def document(records: Sequence[Record], extras: Extras) -> str:
     """Return the whole report as HTML, with its styles, its script and plotly inside."""
-    names, slot, parts = labels(records), slots(records), groups(records)
-    heading = extras.title or _title(list(parts))
+    from bench.statistics.analysis import analyse
+
+    analysis = analyse(records, extras.folder)
+    parts = scenes(records, analysis)
+    heading = extras.title or _title(parts)
     drawn = _Drawn()
-    across = "".join(drawn.figure(chart) for chart in heat.charts(parts, names))
-    sections = [
-        _section(index, key, Scene(ranked(members), names, slot), drawn)
-        for index, (key, members) in enumerate(parts.items())
-    ]
+    overall = across.section(analysis, [drawn.figure(chart) for chart in heat.charts(parts)])
+    sections = [_section(index, scene, drawn) for index, scene in enumerate(parts)]
     lead = "" if parts else _EMPTY
     body = "\n".join(
         part
         for part in (
-            _contents(list(parts)),
+            _contents(parts),
             lead,
-            f'<section id="across"><h2>Across tasks</h2><div class="figures">{across}</div></section>' if across else "",
+            overall,
             *sections,
             about.section(records, extras.about),
             _how_to_read() if parts else "",
@@ -138,8 +123,8 @@ def _choosers(chart: Chart, number: int) -> str:
     return f'<div class="axes">{menus}<span class="note" data-corner="{number}"></span></div>'
 
 
-def _title(parts: Sequence[tuple[str, str]]) -> str:
-    tasks, models = sorted({task for task, _ in parts}), sorted({model for _, model in parts})
+def _title(parts: Sequence[Scene]) -> str:
+    tasks, models = sorted({scene.task for scene in parts}), sorted({scene.model for scene in parts})
     if not parts:
         return "Fine-tuning methods compared"
     of = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
@@ -153,33 +138,34 @@ def _dated(records: Sequence[Record]) -> str:
     return f"{count}, report made {made} by tunebench"
 
 
-def _contents(parts: Sequence[tuple[str, str]]) -> str:
+def _contents(parts: Sequence[Scene]) -> str:
     if len(parts) < 2:
         return ""
     links = "".join(
-        f'<li><a href="#s{index}">{text(task)} on {text(model)}</a>' for index, (task, model) in enumerate(parts)
+        f'<li><a href="#s{index}">{text(scene.task)} on {text(scene.model)}</a>' for index, scene in enumerate(parts)
     )
     return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
 
 
-def _section(index: int, key: tuple[str, str], scene: Scene, drawn: _Drawn) -> str:
+def _section(index: int, scene: Scene, drawn: _Drawn) -> str:
     """One task on one model; its charts are added to what the page's script draws from."""
-    task, model = (text(name) for name in key)
+    task, model = text(scene.task), text(scene.model)
     others = published.matching(scene.ordered)
     figures = "".join(drawn.figure(chart) for chart in charts(scene, others))
     slider, candidates = fits.panel(scene, index)
     if candidates:
         drawn.data["fits"][str(index)] = candidates
     warnings = "".join(f"<li>{warning}" for warning in words.warnings(scene.ordered))
-    rests = "".join(f"<li>{sentence}" for sentence in words.rests_on(scene.ordered, scene.names))
+    rests = "".join(f"<li>{sentence}" for sentence in words.rests_on(scene))
     return f"""<section id="s{index}" aria-labelledby="h{index}">
 <h2 id="h{index}">{task} <span>on {model}</span></h2>
-<p class="answer">{words.answer(scene.ordered, scene.names)}</p>
+<p class="answer">{answer(scene)}</p>
 <ul class="rests">{rests}</ul>
 {f'<div class="warning" role="note"><h3>These rows may not compare</h3><ul>{warnings}</ul></div>' if warnings else ""}
 {table(scene, index)}
 {slider}
 <div class="figures">{figures}</div>
+{matrix.panel(scene)}
 {beside.panel(scene, others)}
 {details(scene)}
 </section>"""

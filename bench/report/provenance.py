@@ -71,7 +71,9 @@ def _sources(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for part in ("task", "model"):
         for spec in specs:
-            facts = {name: value for name, value in spec[part].items() if name != "name" and value not in (None, "", {})}
+            facts = {
+                name: value for name, value in spec[part].items() if name != "name" and value not in (None, "", {})
+            }
             said = ", ".join(f"{name} {shown(value)}" for name, value in facts.items())
             found.setdefault(f"{part} {spec[part]['name']}", {})[said] = None
     return {name: list(values) for name, values in found.items()}

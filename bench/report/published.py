@@ -72,7 +72,10 @@ def _files() -> tuple[tuple[dict[str, Any], tuple[dict[str, str], ...]], ...]:
 
 
 def _by_task(
-    about: Mapping[str, Any], rows: Sequence[Mapping[str, str]], of: tuple[str, str, str | None], differs: tuple[str, ...]
+    about: Mapping[str, Any],
+    rows: Sequence[Mapping[str, str]],
+    of: tuple[str, str, str | None],
+    differs: tuple[str, ...],
 ) -> Iterator[Figure]:
     """A table with a column per task: what stands for this task, if it is the same metric."""
     model, task, metric = of
@@ -94,7 +97,10 @@ def _by_task(
 
 
 def _averages(
-    about: Mapping[str, Any], rows: Sequence[Mapping[str, str]], of: tuple[str, str, str | None], differs: tuple[str, ...]
+    about: Mapping[str, Any],
+    rows: Sequence[Mapping[str, str]],
+    of: tuple[str, str, str | None],
+    differs: tuple[str, ...],
 ) -> Iterator[Figure]:
     """A table with a row per method: memory, parameters and an average over tasks."""
     if not of[1].startswith(about.get("tasks", "")):

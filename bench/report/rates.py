@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from bench import units
@@ -52,7 +51,7 @@ def _tried(run: Record) -> list[_Point]:
     found = []
     for trial in trials(run):
         rate, score = trial.get("lr"), trial.get("dev_score")
-        if _number(rate) and _number(score) and rate > 0:
+        if isinstance(rate, int | float) and isinstance(score, int | float) and rate > 0:
             found.append((float(rate), float(score), "trial, dev score"))
     return found
 
@@ -63,10 +62,6 @@ def _final(setup: Setup) -> _Point | None:
         return None
     written = units.score(setup.first["main_score"], setup.score, setup.margin)
     return float(rate), setup.score, f"{plot(setup.label)}, {plot(written)}"
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _points(scene: Scene, points: list[_Point]) -> Trace:

@@ -36,7 +36,9 @@ def page_script(live: bool) -> str:
 def policy(script: str, live: bool) -> str:
     """The Content-Security-Policy of a page with this script."""
     words = f"script-src {_word(script)} {plotly()[2]}; style-src 'unsafe-inline'; img-src data: blob:"
-    return f"default-src 'none'; {words}; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if live else "")
+    return f"default-src 'none'; {words}; base-uri 'none'; form-action 'none'" + (
+        "; connect-src 'self'" if live else ""
+    )
 
 
 def asset(name: str) -> str:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from bench.record import Record, failed_checks, main_value, scored
 from bench.report.measures import PEAK, Measure
+
+if TYPE_CHECKING:
+    from bench.statistics.analysis import Group
+    from bench.statistics.configurations import Configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +21,7 @@ class Setup:
 
     Attributes:
         margin: half of the score's 95 % interval over seeds and examples; None where it cannot be told.
+        covers: what the interval is over: seeds, examples, or both.
         group: letters of the rank groups it belongs to: configurations that share one cannot be told apart.
     """
 
@@ -23,6 +29,7 @@ class Setup:
     runs: tuple[Record, ...]
     margin: float | None = None
     group: str = ""
+    covers: str = ""
 
     @property
     def method(self) -> str:
@@ -50,12 +57,6 @@ class Setup:
         """Mean of the main score over the seeds that have one."""
         values = [value for run in self.done if (value := main_value(run)) is not None]
         return fmean(values) if values else None
-
-    @property
-    def stderr(self) -> float | None:
-        """Standard error over examples; seeds share the examples, so their mean is no more certain."""
-        known = [run["stderr"] for run in self.done if run["stderr"] is not None]
-        return fmean(known) if known else None
 
     @property
     def peak(self) -> float | None:
@@ -87,15 +88,29 @@ def status_of(run: Record) -> str:
     return str(run["status"]) if run["status"] != "ok" or scored(run) else "no score"
 
 
-def setups(records: Iterable[Record], names: Mapping[str, str]) -> list[Setup]:
-    """Gather the runs of one task and model by label, best mean score first, what has none last."""
-    found: dict[str, list[Record]] = {}
+def setups(records: Iterable[Record], names: Mapping[str, str], found: Group | None = None) -> list[Setup]:
+    """Gather the runs of one task and model by label, best mean score first, what has none last.
+
+    Args:
+        records: of one task and model.
+        names: label by run id.
+        found: their statistics, for intervals and rank groups; runs that these left out (older ones of other data or
+            code) are left out here too.
+    """
+    by_label: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(names[record["run_id"]], []).append(record)
-    made = [
-        Setup(label, tuple(sorted(runs, key=lambda run: int(run["spec"]["seed"])))) for label, runs in found.items()
-    ]
-    return sorted(made, key=_order)
+        by_label.setdefault(names[record["run_id"]], []).append(record)
+    known = {one.label: one for one in found.configurations} if found else {}
+    return sorted((_setup(label, runs, known.get(label)) for label, runs in by_label.items()), key=_order)
+
+
+def _setup(label: str, runs: list[Record], found: Configuration | None) -> Setup:
+    ordered = sorted(runs, key=lambda run: int(run["spec"]["seed"]))
+    if found is None or not found.runs:
+        return Setup(label, tuple(ordered))
+    kept = {run["run_id"] for run in found.runs}
+    chosen = tuple(run for run in ordered if run["run_id"] in kept or not scored(run))
+    return Setup(label, chosen, found.half(), found.group, found.covers or "")
 
 
 def _order(setup: Setup) -> tuple[bool, float, str]:
