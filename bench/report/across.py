@@ -19,9 +19,23 @@ def section(analysis: Analysis, figures: Sequence[str]) -> str:
         return ""
     names = {group.model: group.score for group in analysis.groups}
     tables = "".join(_table(summary, names, len(summaries) > 1) for summary in summaries if summary.rows)
-    return (
-        f'<section id="across"><h2>Across tasks</h2><div class="figures">{"".join(figures)}</div>{tables}</section>'
-    )  # fmt: skip
+    charts = f'<div class="figures">{"".join(figures)}</div>'
+    return f'<section id="across"><h2>Across tasks</h2>{_answer(summaries)}{charts}{tables}</section>'
+
+
+def _answer(summaries: Sequence[Summary]) -> str:
+    """Who ranks best on average, for every model; ranks say nothing of how far apart scores are: the sections do."""
+    said = []
+    for summary in summaries:
+        if len(summary.rows) > 1:
+            best, second = summary.rows[:2]
+            on = f" on {text(summary.model)}" if len(summaries) > 1 else ""
+            said.append(
+                f"<b>{text(best.label)}</b> has the best average rank over {len(summary.tasks)} tasks{on}: "
+                f"{best.average_rank:.2f}, before <b>{text(second.label)}</b> with {second.average_rank:.2f}."
+            )
+    tail = " Which differences are more than chance is said below, task by task." if said else ""
+    return f'<p class="answer">{" ".join(said)}{tail}</p>' if said else ""
 
 
 def _table(summary: Summary, names: Mapping[str, str | None], several: bool) -> str:

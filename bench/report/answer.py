@@ -43,7 +43,7 @@ def _answer(scene: Scene) -> str:
         said = [f"<b>{text(best.label)}</b> scores best: {metric} {value}{over}."]
     if best.doubts:
         said.append("<strong>That score is in doubt: a check failed.</strong>")
-    said.append(_trades(scene, best, ordered[1:]))
+    said.append(_trades(scene, best, (tied, [setup for setup in ordered[1:] if setup not in tied])))
     return " ".join(said)
 
 
@@ -69,24 +69,39 @@ def _margin(scene: Scene, best: Setup, other: Setup) -> float | None:
     return math.hypot(best.margin, other.margin)
 
 
-def _trades(scene: Scene, best: Setup, others: Sequence[Setup]) -> str:
-    """What each configuration on the front of score against memory gives up, and for how much memory."""
+def _trades(scene: Scene, best: Setup, rest: tuple[Sequence[Setup], Sequence[Setup]]) -> str:
+    """How much memory the best takes, which of the tied takes least, and what each leaner one gives up for how much.
+
+    Args:
+        scene: for units and paired intervals.
+        best: what all shares and differences are relative to.
+        rest: those tied with it, and the others, each best score first.
+    """
     if best.peak is None:
         return ""
-    front, least = [], best.peak
+    tied, others = rest
+    leanest = min((setup for setup in (best, *tied) if setup.peak), key=lambda setup: setup.peak or 0.0)
+    front, least = [], leanest.peak or 0.0
     for setup in others:  # in order of score, so whatever needs less than all before it is on the front
         if setup.peak is not None and setup.peak < least:
             front.append(setup)
             least = setup.peak
-    if not front:
-        return f"It also needs the least memory: {units.size(best.peak)} at the training peak."
+    peak = units.size(best.peak)
+    if leanest is not best:
+        share = f"{100 * (leanest.peak or 0.0) / best.peak:.0f} %"
+        of = f"{share} of <b>{text(best.label)}</b>'s {peak}"
+        first = f"Of these, <b>{text(leanest.label)}</b> needs the least memory, {of}"
+    elif not front:
+        return f"It also needs the least memory: {peak} at the training peak."
+    else:
+        first = f"<b>{text(best.label)}</b> peaks at {peak} in training"
     kept = front if len(front) <= _MOST_TRADES else [*front[: _MOST_TRADES - 1], front[-1]]
     parts = []
     for index, setup in enumerate(kept):
-        share = 100 * (setup.peak or 0) / best.peak
+        share = f"{100 * (setup.peak or 0) / best.peak:.0f} %"
         verb, of = ("gives up ", " of that") if index == 0 else ("", "")
-        parts.append(f"<b>{text(setup.label)}</b> {verb}{_lost(scene, best, setup)} for {share:.0f} %{of}")
-    return f"<b>{text(best.label)}</b> peaks at {units.size(best.peak)} in training; {join(parts)}."
+        parts.append(f"<b>{text(setup.label)}</b> {verb}{_lost(scene, best, setup)} for {share}{of}")
+    return f"{first}; {join(parts)}." if parts else f"{first}."
 
 
 def _lost(scene: Scene, best: Setup, setup: Setup) -> str:

@@ -69,15 +69,18 @@ def _drawn(
     named = len(points) <= MOST_LABELS
     x_range = padded([px for px, _ in at.values()], 0.18) if at else [0.0, 1.0]
     x_range = [0.0, x_range[1]]
-    y_range = padded([py for _, py in at.values()], 0.2) if at else [0.0, 1.0]
     margins = columns.get("margin")
+    half = {index: ((margins[index] or 0.0) if margins else 0.0) for index in at}
+    y_range = padded([y for i, (_, py) in at.items() for y in (py - half[i], py + half[i])], 0.12) if at else [0.0, 1.0]
+    edge = front(list(at.values()), x["least"], y["least"])
     beside = dict.fromkeys(range(len(points)), "top center")
     if named and at:
         shares = [(_share(px, x_range), _share(py, y_range)) for px, py in at.values()]
-        tall = [((margins[i] or 0.0) if margins else 0.0) / (y_range[1] - y_range[0]) for i in seen]
+        tall = [half[index] / (y_range[1] - y_range[0]) for index in seen]
         labels = [plot(points[index].label, LONGEST_LABEL) for index in seen]
-        beside |= dict(zip(seen, place(shares, labels, tall), strict=True))
-    traces = [_front(at, x, y)]
+        line = [(_share(px, x_range), _share(py, y_range)) for px, py in edge]
+        beside |= dict(zip(seen, place(shares, labels, tall, line), strict=True))
+    traces = [_front(edge, x)]
     for method, number in scene.slot.items():
         rows = [index for index, setup in enumerate(points) if setup.method == method]
         if not rows:
@@ -108,8 +111,7 @@ def _drawn(
     return traces, layout
 
 
-def _front(at: Mapping[int, tuple[float, float]], x: Mapping[str, Any], y: Mapping[str, Any]) -> Trace:
-    line = front(list(at.values()), x["least"], y["least"])
+def _front(line: Sequence[tuple[float, float]], x: Mapping[str, Any]) -> Trace:
     return {
         "type": "scatter",
         "mode": "lines",

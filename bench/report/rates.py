@@ -10,6 +10,8 @@ from bench.report.chart import LONGEST_LABEL, Chart, Scene, Trace, look, scaled
 from bench.report.escape import plot
 from bench.report.setups import Setup
 
+_MOST_LINES = 8  # tuned configurations of one method, best first
+
 _Point = tuple[float, float, str]  # learning rate, score in the record's unit, words
 
 
@@ -28,12 +30,12 @@ def chart(scene: Scene) -> Chart:
         mine = [setup for setup in scene.setups if setup.method == method]
         style, name = look(number), plot(method, LONGEST_LABEL)
         common = style | {"type": "scatter", "name": name, "legendgroup": name}
-        tried = sorted({point for setup in mine for run in setup.runs for point in _tried(run)})
-        if tried:
+        open_marker = style["marker"] | {"symbol": f"{style['marker']['symbol']}-open", "size": 8}
+        dashed = {"mode": "lines+markers", "marker": open_marker, "line": {"width": 1, "dash": "dash"}}
+        tried = {setup.label: sorted(_tried(setup)) for setup in mine[:_MOST_LINES] if _tried(setup)}
+        for index, points in enumerate(tried.values()):
             tuned = True
-            open_marker = style["marker"] | {"symbol": f"{style['marker']['symbol']}-open", "size": 8}
-            dashed = {"mode": "lines+markers", "marker": open_marker, "line": {"width": 1, "dash": "dash"}}
-            traces.append(common | dashed | _points(scene, tried))
+            traces.append(common | dashed | {"showlegend": index == 0} | _points(scene, points))
         final = sorted(point for setup in mine if (point := _final(setup)))
         if final and (tried or len({rate for rate, _, _ in final}) > 1):
             several = True
@@ -41,18 +43,19 @@ def chart(scene: Scene) -> Chart:
     note = "Open points: trials on the dev split. " if tuned else ""
     note += "Full points: final scores, one per configuration." if several else ""
     layout = {
-        "xaxis": {"title": {"text": "learning rate"}, "type": "log", "dtick": 1, "exponentformat": "power"},
+        "xaxis": {"title": {"text": "learning rate"}, "type": "log", "dtick": 1, "exponentformat": "e"},
         "yaxis": {"title": {"text": scene.score_title}},
     }
     return Chart("learning-rate", "Score against learning rate", note, traces, layout)
 
 
-def _tried(run: Record) -> list[_Point]:
+def _tried(setup: Setup) -> list[_Point]:
+    """The trials of a configuration: its seeds share them."""
     found = []
-    for trial in trials(run):
+    for trial in trials(setup.first):
         rate, score = trial.get("lr"), trial.get("dev_score")
         if isinstance(rate, int | float) and isinstance(score, int | float) and rate > 0:
-            found.append((float(rate), float(score), "trial, dev score"))
+            found.append((float(rate), float(score), f"{plot(setup.label)}, trial, dev score"))
     return found
 
 

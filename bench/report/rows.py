@@ -171,7 +171,7 @@ def _checks(runs: Sequence[Record]) -> str:
     failed = sum(len(failed_checks(run)) for run in runs)
     passed = sum(result == "pass" for run in runs for result in run["checks"].values())
     known = any(run["checks"] for run in runs)
-    said = f"<strong>{failed} failed</strong>" if failed else f"{passed} passed" if known else units.DASH
+    said = f"<strong>{failed} failed</strong>" if failed else f"{passed} pass" if known else units.DASH
     return _cell(failed if known else None, said)
 
 
