@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _run(commands)
     _report(commands)
+    _stats(commands)
     _export(commands)
     listing = commands.add_parser("list", help="what there is: methods, tasks or models")
     listing.add_argument("what", choices=("methods", "tasks", "models"))
@@ -194,3 +195,19 @@ def _report(commands: Any) -> None:
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
     _plugin_flag(view)
     view.set_defaults(act=_command("view"), parser=view)
+
+
+def _stats(commands: Any) -> None:
+    stats = commands.add_parser(
+        "stats",
+        help="intervals over seeds, paired tests, groups that are tied, and what would settle them",
+        description="Print the table of a folder again, with every pair of methods compared on their per-example "
+        "predictions, what would settle a tie, the Pareto front, and averages over tasks.",
+    )
+    stats.add_argument("folder", type=Path, metavar="DIR")
+    stats.add_argument("--baseline", metavar="M", help="method to compare all others with, corrected on its own")
+    stats.add_argument("--alpha", metavar="X", help="level of intervals and tests (default: 0.05)")
+    stats.add_argument("--pscp", action="store_true", help="add PSCP: the score with penalties for what it costs")
+    stats.add_argument("--beta", metavar="X", help="exponent of PSCP's penalties (default: 1, as its authors)")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+    stats.set_defaults(act=_command("stats"), parser=stats)

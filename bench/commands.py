@@ -195,13 +195,54 @@ def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
         json.dump(chosen, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        table.render(chosen, Console())
+        from bench.statistics.analysis import analyse
+
+        table.render(chosen, Console(), analyse(chosen, store.folder))
     (sys.stderr if as_json else sys.stdout).write(f"Report: {store.folder / 'report.html'}\n")
 
 
 def _verdict(chosen: list[Record]) -> int:
     fell_short = any(text.startswith("fail") for record in chosen for text in record["checks"].values())
     return int(fell_short or any(record["status"] != "ok" for record in chosen))
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """``bench stats``: intervals, paired tests, groups and fronts of a folder of records."""
+    wrong: list[str] = []
+    alpha = _number(arguments.alpha, "--alpha", (0.0, 0.5), wrong)
+    beta = _number(arguments.beta, "--beta", (0.0, 100.0), wrong)
+    if arguments.beta is not None and not arguments.pscp:
+        wrong.append("--beta is the exponent of --pscp: say --pscp too.")
+    if wrong:
+        raise RequestError(wrong)
+    from bench import reporting
+    from bench.statistics import printed
+    from bench.statistics.analysis import analyse
+    from bench.statistics.pscp import Weights
+
+    records = reporting.records(arguments.folder)
+    analysis = analyse(records, arguments.folder, arguments.baseline, 0.05 if alpha is None else alpha)
+    weights = (Weights() if beta is None else Weights(beta)) if arguments.pscp else None
+    if arguments.json:
+        json.dump(printed.document(analysis, weights), sys.stdout, indent=1, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        printed.show(records, analysis, Console(), weights)
+    return 0
+
+
+def _number(text: str | None, flag: str, ends: tuple[float, float], wrong: list[str]) -> float | None:
+    """The number of a flag, which has to lie strictly between two ends; None when it was not given."""
+    if text is None:
+        return None
+    try:
+        value = float(text)
+        if not ends[0] < value < ends[1]:
+            raise ValueError
+    except ValueError:
+        wrong.append(f"{flag}: '{text}' is not a number between {ends[0]:g} and {ends[1]:g}.")
+        return None
+    return value
 
 
 def report(arguments: argparse.Namespace) -> int:

@@ -59,6 +59,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
             "phases": dict.fromkeys(PHASES),
         },
         "speed": _nulls("speed"),
+        "compute": _nulls("compute"),
         "curve": [],
         "checks": {},
         "predictions": None,

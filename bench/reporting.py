@@ -22,21 +22,21 @@ def report(arguments: argparse.Namespace) -> int:
     wrong = _wrong(arguments, formats.FORMATS)
     if wrong:
         raise RequestError(wrong)
-    records = _records(arguments.folder)
+    found = records(arguments.folder)
     target: Path = arguments.html or arguments.folder / "report.html"
     if arguments.format:
-        _table(formats.write(records, arguments.format, arguments.folder), arguments.to)
+        _table(formats.write(found, arguments.format, arguments.folder), arguments.to)
     if not arguments.format or arguments.html:
         try:
-            shown = extras(records, arguments.folder, arguments.plugin, arguments.title)
-            path = build(records, target, shown)
+            shown = extras(found, arguments.folder, arguments.plugin, arguments.title)
+            path = build(found, target, shown)
         except OSError as error:
             raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
         (sys.stderr if arguments.format else sys.stdout).write(f"Report: {path}\n")
     if arguments.images:
         from bench.report import images
 
-        written = images.write(records, arguments.images, arguments.image_format or "png", arguments.folder)
+        written = images.write(found, arguments.images, arguments.image_format or "png", arguments.folder)
         (sys.stderr if arguments.format else sys.stdout).write(f"Images: {len(written)} in {arguments.images}\n")
     return 0
 
@@ -45,11 +45,11 @@ def view(arguments: argparse.Namespace) -> int:
     """Serve the report until Ctrl-C."""
     from bench.report import serve
 
-    _records(arguments.folder)  # says at once what is wrong with the folder
+    records(arguments.folder)  # says at once what is wrong with the folder
 
     def read() -> tuple[list[Record], Extras]:
-        records, _ = Store(arguments.folder).records()
-        return records, extras(records, arguments.folder, arguments.plugin, arguments.title)
+        found = records(arguments.folder)
+        return found, extras(found, arguments.folder, arguments.plugin, arguments.title)
 
     server = serve.listen(serve.Page(arguments.folder, read), arguments.host, _port(arguments.port))
     try:
@@ -63,7 +63,7 @@ def view(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def extras(records: list[Record], folder: Path, plugins: Sequence[Path], title: str | None = None) -> Extras:
+def extras(found: list[Record], folder: Path, plugins: Sequence[Path], title: str | None = None) -> Extras:
     """What a report of a folder shows beyond its records.
 
     The methods are explained by their code; where an installed plugin is broken, the report does without.
@@ -71,12 +71,12 @@ def extras(records: list[Record], folder: Path, plugins: Sequence[Path], title: 
     Raises:
         RequestError: when one of ``plugins`` cannot be imported.
     """
-    if not records:
+    if not found:
         return Extras(title, folder)
     from bench import explain
 
     try:
-        return Extras(title, folder, explain.about({run["spec"]["method"]["name"] for run in records}, plugins))
+        return Extras(title, folder, explain.about({run["spec"]["method"]["name"] for run in found}, plugins))
     except RequestError as error:
         if plugins:
             raise
@@ -84,13 +84,18 @@ def extras(records: list[Record], folder: Path, plugins: Sequence[Path], title: 
         return Extras(title, folder)
 
 
-def _records(folder: Path) -> list[Record]:
+def records(folder: Path) -> list[Record]:
+    """The records of a folder; says on stderr what could not be read.
+
+    Raises:
+        RequestError: when it holds none.
+    """
     if not (folder / "runs").is_dir():
         raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
-    records, warnings = Store(folder).records()
+    found, warnings = Store(folder).records()
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
-    return records
+    return found
 
 
 def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]:

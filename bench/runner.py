@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import card, checks, environment, metrics, models, options, registry
+from bench import card, checks, environment, flops, metrics, models, options, registry
 from bench.api import AlreadyTrained, Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
 from bench.backbone import Backbone, count, trainable
 from bench.data import (
@@ -79,6 +79,7 @@ class Run:
         self._prepare()
         setup = time.perf_counter()
         self._measure_memory()
+        self._count_flops()
         probed = time.perf_counter()
         fit = self._fit() if self.trains else Fit()
         trained = time.perf_counter()
@@ -141,6 +142,8 @@ class Run:
         backbone = models.load(self.source, self.task.kind, self.task.labels)
         backbone.model.to(self.engine.device)
         self.originals = original_tensors(backbone)
+        if self.record["compute"]["base_inference_flops"] is None:
+            self.record["compute"]["base_inference_flops"] = flops.of_inference(backbone.model, self._longest())
         self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
@@ -199,17 +202,41 @@ class Run:
     def _measure_memory(self) -> None:
         """Two optimizer steps at the largest batch of the run, and one evaluation at the largest there."""
         self.emit({"event": "phase", "name": "measuring memory"})
-        lengths = self.data.train.lengths
-        planned = islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
-        largest = max(planned, key=lambda rows: len(rows) * int(lengths[rows].max()))
         evaluated = evaluation_batches(self.data.validation.lengths, self.settings.eval_batch_size)[0]
         scored = self.engine.batch(self.data.validation, evaluated)
         if self.trains:
-            trained = self.engine.batch(self.data.train, largest)
+            trained = self.engine.batch(self.data.train, self._largest())
             self.record["memory"] |= measure(self._trainer(), trained, scored, self.initialization)
         else:
             self.record["memory"] |= measure_scoring(self.engine, self.module, scored)
         gc.collect()
+
+    def _largest(self) -> list[int]:
+        """Rows of the largest batch that the run trains on."""
+        lengths = self.data.train.lengths
+        planned = islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
+        return max(planned, key=lambda rows: len(rows) * int(lengths[rows].max()))
+
+    def _longest(self) -> Batch:
+        """The longest validation example, a batch of one."""
+        return self.engine.batch(self.data.validation, [int(self.data.validation.lengths.argmax())])
+
+    def _count_flops(self) -> None:
+        """Operations of one example's inference and of an optimizer step at the run's largest batch."""
+        compute, lengths = self.record["compute"], self.data.train.lengths
+        with self.engine.autocast():
+            compute["inference_flops"] = flops.of_inference(self.module, self._longest())
+        compute["inference_length"] = int(self.data.validation.lengths.max())
+        if self.trains:
+            trainer = self._trainer()
+            rows = sorted(self._largest(), key=lambda row: -int(lengths[row]))
+            one = flops.of_training(
+                self.module,
+                lambda batch: trainer.backward(trainer.forward(batch)),
+                lambda rows: self.engine.batch(self.data.train, rows),
+                rows,
+            )
+            compute["train_step_flops"] = self.settings.grad_accum * one
 
     def _fit(self) -> Fit:
         evaluate = None

@@ -57,6 +57,8 @@ class Chart:
 class Scene:
     """The runs of one task and model, best first, with their labels, their methods' numbers and their statistics."""
 
+    task: str
+    model: str
     ordered: Sequence[Record]
     names: Mapping[str, str]
     slot: Mapping[str, int]
@@ -66,16 +68,6 @@ class Scene:
     def setups(self) -> list[Setup]:
         """The configurations, best first."""
         return setups(self.ordered, self.names, self.group)
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return str(self.ordered[0]["spec"]["task"]["name"])
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return str(self.ordered[0]["spec"]["model"]["name"])
 
     @property
     def score_name(self) -> str | None:
@@ -93,6 +85,15 @@ class Scene:
         return 100.0 if units.is_share(self.score_name) else 1.0
 
     @property
+    def dev(self) -> tuple[str, float]:
+        """Title of the dev score's axis and its scale: the main score, unless the records say that it is another."""
+        told = next((record["dev_score"] for record in self.ordered if record.get("dev_score")), None)
+        if told is None or told["name"] == self.score_name:
+            return self.score_title, self.score_scale
+        share = units.is_share(told["name"])
+        return plot(told["name"]) + (", %" if share else ""), 100.0 if share else 1.0
+
+    @property
     def score_title(self) -> str:
         """Title of a score's axis."""
         return plot(self.score_name or "score") + (", %" if units.is_share(self.score_name) else "")
@@ -102,7 +103,7 @@ def scenes(records: Sequence[Record], analysis: Analysis) -> list[Scene]:
     """The tasks and models of some records, each with its runs best first."""
     names, slot = labels(records), slots(records)
     return [
-        Scene(ranked(members), names, slot, analysis.of(*key)) for key, members in groups(records).items()
+        Scene(*key, ranked(members), names, slot, analysis.of(*key)) for key, members in groups(records).items()
     ]  # fmt: skip
 
 

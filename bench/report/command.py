@@ -43,6 +43,8 @@ def own_part(spec: Mapping[str, Any], seeds: Sequence[int] = ()) -> str:
     words += ["--seeds", ",".join(map(str, seeds or [spec["seed"]]))]
     if rate is not None:
         words += ["--lr", shown(rate)]
+    for option, value in spec["task"].get("options", {}).items():
+        words += ["--set", f"task.{option}={shown(value)}"]
     for option, value in method.items():
         same_rate = option == "lr" and value == rate
         if option != "name" and not same_rate:

@@ -18,7 +18,7 @@ def charts(scene: Scene) -> list[Chart]:
     """Training loss and dev score."""
     return [
         _curve(scene, "loss", "Training loss", "loss"),
-        _curve(scene, "dev_score", "Dev score", scene.score_title, scene.score_scale),
+        _curve(scene, "dev_score", "Dev score", *scene.dev),
     ]
 
 

@@ -37,7 +37,7 @@ def document(records: Sequence[Record], extras: Extras) -> str:
             *sections,
             about.section(records, extras.about),
             _how_to_read() if parts else "",
-            provenance.sections(records),
+            provenance.sections(records, extras.folder),
         )
         if part
     )

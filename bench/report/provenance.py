@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.record import Record, shown
@@ -12,14 +14,14 @@ from bench.report.words import common, environments
 _MOST = 12
 
 
-def sections(records: Sequence[Record]) -> str:
-    """Three sections; empty without records."""
+def sections(records: Sequence[Record], folder: Path | None) -> str:
+    """Three sections; empty without records. The folder may hold the plans that were asked of it."""
     if not records:
         return ""
     specs = [record["spec"] for record in records]
     return "\n".join(
         (
-            _section("Plan", _plan(specs)),
+            _section("Plan", _plan(specs) | _asked(records, folder)),
             _section("Data and models", _sources(specs)),
             _section("Environment", environments(records)),
         )
@@ -53,6 +55,21 @@ def _plan(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     if differing:
         facts["differs from run to run"] = [", ".join(name.replace("_", " ") for name in differing)]
     return facts
+
+
+def _asked(records: Sequence[Record], folder: Path | None) -> dict[str, list[str]]:
+    """What the plans kept beside the records asked for, and how much of that is there; files that are none are left."""
+    there = {record["run_id"] for record in records}
+    found = []
+    for path in sorted((folder / "plans").glob("*.json")) if folder else ():
+        try:
+            plan = json.loads(path.read_bytes())
+            runs = [run["run_id"] for run in plan["runs"]]
+            asked = [", ".join(f"{name} {shown(value)}" for name, value in flags.items()) for flags in plan["asked"]]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            continue
+        found.append(f"{'; '.join(asked)} ({sum(run in there for run in runs)} of {len(runs)} runs are here)")
+    return {"asked for": found} if found else {}
 
 
 def _ranges(numbers: Iterable[int]) -> str:

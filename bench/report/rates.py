@@ -35,16 +35,21 @@ def chart(scene: Scene) -> Chart:
         tried = {setup.label: sorted(_tried(setup)) for setup in mine[:_MOST_LINES] if _tried(setup)}
         for index, points in enumerate(tried.values()):
             tuned = True
-            traces.append(common | dashed | {"showlegend": index == 0} | _points(scene, points))
+            traces.append(common | dashed | {"showlegend": index == 0} | _points(points, scene.dev[1]))
         final = sorted(point for setup in mine if (point := _final(setup)))
         if final and (tried or len({rate for rate, _, _ in final}) > 1):
             several = True
-            traces.append(common | {"mode": "markers", "showlegend": not tried} | _points(scene, final))
+            traces.append(common | {"mode": "markers", "showlegend": not tried} | _points(final, scene.score_scale))
     note = "Open points: trials on the dev split. " if tuned else ""
     note += "Full points: final scores, one per configuration." if several else ""
+    if scene.dev[0] != scene.score_title:
+        # What the trials were judged by is another figure than the final score: they cannot share an axis.
+        traces = [trace for trace in traces if ("line" in trace) == tuned]
+        note = f"Trials on the dev split, judged by {scene.dev[0]}." if tuned else note
+    axis = scene.dev[0] if tuned else scene.score_title
     layout = {
         "xaxis": {"title": {"text": "learning rate"}, "type": "log", "dtick": 1, "exponentformat": "e"},
-        "yaxis": {"title": {"text": scene.score_title}},
+        "yaxis": {"title": {"text": axis}},
     }
     return Chart("learning-rate", "Score against learning rate", note, traces, layout)
 
@@ -67,10 +72,10 @@ def _final(setup: Setup) -> _Point | None:
     return float(rate), setup.score, f"{plot(setup.label)}, {plot(written)}"
 
 
-def _points(scene: Scene, points: list[_Point]) -> Trace:
+def _points(points: list[_Point], scale: float) -> Trace:
     return {
         "x": [rate for rate, _, _ in points],
-        "y": [scaled(score, scene.score_scale) for _, score, _ in points],
+        "y": [scaled(score, scale) for _, score, _ in points],
         "text": [words for _, _, words in points],
         "hovertemplate": "%{text}<br>lr %{x:.3~g} · %{y:.4~g}<extra></extra>",
     }

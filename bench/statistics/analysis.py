@@ -237,13 +237,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def table(analysis: Analysis) -> list[dict[str, Any]]:
+def rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Every pair as a flat row of plain values, for a data frame or JSON; differences are first minus second."""
-    rows = []
+    made = []
     for group in analysis.groups:
         for pair in group.pairs:
             found, settling = pair.comparison, pair.settling
-            rows.append(
+            made.append(
                 {
                     "task": group.task,
                     "model": group.model,
@@ -266,4 +266,4 @@ def table(analysis: Analysis) -> list[dict[str, Any]]:
                     "reason": pair.reason or None,
                 }
             )
-    return rows
+    return made

@@ -17,7 +17,7 @@ LAYERS = [
     {"backbone", "tracker", "checks", "data", "statistics", "table", "report"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
-    {"probe", "planfile", "progress", "pool", "card"},
+    {"probe", "flops", "planfile", "progress", "pool", "card"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
     {"reporting"},
