@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,11 +78,9 @@ class _Version(argparse.Action):
         sys.exit(0)
 
 
-def _command(name: str) -> Any:
+def _command(name: str, module: str = "commands") -> Any:
     def act(arguments: argparse.Namespace) -> int:
-        from bench import commands
-
-        return int(getattr(commands, name)(arguments))
+        return int(getattr(importlib.import_module(f"bench.{module}"), name)(arguments))
 
     return act
 
@@ -180,7 +179,7 @@ def _report(commands: Any) -> None:
     report.add_argument("--images", type=Path, metavar="DIR", help="also each chart as a file (needs the extra images)")
     report.add_argument("--image-format", metavar="F", help="png or svg (default: png)")
     _plugin_flag(report)
-    report.set_defaults(act=_command("report"), parser=report)
+    report.set_defaults(act=_command("report", "reporting"), parser=report)
     view = commands.add_parser(
         "view",
         help="show the report in the browser and keep it up to date",
@@ -194,7 +193,7 @@ def _report(commands: Any) -> None:
     view.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
     _plugin_flag(view)
-    view.set_defaults(act=_command("view"), parser=view)
+    view.set_defaults(act=_command("view", "reporting"), parser=view)
 
 
 def _stats(commands: Any) -> None:

@@ -245,20 +245,6 @@ def _number(text: str | None, flag: str, ends: tuple[float, float], wrong: list[
     return value
 
 
-def report(arguments: argparse.Namespace) -> int:
-    """``bench report``: one HTML file from a folder of records, or a table, or pictures."""
-    from bench import reporting
-
-    return reporting.report(arguments)
-
-
-def view(arguments: argparse.Namespace) -> int:
-    """``bench view``: the report in the browser, kept up to date."""
-    from bench import reporting
-
-    return reporting.view(arguments)
-
-
 def export(arguments: argparse.Namespace) -> int:
     """``bench export``: a saved adapter in a format that others read."""
     import transformers

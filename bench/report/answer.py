@@ -17,6 +17,7 @@ from bench.report.words import brief, join
 
 _MOST_TRADES = 5
 _MOST_TIED = 4
+_LONGEST = 60  # characters of a label in a sentence
 _UNIT = re.compile(r"(?<=[\d±]) (?=[%±\d]|[kMGT]?B\b|points)")
 
 
@@ -34,13 +35,13 @@ def _answer(scene: Scene) -> str:
     value = text(units.score(scene.score_name, best.score, best.margin))
     if len(ordered) == 1:
         need = f", with {units.size(best.peak)} at the training peak" if best.peak else ""
-        return f"Only <b>{text(best.label)}</b> has a score: {metric} {value}{over}{need}."
+        return f"Only <b>{_name(best)}</b> has a score: {metric} {value}{over}{need}."
     tied = [setup for setup in ordered[1:] if _tied(scene, best, setup)]
     if tied:
-        names = [f"<b>{text(best.label)}</b>", *brief([setup.label for setup in tied], _MOST_TIED, "<b>{}</b>")]
-        said = [f"{join(names)} are tied best: {metric} {value}{over} for <b>{text(best.label)}</b>."]
+        names = [f"<b>{_name(best)}</b>", *brief([_cut(setup) for setup in tied], _MOST_TIED, "<b>{}</b>")]
+        said = [f"{join(names)} are tied best: {metric} {value}{over} for <b>{_name(best)}</b>."]
     else:
-        said = [f"<b>{text(best.label)}</b> scores best: {metric} {value}{over}."]
+        said = [f"<b>{_name(best)}</b> scores best: {metric} {value}{over}."]
     if best.doubts:
         said.append("<strong>That score is in doubt: a check failed.</strong>")
     said.append(_trades(scene, best, (tied, [setup for setup in ordered[1:] if setup not in tied])))
@@ -89,19 +90,27 @@ def _trades(scene: Scene, best: Setup, rest: tuple[Sequence[Setup], Sequence[Set
     peak = units.size(best.peak)
     if leanest is not best:
         share = f"{100 * (leanest.peak or 0.0) / best.peak:.0f} %"
-        of = f"{share} of <b>{text(best.label)}</b>'s {peak}"
-        first = f"Of these, <b>{text(leanest.label)}</b> needs the least memory, {of}"
+        of = f"{share} of <b>{_name(best)}</b>'s {peak}"
+        first = f"Of these, <b>{_name(leanest)}</b> needs the least memory, {of}"
     elif not front:
         return f"It also needs the least memory: {peak} at the training peak."
     else:
-        first = f"<b>{text(best.label)}</b> peaks at {peak} in training"
+        first = f"<b>{_name(best)}</b> peaks at {peak} in training"
     kept = front if len(front) <= _MOST_TRADES else [*front[: _MOST_TRADES - 1], front[-1]]
     parts = []
     for index, setup in enumerate(kept):
         share = f"{100 * (setup.peak or 0) / best.peak:.0f} %"
         verb, of = ("gives up ", " of that") if index == 0 else ("", "")
-        parts.append(f"<b>{text(setup.label)}</b> {verb}{_lost(scene, best, setup)} for {share}{of}")
+        parts.append(f"<b>{_name(setup)}</b> {verb}{_lost(scene, best, setup)} for {share}{of}")
     return f"{first}; {join(parts)}." if parts else f"{first}."
+
+
+def _cut(setup: Setup) -> str:
+    return setup.label if len(setup.label) <= _LONGEST else setup.label[: _LONGEST - 1] + "…"
+
+
+def _name(setup: Setup) -> str:
+    return text(_cut(setup))
 
 
 def _lost(scene: Scene, best: Setup, setup: Setup) -> str:

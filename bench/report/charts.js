@@ -12,7 +12,7 @@
     const made = { ...(trace.line && !trace.type ? line : {}), ...trace, marker: { ...trace.marker, color: colour } };
     if (trace.line) made.line = { ...trace.line, color: colour };
     for (const bar of ["error_x", "error_y"]) if (trace[bar]) made[bar] = { ...trace[bar], color: colour };
-    if (trace.mode === "markers+text") made.textfont = { color: colour, size: 12 };
+    if (trace.mode === "markers+text") made.textfont = { color: ink("ink"), size: 12 };
     return made;
   };
   const axis = (given, bottom) => ({

@@ -108,7 +108,7 @@ def painted(trace: Mapping[str, Any], palette: Mapping[str, str]) -> dict[str, A
         if part in made:
             made[part] = {**made[part], "color": colour}
     if made.get("mode") == "markers+text":
-        made["textfont"] = {"color": colour, "size": 12}
+        made["textfont"] = {"color": palette["ink"], "size": 12}
     return made
 
 

@@ -111,7 +111,7 @@ def _choosers(chart: Chart, number: int) -> str:
         return ""
     shown = {axis: chart.layout[f"{axis}axis"]["title"]["text"] for axis in "xy"}
     menus = "".join(
-        f'<label>{where} <select data-axis="{axis}" data-of="{number}">'
+        f'<label>{where} <select data-axis="{axis}" data-of="{number}" aria-label="{where}">'
         + "".join(
             f'<option value="{text(choice["key"])}"{" selected" if choice["title"] == shown[axis] else ""}>'
             f"{choice['title']}</option>"

@@ -53,7 +53,7 @@ def _tools(made: Sequence[Setup], number: int) -> str:
     methods = sorted({setup.method for setup in made})
     states = sorted({status for setup in made for run in setup.runs for status in [status_of(run)]})
     choose = "".join(
-        f'<label>{name} <select data-filter="{name}"><option value="">all</option>'
+        f'<label>{name} <select data-filter="{name}" aria-label="{name}"><option value="">all</option>'
         f"{''.join(f'<option>{text(value)}</option>' for value in values)}</select></label>"
         for name, values in (("method", methods), ("status", states))
         if len(values) > 1
