@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,12 +73,26 @@ def _of_draws(name: str, predictions: Array, references: Array) -> Callable[[Arr
 
 def _draws(n: int) -> Iterator[Array]:
     """Blocks (b, n) of how often each of n examples is drawn in each of b resamples, 1,000 resamples in all."""
+    if n * RESAMPLES <= _CELLS:
+        yield _one_block(n)
+        return
     generator = np.random.default_rng(SEED)
     block = max(1, _CELLS // n)
     for start in range(0, RESAMPLES, block):
-        b = min(block, RESAMPLES - start)
-        flat = generator.integers(0, n, size=(b, n)) + n * np.arange(b)[:, None]
-        yield np.bincount(flat.ravel(), minlength=b * n).reshape(b, n)
+        yield _counts(generator, min(block, RESAMPLES - start), n)
+
+
+@functools.lru_cache(maxsize=2)
+def _one_block(n: int) -> Array:
+    """All resamples of few examples; kept, because every run of a comparison needs the same."""
+    counts = _counts(np.random.default_rng(SEED), RESAMPLES, n)
+    counts.flags.writeable = False
+    return counts
+
+
+def _counts(generator: np.random.Generator, resamples: int, n: int) -> Array:
+    flat = generator.integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    return np.bincount(flat.ravel(), minlength=resamples * n).reshape(resamples, n)
 
 
 def _confusions(predictions: Array, references: Array) -> tuple[Array, Array]:

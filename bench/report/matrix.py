@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench import units
 from bench.report.chart import Scene
 from bench.report.escape import text
+from bench.report.settle import sentences
 from bench.statistics.analysis import Group, Pair
 
 _MOST = 14  # rows and columns: what a page is wide enough for
@@ -34,8 +35,13 @@ def panel(scene: Scene) -> str:
     return (
         f'<div class="matrix"><h3>Paired comparison</h3><p class="note">{note}</p><div class="wide" tabindex="0" '
         f'role="region" aria-label="Paired comparison"><table><thead><tr><td></td>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></div>"
+        f"<tbody>{rows}</tbody></table></div>{_settling(group)}</div>"
     )
+
+
+def _settling(group: Group) -> str:
+    said = "".join(f"<li>{text(sentence)}" for sentence in sentences(group))
+    return f"<h4>What would settle a tie with the best</h4><ul>{said}</ul>" if said else ""
 
 
 def _cell(scene: Scene, group: Group, row: str, column: str) -> str:

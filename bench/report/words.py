@@ -78,7 +78,7 @@ def _covers(done: Sequence[Setup]) -> str:
 
 
 def _pairs(scene: Scene) -> list[str]:
-    """How methods were told apart, why they could not be, and what would settle the first tie."""
+    """How many pairs were told apart, or why they could not be."""
     group = scene.group
     if group is None or len(group.configurations) < 2:
         return []
@@ -90,14 +90,6 @@ def _pairs(scene: Scene) -> list[str]:
     said = [f"{len(compared)} pairs were compared on the same examples; {sum(p.different for p in compared)} differ."]
     if reasons:
         said.append(f"{len(group.pairs) - len(compared)} pairs could not be: {text(reasons[0])}.")
-    best = next(one.label for one in group.configurations if one.runs)
-    tie = next((pair for pair in compared if best in (pair.first, pair.second) and not pair.different), None)
-    if tie is not None and tie.settling is not None:
-        ways = [(tie.settling.seeds, "seeds"), (tie.settling.examples, "examples")]
-        needed = " or ".join(f"{count:,} {what}" for count, what in ways if count)
-        if needed:
-            pair = f"{text(tie.first)} from {text(tie.second)}"
-            said.append(f"To tell {pair}, if the difference is what it seems, would take about {needed}.")
     return said
 
 

@@ -4,7 +4,8 @@
   conservative: with few such examples it errs well below alpha (3 % at 5 % with some 70 of them).
 - One seed, another score: the paired bootstrap. Both scores are computed on the same resamples, and the standard
   deviation of their difference gives Student's t with n - 1 degrees of freedom. (The share of resamples beyond zero,
-  the percentile form, cannot be smaller than 1 in 1,000: too coarse to correct for many comparisons.)
+  the percentile form, cannot be smaller than 1 in 1,000: too coarse to correct for many comparisons.) Spearman's
+  resampled ranks have ties, which makes it conservative on fewer than a few hundred examples.
 - Several seeds: the mean difference against both the variance over seeds and the variance over the shared examples
   (``estimate.difference``). Only seeds that both methods have are used, so that both saw the same batches. McNemar
   over pooled seeds would count every example k times and take no notice of seeds; a bootstrap that also resamples

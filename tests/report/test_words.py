@@ -62,6 +62,7 @@ def test_the_matrix_holds_every_pair_with_its_sign(tmp_path):
     kinds = [[kind for kind, _ in row] for row in rows]
     assert kinds == [["same", "better", "better"], ["worse", "same", "level"], ["worse", "level", "same"]]
     values = [[plain(said).split(" ")[0] for _, said in row] for row in rows]
+    assert "What would settle a tie with the best" not in page.said, "nothing is tied with it"
     assert values[0][1].startswith("+") and values[1][0] == values[0][1].replace("+", "−")
     groups = {
         row[0]: row[1] for row in re.findall(r'">(full|lora|lst)</a></th>.*?</b></td><td data-v="[^"]*">(\w+)', text)
