@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,11 +78,9 @@ class _Version(argparse.Action):
         sys.exit(0)
 
 
-def _command(name: str) -> Any:
+def _command(name: str, module: str = "commands") -> Any:
     def act(arguments: argparse.Namespace) -> int:
-        from bench import commands
-
-        return int(getattr(commands, name)(arguments))
+        return int(getattr(importlib.import_module(f"bench.{module}"), name)(arguments))
 
     return act
 
@@ -172,10 +171,35 @@ def _export(commands: Any) -> None:
 
 
 def _report(commands: Any) -> None:
-    report = commands.add_parser("report", help="write one HTML file from a folder of records")
+    report = commands.add_parser(
+        "report",
+        help="write one HTML file, or a table in another format, from a folder of records",
+        description="Write DIR/report.html: one file that needs no network. With --format, write the comparison table "
+        "instead; with --images, each chart as a picture too.",
+    )
     report.add_argument("folder", type=Path, metavar="DIR")
     report.add_argument("--html", type=Path, metavar="FILE", help="where to (default: DIR/report.html)")
-    report.set_defaults(act=_command("report"), parser=report)
+    report.add_argument("--title", metavar="TEXT", help="heading of the report")
+    report.add_argument("--format", metavar="F", help="the table alone: md, csv, json or latex, to stdout or --to FILE")
+    report.add_argument("--to", type=Path, metavar="FILE", help="file for --format")
+    report.add_argument("--images", type=Path, metavar="DIR", help="also each chart as a file (needs the extra images)")
+    report.add_argument("--image-format", metavar="F", help="png or svg (default: png)")
+    _plugin_flag(report)
+    report.set_defaults(act=_command("report", "reporting"), parser=report)
+    view = commands.add_parser(
+        "view",
+        help="show the report in the browser and keep it up to date",
+        description="Serve the report of a folder on this machine and refresh it as records arrive. Stop with Ctrl-C.",
+    )
+    view.add_argument("folder", type=Path, metavar="DIR")
+    view.add_argument("--port", metavar="N", help="port (default: 8321, or the next free one)")
+    view.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen on (default: this machine only)"
+    )
+    view.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    view.add_argument("--title", metavar="TEXT", help="heading of the report")
+    _plugin_flag(view)
+    view.set_defaults(act=_command("view", "reporting"), parser=view)
 
 
 def _stats(commands: Any) -> None:

@@ -48,6 +48,7 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
     """
     from bench import specs
     from bench.report import build
+    from bench.reporting import extras
 
     request, options, out = _request(values)
     expanded = specs.expand(request)
@@ -73,7 +74,7 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
             watcher.close()
     records, warnings = store.records()
     _warn(warnings)
-    build(records, store.folder / "report.html", folder=store.folder)
+    build(records, store.folder / "report.html", extras(records, store.folder, request.plugins))
     wanted = {spec.run_id for spec in expanded}
     return [record for record in records if record["run_id"] in wanted], store
 
@@ -221,15 +222,6 @@ def _verdict(chosen: list[Record]) -> int:
     return int(fell_short or any(record["status"] != "ok" for record in chosen))
 
 
-def _stored(folder: Path) -> list[Record]:
-    """The records of a folder; says on stderr what could not be read."""
-    if not (folder / "runs").is_dir():
-        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
-    records, warnings = Store(folder).records()
-    _warn(warnings)
-    return records
-
-
 def stats(arguments: argparse.Namespace) -> int:
     """``bench stats``: intervals, paired tests, groups and fronts of a folder of records."""
     wrong: list[str] = []
@@ -239,11 +231,12 @@ def stats(arguments: argparse.Namespace) -> int:
         wrong.append("--beta is the exponent of --pscp: say --pscp too.")
     if wrong:
         raise RequestError(wrong)
+    from bench import reporting
     from bench.statistics import printed
     from bench.statistics.analysis import analyse
     from bench.statistics.pscp import Weights
 
-    records = _stored(arguments.folder)
+    records = reporting.records(arguments.folder)
     analysis = analyse(records, arguments.folder, arguments.baseline, 0.05 if alpha is None else alpha)
     weights = (Weights() if beta is None else Weights(beta)) if arguments.pscp else None
     if arguments.json:
@@ -266,21 +259,6 @@ def _number(text: str | None, flag: str, ends: tuple[float, float], wrong: list[
         wrong.append(f"{flag}: '{text}' is not a number between {ends[0]:g} and {ends[1]:g}.")
         return None
     return value
-
-
-def report(arguments: argparse.Namespace) -> int:
-    """``bench report``: one HTML file from a folder of records."""
-    from bench.report import build
-
-    folder: Path = arguments.folder
-    records = _stored(folder)
-    target: Path = arguments.html or folder / "report.html"
-    try:
-        path = build(records, target, folder=folder)
-    except OSError as error:
-        raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
-    sys.stdout.write(f"Report: {path}\n")
-    return 0
 
 
 def export(arguments: argparse.Namespace) -> int:

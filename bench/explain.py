@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from rich.table import Table
 from bench import models, options, registry, taskoptions
 from bench.api import DataSource, Mergeable, Task
 from bench.errors import RequestError, unknown
+from bench.record import shown
+from bench.report.about import About, OptionFact
 from bench.settings import TrainSettings
 
 
@@ -45,6 +48,28 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
 def _paragraphs(cls: type) -> list[str]:
     text = inspect.getdoc(cls) or ""
     return [" ".join(part.split()) for part in text.split("\n\n")] or [""]
+
+
+def about(names: Iterable[str], plugins: Sequence[Path] = ()) -> dict[str, About]:
+    """Explanations of methods for the report, as ``bench show`` gives them; without those that nothing here defines.
+
+    Raises:
+        RequestError: when a plugin cannot be imported.
+    """
+    registry.load(plugins)
+    found = {}
+    for name in sorted(set(names)):
+        try:
+            cls = registry.method_entry(name).value
+        except RequestError:
+            continue  # its plugin is not here: the report says what the records know
+        listed = tuple(
+            OptionFact(option.name, option.type_name, _default(option), option.limits.help + _choices(option))
+            for option in options.options(cls).values()
+        )
+        parts = re.split(r"\n\s*\n|\n(?=(?:Formula|Source|Options)\b)", inspect.getdoc(cls) or "")
+        found[name] = About(tuple(" ".join(part.split()) for part in parts), listed, tuple(_abilities(cls)))
+    return found
 
 
 def explain(name: str, plugins: Sequence[Path], console: Console, mirror: Path | None = None) -> None:
@@ -81,10 +106,14 @@ def explain(name: str, plugins: Sequence[Path], console: Console, mirror: Path |
 def _method(cls: Any, console: Console) -> None:
     _say(console, f"{cls.name}\n")
     _say(console, inspect.getdoc(cls) or "")
+    _say(console, f"\n{' '.join(_abilities(cls))}\n")
+    _options(options.options(cls), console)
+
+
+def _abilities(cls: Any) -> list[str]:
     swept = f"--ranks sets {cls.name}.{cls.swept}." if cls.swept else "--ranks does not apply: one size only."
     merges = "Can be merged into the base weights." if issubclass(cls, Mergeable) else "Cannot be merged."
-    _say(console, f"\n{swept} {merges} Defined in {registry.method_entry(cls.name).file.name}.\n")
-    _options(options.options(cls), console)
+    return [swept, merges, f"Defined in {registry.method_entry(cls.name).file.name}."]
 
 
 def _options(known: Mapping[str, options.Option], console: Console) -> None:
@@ -92,11 +121,16 @@ def _options(known: Mapping[str, options.Option], console: Console) -> None:
     for heading in ("option", "type", "default", "what it does"):
         table.add_column(heading, overflow="fold")
     for option in known.values():
-        default = option.default
-        shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        choices = f" ({', '.join(option.limits.choices)})" if option.limits.choices else ""
-        table.add_row(option.name, option.type_name, shown, option.limits.help + choices)
+        table.add_row(option.name, option.type_name, _default(option), option.limits.help + _choices(option))
     console.print(table, highlight=False)
+
+
+def _default(option: options.Option) -> str:
+    return shown(option.default)
+
+
+def _choices(option: options.Option) -> str:
+    return f" ({', '.join(option.limits.choices)})" if option.limits.choices else ""
 
 
 def _task(task: Task, console: Console) -> None:

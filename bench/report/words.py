@@ -1,27 +1,25 @@
-"""The report's sentences: the answer, what it rests on, and what makes it doubtful. All return HTML."""
+"""The report's sentences: what the answer rests on, and what makes it doubtful. All return HTML."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench import units
 from bench.record import Record, failed_checks, scored, shown
+from bench.report.chart import Scene
 from bench.report.escape import text
-from bench.statistics.analysis import Group
-from bench.statistics.configurations import Configuration
+from bench.report.rates import trials
+from bench.report.setups import Setup
 
-_MOST_TRADES = 5
 # Facts about a machine that differ between any two runs and say nothing about whether they compare.
 _FLEETING = ("hostname", "pid", "time", "date", "free", "available", "load", "temperature", "busy", "uptime")
 
-_UNIT = re.compile(r"(?<=[\d±]) (?=[%±\d]|[kMGT]?B\b|points)")
-
 HOW_TO_READ = (
-    ("score", "The task's main score on its official validation split; ± is half a 95 % interval."),
+    (
+        "score",
+        "The task's main score on its official validation split, mean over the seeds; ± is half of its interval.",
+    ),
+    ("group", "Letters: configurations that share one cannot be told apart by paired tests on the same examples."),
     ("peak MB", "Most memory held by tensors at once while training, in megabytes (10⁶ bytes)."),
     ("minus weights", "The same without the model's weights: the part that a method can change."),
     ("train samples/s", "Examples per second of optimizer steps alone, after warm-up, evaluation left out."),
@@ -30,128 +28,82 @@ HOW_TO_READ = (
     ("merged", "The same two with the tuned weights folded into the base weights; empty where a method cannot."),
     ("trained", "Parameters that training changes, the task's head included, and their share of all."),
     ("checkpoint", "Size of what has to be stored per task to use the result again."),
+    (
+        "over seeds",
+        "A row shows the largest peak, the median speed and the mean of the rest; single runs stand beneath.",
+    ),
     ("train time", "Time for all training steps, without loading and the final evaluation."),
     ("checks", "Did the method do what it claims? A failed check puts the score beside it in doubt."),
 )
 
 
-def answer(group: Group, alpha: float) -> str:
-    """Which configuration is best, what is tied with it, and what the leaner ones give up; numbers stay with units."""
-    return _UNIT.sub("\u00a0", _answer(group, alpha))
-
-
-def _answer(group: Group, alpha: float) -> str:
-    ordered = [c for c in group.configurations if c.estimate is not None]
-    if not ordered:
-        return "No run finished with a score, so there is no answer yet."
-    best = ordered[0]
-    over = f" (mean of {len(best.runs)} seeds)" if len(best.runs) > 1 else ""
-    value = text(units.score(group.score, _mean(best), best.half(alpha)))
-    peak = _peak(best)
-    if len(ordered) == 1:
-        need = f", with {units.size(peak)} at the training peak" if peak else ""
-        return f"Only <b>{text(best.label)}</b> has a score: {text(group.score)} {value}{over}{need}."
-    said = [f"<b>{text(best.label)}</b> scores best: {text(group.score)} {value}{over}."]
-    if failed_checks(best.record):
-        said.append("<strong>That score is in doubt: a check failed.</strong>")
-    tied = group.tied(best.label)
-    if tied:
-        verb = "are" if len(tied) > 1 else "is"
-        said.append(f"{_join(_brief(tied, 4, '<b>{}</b>'))} {verb} tied with it.")
-    elif not any(pair.comparison for pair in group.pairs):
-        level = [c.label for c in ordered[1:] if _near(best, c, alpha)]
-        if level:
-            said.append(f"The scored examples cannot tell {_join(_brief(level, 4, '<b>{}</b>'))} from it.")
-    said.append(_trades(group, ordered))
-    return " ".join(said)
-
-
-def _mean(configuration: Configuration) -> float:
-    return 0.0 if configuration.estimate is None else configuration.estimate.mean
-
-
-def _peak(configuration: Configuration) -> float | None:
-    peak: float | None = configuration.record["memory"]["train_peak_bytes"]
-    return peak
-
-
-def _near(best: Configuration, other: Configuration, alpha: float) -> bool:
-    """Whether two scores that could not be paired are within the interval of independent ones: the cautious bound."""
-    halves = (best.half(alpha), other.half(alpha))
-    if halves[0] is None or halves[1] is None:
-        return False
-    return abs(_mean(best) - _mean(other)) <= math.hypot(halves[0], halves[1])
-
-
-def _trades(group: Group, ordered: Sequence[Configuration]) -> str:
-    """What each configuration on the front of score against memory gives up, and for how much memory."""
-    best, least = ordered[0], _peak(ordered[0])
-    if not least:
-        return ""
-    whole, front = least, []
-    for configuration in ordered[1:]:  # in order of score, so what needs less than all before it is on the front
-        peak = _peak(configuration)
-        if peak is not None and peak < least:
-            front.append(configuration)
-            least = peak
-    if not front:
-        return f"It also needs the least memory: {units.size(whole)} at the training peak."
-    kept = front if len(front) <= _MOST_TRADES else [*front[: _MOST_TRADES - 1], front[-1]]
-    parts = []
-    for index, configuration in enumerate(kept):
-        lost, share = _lost(group, best, configuration), 100 * (_peak(configuration) or 0) / whole
-        verb, of = ("gives up ", " of that") if index == 0 else ("", "")
-        parts.append(f"<b>{text(configuration.label)}</b> {verb}{lost} for {share:.0f} %{of}")
-    return f"<b>{text(best.label)}</b> peaks at {units.size(whole)} in training; {_join(parts)}."
-
-
-def _lost(group: Group, best: Configuration, other: Configuration) -> str:
-    """The difference to the best, with half of its interval where the two were paired: ``2.1 ± 0.6 points``."""
-    pair = group.pair(best.label, other.label)
-    if pair is None or pair.comparison is None:
-        return units.gap(group.score, _mean(best) - _mean(other))
-    found = pair.comparison
-    number, _, unit = units.gap(group.score, found.difference).partition(" ")
-    half = units.gap(group.score, (found.high - found.low) / 2).partition(" ")[0]
-    return f"{number} ± {half} {unit}".strip()
-
-
-def rests_on(records: Sequence[Record], names: Mapping[str, str]) -> list[str]:
-    """What the answer rests on: seeds, tuning, the budget, checks and runs that did not finish."""
-    done = [record for record in records if scored(record)]
-    said = [_seeds(done, names), _tuning(done), _budget(records)] if done else [_budget(records)]
+def rests_on(scene: Scene) -> list[str]:
+    """What the answer rests on: seeds, intervals, pairs, tuning, the budget, checks and runs that did not finish."""
+    records, names = scene.ordered, scene.names
+    done = [setup for setup in scene.setups if setup.score is not None]
+    said = [_seeds(done), _covers(done), *_pairs(scene), _tuning(done)] if done else []
+    said.append(_budget(records))
     checked = [result for record in records for result in record["checks"].values()]
     doubtful = [record for record in records if failed_checks(record)]
     if doubtful:
-        which = _join(
-            _brief({f"{names[record['run_id']]} ({', '.join(failed_checks(record))})" for record in doubtful})
-        )
+        which = join(brief({f"{names[record['run_id']]} ({', '.join(failed_checks(record))})" for record in doubtful}))
         said.append(f"<strong>Checks failed</strong> for {which}: read those scores with doubt.")
     elif checked:
         passed = sum(result == "pass" for result in checked)
         said.append(f"All {passed} checks passed ({len(checked) - passed} did not apply).")
     lost = [record for record in records if not scored(record)]
     if lost:
-        which = _join(_brief({f"{names[record['run_id']]} ({record['status']})" for record in lost}))
+        which = join(brief({f"{names[record['run_id']]} ({record['status']})" for record in lost}))
         said.append(f"<strong>{len(lost)} of {len(records)} runs have no score</strong>: {which}.")
+    said += [f"{text(note[:1].upper() + note[1:])}." for note in (scene.group.notes if scene.group else ())]
     return [sentence for sentence in said if sentence]
 
 
-def _seeds(done: Sequence[Record], names: Mapping[str, str]) -> str:
-    seeds = sorted({record["spec"]["seed"] for record in done})
+def _seeds(done: Sequence[Setup]) -> str:
+    seeds = sorted({run["spec"]["seed"] for setup in done for run in setup.done})
     if len(seeds) == 1:
         return f"One seed ({seeds[0]}): how much scores vary from seed to seed was not measured."
     listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} to {seeds[-1]}"
-    counts = Counter(names[record["run_id"]] for record in done)
-    uneven = any(count != len(seeds) for count in counts.values())
+    uneven = any(len(setup.done) != len(seeds) for setup in done)
     rest = ", but not every configuration has all of them" if uneven else ""
-    return f"{len(seeds)} seeds ({listed}){rest}; the scores above are means over them."
+    return f"{len(seeds)} seeds ({listed}){rest}; the scores are means over them."
 
 
-def _tuning(done: Sequence[Record]) -> str:
+def _covers(done: Sequence[Setup]) -> str:
+    covered = dict.fromkeys(setup.covers for setup in done if setup.covers)
+    if not covered:
+        return ""
+    over = " or ".join(covered)
+    return f"± is half of a 95 % interval over {text(over)}."
+
+
+def _pairs(scene: Scene) -> list[str]:
+    """How many pairs were told apart, or why they could not be."""
+    group = scene.group
+    if group is None or len(group.configurations) < 2:
+        return []
+    compared = [pair for pair in group.pairs if pair.comparison is not None]
+    reasons = list(dict.fromkeys(pair.reason for pair in group.pairs if pair.reason))
+    if not compared:
+        why = f" ({text(reasons[0])})" if reasons else ""
+        return [f"Nothing could be compared example by example{why}: ties are judged by intervals alone."]
+    said = [f"{len(compared)} pairs were compared on the same examples; {sum(p.different for p in compared)} differ."]
+    if reasons:
+        said.append(f"{len(group.pairs) - len(compared)} pairs could not be: {text(reasons[0])}.")
+    return said
+
+
+def _tuning(done: Sequence[Setup]) -> str:
+    tried = {setup.method: len(trials(setup.first)) for setup in done if trials(setup.first)}
+    if tried:
+        same = set(tried.values())
+        number = str(same.pop()) if len(same) == 1 else "several (their number differs by method)"
+        left = sorted({setup.method for setup in done} - set(tried))
+        rest = f"; not tuned: {join(brief(left))}" if left else ""
+        return f"Tuned: the learning rate is the best of {number} trials on the dev split{rest}."
     rates: dict[str, set[float]] = {}
-    for record in done:
-        rates.setdefault(record["spec"]["method"]["name"], set()).add(record["spec"]["train"]["lr"])
+    for setup in done:
+        rates.setdefault(setup.method, set()).add(setup.first["spec"]["train"]["lr"])
     used = set().union(*rates.values())
     if len(rates) > 1 and len(used) == 1:
         return f"No tuning: every method at the same learning rate {text(shown(used.pop()))}, which favours some."
@@ -180,23 +132,23 @@ def warnings(records: Sequence[Record]) -> list[str]:
     for part, what in (("task", "data"), ("model", "model weights")):
         prints = {spec[part]["fingerprint"] for spec in specs} - {None}
         if len(prints) > 1:
-            said.append(f"Rows mix {len(prints)} versions of the {what}: {_join(_brief(prints))}.")
+            said.append(f"Rows mix {len(prints)} versions of the {what}: {join(brief(prints))}.")
     for key in sorted({key for spec in specs for key in spec["train"]} - {"lr"}):
         values = {shown(spec["train"].get(key)) for spec in specs}
         if len(values) > 1:
-            said.append(f"Rows differ in {text(key.replace('_', ' '))}: {_join(_brief(values))}.")
+            said.append(f"Rows differ in {text(key.replace('_', ' '))}: {join(brief(values))}.")
     sources = {record["memory"]["source"] for record in records} - {None}
     if len(sources) > 1:
-        said.append(f"Memory was measured in different ways: {_join(_brief(sources))}.")
+        said.append(f"Memory was measured in different ways: {join(brief(sources))}.")
     versions = {spec["code"]["bench"] for spec in specs} - {None}
     if len(versions) > 1:
-        said.append(f"Rows come from different versions of the harness: {_join(_brief(versions))}.")
+        said.append(f"Rows come from different versions of the harness: {join(brief(versions))}.")
     for method in sorted({spec["method"]["name"] for spec in specs}):
         codes = {spec["code"]["method"] for spec in specs if spec["method"]["name"] == method} - {None}
         if len(codes) > 1:
             said.append(f"Rows of {text(method)} come from {len(codes)} versions of its code.")
     said += [
-        f"Rows mix environments, {text(key)}: {_join(_brief(values))}."
+        f"Rows mix environments, {text(key)}: {join(brief(values))}."
         for key, values in environments(records).items()
         if len(values) > 1 and not any(word in key.lower() for word in _FLEETING)
     ]
@@ -226,13 +178,14 @@ def common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in settings)}
 
 
-def _brief(items: Iterable[str], most: int = 6, form: str = "{}") -> list[str]:
+def brief(items: Iterable[str], most: int = 6, form: str = "{}") -> list[str]:
     """Escape and sort items, and count those beyond the first few."""
     ordered = sorted(items)
     rest = len(ordered) - most
     return [form.format(text(item)) for item in ordered[:most]] + ([f"{rest} more"] if rest > 0 else [])
 
 
-def _join(items: Iterable[str]) -> str:
+def join(items: Iterable[str]) -> str:
+    """``a, b and c``."""
     *first, last = list(items)
     return f"{', '.join(first)} and {last}" if first else last

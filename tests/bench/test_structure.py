@@ -23,6 +23,7 @@ LAYERS = [
     {"forgetting"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
+    {"reporting"},
     {"commands", "cli", "python"},
 ]
 
