@@ -68,7 +68,7 @@ class Rows:
             RequestError: when a split cannot be had or lacks a column.
         """
         scored = self.scored_split or self.source.scored_split
-        train = self.read(source, self.train_split or self.source.train_split)
+        train = self._train(source)
         if scored is None:
             rest, held = held_out(len(train.dataset), self.source.held_out)
             parts = {"train": train.dataset.select(rest), "scored": train.dataset.select(held)}
@@ -87,6 +87,14 @@ class Rows:
             fingerprint=hashlib.sha256("\n".join(prints).encode()).hexdigest(),
             source=" + ".join(dict.fromkeys(sources)),
         )
+
+    def _train(self, source: DataSource) -> Loaded:
+        """The split to learn from; where it cannot be had, the message says how to learn from another."""
+        try:
+            return self.read(source, self.train_split or self.source.train_split)
+        except RequestError as error:
+            hint = "To learn from another split: --set task.train_split=NAME (and --set task.scored_split=OTHER)."
+            raise RequestError([f"{message} {hint}" for message in error.messages]) from error
 
     def _problems(self, rows: datasets.Dataset, split: str) -> list[str]:
         missing = [name for name in self.needed() if name not in rows.column_names]
