@@ -184,7 +184,6 @@ def test_a_task_file_says_what_no_guess_can_know(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         ("text,label\n", "has no rows"),
-        ("text\na b\n", "has one column, 'text'"),
         ("text,label\na,1\nb,2,3\n", "line 3: 3 cells, but the first line names 2 columns: b,2,3"),
         ('text,label\n"a\nb",1\nc\n', "line 4: 1 cells"),
         ('text,label\n"a,1\nb,2\n', "line 2"),
@@ -219,6 +218,11 @@ def test_bad_files(content: str | bytes, said: str) -> None:
 )
 def test_bad_files_of_other_formats(name: str, content: str, said: str) -> None:
     assert said in refusal(write(name, content))
+
+
+def test_one_column_has_no_label() -> None:
+    write("data.csv", "text\n" + "a b c\n" * 20)
+    assert "has one column, 'text'" in refusal("data.csv", kind="classification")
 
 
 def test_labels_that_train_lacks() -> None:
