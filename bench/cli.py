@@ -109,6 +109,7 @@ def _run(commands: Any) -> None:
         "--set", action="append", metavar="M.OPTION=V", help="set a method's option, or train.OPTION; repeatable"
     )
     what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
+    what.add_argument("--experiment", metavar="A,B", help="experiments of the plan file to run (default: all)")
     _plugin_flag(what)
     _train_flags(run.add_argument_group("training"))
     where = run.add_argument_group("where and how")

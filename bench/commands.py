@@ -19,45 +19,41 @@ from bench.sweep import Options, Sweep
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds")
 _SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
+_WHOLE = (*_SWITCHES, "plugin", "data_dir", "out", "workers")  # one value for all experiments of a plan
 
 
 def run(arguments: argparse.Namespace) -> int:
     """``bench run``: expand, check, do what is missing, show the comparison."""
-    from bench import specs
-
-    values = _merged(arguments)
-    if values.get("dry_run"):
-        request, _, out = _request(values)
-        expanded = specs.expand(request)
-        specs.check_methods(expanded)
-        return _dry_run(expanded, Store(out))
-    chosen, store = compare(values)
-    _show(chosen, store, bool(values.get("json")))
+    asked = _merged(arguments)
+    if asked[0].get("dry_run"):
+        return _dry_run(*_expanded(asked))
+    chosen, store = compare(asked)
+    _show(chosen, store, bool(asked[0].get("json")))
     return _verdict(chosen)
 
 
-def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
-    """Do what is missing of a request, write the report, and return the plan's records.
+def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
+    """Do what is missing of some requests, write the report, and return the plan's records.
 
     Args:
-        values: flags by name.
+        asked: flags by name, once per experiment; where and how to run is taken from the first.
 
     Raises:
-        RequestError: when the request is wrong, before anything is run.
+        RequestError: when a request is wrong, before anything is run.
     """
-    from bench import specs
+    from bench import plans, specs
     from bench.report import build
 
-    request, options, out = _request(values)
-    expanded = specs.expand(request)
+    expanded, options, out = _expanded(asked)
     store = Store(out)
     store.prepare()
     _warn(store.records()[1])
     sweep = Sweep(expanded, store, options, watcher=_silent())
     todo = sweep.missing()
     specs.check_methods(todo)
+    plans.write(store.folder, asked, expanded)
     if todo:
-        watcher = _watcher(len(todo), bool(values.get("quiet")))
+        watcher = _watcher(len(todo), bool(asked[0].get("quiet")))
         sweep.watcher = watcher
         try:
             sweep.run()
@@ -75,30 +71,57 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
     return [record for record in records if record["run_id"] in wanted], store
 
 
+def _expanded(asked: list[dict[str, Any]]) -> tuple[list[Any], Options, Path]:
+    """The runs of all experiments, each once; every mistake in any of them is said at once."""
+    from bench import specs
+
+    wrong: list[str] = []
+    found: dict[str, Any] = {}
+    for values in asked:
+        where = f"experiment {values['experiment']}: " if "experiment" in values else ""
+        try:
+            request, options, out = _request(values)
+            found |= {spec.run_id: spec for spec in specs.expand(request) if spec.run_id not in found}
+        except RequestError as error:
+            wrong += [f"{where}{message}" for message in error.messages]
+    if wrong:
+        raise RequestError(wrong)
+    return list(found.values()), options, out
+
+
 def _warn(warnings: list[str]) -> None:
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
 
 
-def _merged(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Flags over the plan file over nothing."""
+def _merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Flags over the plan file over nothing, once per experiment of the plan."""
     from bench import planfile
 
     flags = {name: value for name, value in vars(arguments).items() if value not in (None, False, [])}
-    path = flags.pop("plan", None)
+    path, chosen = flags.pop("plan", None), _split(flags.pop("experiment", None))
     if path is None:
-        return flags
-    known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
-    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers")} | {name: bool for name in _SWITCHES}
-    found = planfile.read(path, known)
-    if "plugin" in found:
-        found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in flags:
-            found.pop(other, None)
-    merged = {**found, **flags}
-    merged["set"] = [*found.get("set", []), *flags.get("set", [])]
+        if chosen:
+            raise RequestError("--experiment chooses from a plan file: name it with --plan FILE.")
+        return [flags]
+    plan = planfile.read(path, _plan_keys(), frozenset(_WHOLE), chosen)
+    merged = []
+    for found in plan.requests:
+        if "plugin" in found:
+            found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
+        for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            if one in flags:
+                found.pop(other, None)
+        values = {**found, **flags}
+        sets = planfile.relevant(found.get("set", []), values, plan.methods)
+        merged.append({**values, "set": [*sets, *flags.get("set", [])]})
     return merged
+
+
+def _plan_keys() -> dict[str, type]:
+    known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
+    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers")}
+    return known | {name: bool for name in _SWITCHES}
 
 
 def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
@@ -170,20 +193,24 @@ def _watcher(total: int, quiet: bool) -> Any:
     return (Bars if console.is_terminal else Lines)(console, total)
 
 
-def _dry_run(expanded: list[Any], store: Store) -> int:
+def _dry_run(expanded: list[Any], options: Options, out: Path) -> int:
+    from bench import estimate, specs
     from bench.progress import title
 
-    records, warnings = store.records() if store.folder.is_dir() else ([], [])
+    specs.check_methods(expanded)
+    records, warnings = Store(out).records() if out.is_dir() else ([], [])
     _warn(warnings)
     there = {record["run_id"]: record["status"] for record in records}
     for spec in expanded:
-        options = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
+        chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         state = there.get(spec.run_id, "to do")
         steps = spec.spec["train"]["steps"] or "no"
         sys.stdout.write(f"{spec.run_id}  {state:<11}  {title(spec.spec)}, {steps} steps\n")
-        sys.stdout.write(f"{'':31}{options}\n")
+        sys.stdout.write(f"{'':31}{chosen}\n")
     done = sum(spec.run_id in there for spec in expanded)
     sys.stdout.write(f"{len(expanded)} runs, {done} already there.\n")
+    todo = [spec.spec for spec in Sweep(expanded, Store(out), options, _silent()).missing()]
+    sys.stdout.write(f"{estimate.sentence(todo, records, options.workers)}\n")
     return 0
 
 

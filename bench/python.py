@@ -45,7 +45,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     for name in ("ranks", "seeds"):
         if name in values:
             values[name] = _text(values[name])
-    chosen, _ = commands.compare({**values, "methods": methods, "task": task, "set": sets, "plugin": plugins})
+    chosen, _ = commands.compare([{**values, "methods": methods, "task": task, "set": sets, "plugin": plugins}])
     return table.frame(chosen)
 
 

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings"},
-    {"registry", "options", "metrics", "environment", "store", "datasource"},
+    {"registry", "options", "metrics", "environment", "store", "datasource", "estimate"},
     {"backbone", "tracker", "checks", "data", "table", "report"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
-    {"probe", "planfile", "progress", "pool", "card"},
+    {"probe", "planfile", "progress", "pool", "card", "grid", "plans"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
     {"commands", "cli", "python"},
