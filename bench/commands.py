@@ -47,26 +47,23 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     expanded, options, out = _expanded(asked)
     store = Store(out)
     store.prepare()
-    _warn(store.records()[1])
+    _warn([*store.records()[1], *filter(None, [store.warning()])])
     sweep = Sweep(expanded, store, options, watcher=_silent())
     todo = sweep.missing()
     specs.check_methods(todo)
-    plans.write(store.folder, asked, expanded)
-    if todo:
-        watcher = _watcher(len(todo), bool(asked[0].get("quiet")))
-        sweep.watcher = watcher
-        try:
-            sweep.run()
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise RequestError(
-                f"The output folder {out} cannot be written any more: {why}. Records are kept."
-            ) from error
-        finally:
-            watcher.close()
-    records, warnings = store.records()
+    watcher = _watcher(len(todo), bool(asked[0].get("quiet"))) if todo else _silent()
+    sweep.watcher = watcher
+    try:
+        plans.write(store.folder, asked, expanded)
+        sweep.run()
+        records, warnings = store.records()
+        build(records, store.folder / "report.html")
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RequestError(f"The output folder {out} cannot be written any more: {why}. Records are kept.") from error
+    finally:
+        watcher.close()
     _warn(warnings)
-    build(records, store.folder / "report.html")
     wanted = {spec.run_id for spec in expanded}
     return [record for record in records if record["run_id"] in wanted], store
 

@@ -10,6 +10,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from bench.record import Record, main_value
 
 
+STOPPING = "Stopping: the runs at work finish their step. Press Ctrl-C again to stop at once."
+
+
 class Silent:
     """Shows nothing."""
 
@@ -18,6 +21,8 @@ class Silent:
     def event(self, run_id: str, message: dict[str, Any]) -> None: ...
 
     def finished(self, record: Record) -> None: ...
+
+    def stopping(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -41,6 +46,9 @@ class Lines:
 
     def finished(self, record: Record) -> None:
         self._say(f"{self.names[record['run_id']]}: {outcome(record)}")
+
+    def stopping(self) -> None:
+        self._say(STOPPING)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -87,6 +95,9 @@ class Bars:
         description = next(task.description for task in self.progress.tasks if task.id == row)
         self.progress.remove_task(row)
         self.console.print(f"{description}: {outcome(record)}", markup=False, highlight=False)
+
+    def stopping(self) -> None:
+        self.console.print(STOPPING, markup=False, highlight=False)
 
     def close(self) -> None:
         """Take the bars off the screen."""

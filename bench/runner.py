@@ -8,6 +8,7 @@ import random
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -69,6 +70,7 @@ class Run:
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
+        self.step = 0
         self.source = models.resolve(spec["model"]["name"])
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
@@ -224,6 +226,9 @@ class Run:
         steps, begun = self.settings.steps, time.perf_counter()
 
         def report(point: dict[str, Any]) -> None:
+            self.step = point["step"]
+            if "loss" in point:
+                self.record["curve"].append(point)  # so that a run that is stopped keeps it
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
         fit = self._trainer().fit(self._batches(), evaluate, self.task.higher_is_better, report)
@@ -319,6 +324,10 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         run = Run(job, emit)
         run.go()
         return run.record
+    except KeyboardInterrupt:  # told to stop, between two steps
+        record = run.record if run is not None else blank(job.spec, job.run_id)
+        at = f" after step {run.step}" if run is not None and run.step else ""
+        return record | {"status": "interrupted", "error": f"stopped by the user{at}; the same command starts it again"}
     except Exception as error:  # the sweep goes on: the record carries what went wrong
         record = run.record if run is not None else blank(job.spec, job.run_id)
         record["status"] = "oom" if out_of_memory(error) else "failed"
@@ -375,6 +384,9 @@ def write_predictions(
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
+    try:
+        pq.write_table(table, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

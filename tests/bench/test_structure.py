@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
-    {"errors", "api", "record", "units", "architectures", "job", "settings"},
+    {"errors", "api", "record", "units", "architectures", "job", "settings", "quickcheck", "emitter", "executor"},
     {"registry", "options", "metrics", "environment", "store", "datasource", "estimate"},
     {"backbone", "tracker", "checks", "data", "table", "report"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
