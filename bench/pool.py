@@ -33,8 +33,17 @@ class Pool:
         self._gpus: dict[str, int | None] = {}  # of the jobs at work
         self._folder = tempfile.TemporaryDirectory(prefix="tunebench-")
         self._errors = (Path(self._folder.name) / "worker.log").open("w")
+        self._process = self._launch()
+        assert self._process.stdout is not None and self._process.stdin is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._pending = b""
+
+    def _launch(self) -> subprocess.Popen[bytes]:
         # -P: a file tasks.py in the folder one stands in must not be imported in place of ours.
-        self._process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -42,12 +51,6 @@ class Pool:
             start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"},
         )
-        assert self._process.stdout is not None and self._process.stdin is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        os.set_blocking(self._stdout.fileno(), False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._stdout, selectors.EVENT_READ)
-        self._pending = b""
 
     def __enter__(self) -> Self:
         return self

@@ -107,4 +107,4 @@ def _finite(value: Any) -> bool:
         return all(map(_finite, value.values()))
     if kind is list:
         return all(map(_finite, value))
-    return kind in (str, int, bool, type(None))
+    return bool(kind in (str, int, bool, type(None)))
