@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -16,8 +17,9 @@ from bench.errors import RequestError
 from bench.record import Record
 from bench.store import Store
 from bench.sweep import Options, Sweep
+from bench.tuning import Tuner
 
-_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds")
+_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 _SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
 _WHOLE = (*_SWITCHES, "plugin", "data_dir", "out", "workers")  # one value for all experiments of a plan
 
@@ -44,17 +46,20 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     from bench import plans, specs
     from bench.report import build
 
-    expanded, options, out = _expanded(asked)
+    work, options, out = _expanded(asked)
     store = Store(out)
-    store.prepare()
-    _warn([*store.records()[1], *filter(None, [store.warning()])])
-    sweep = Sweep(expanded, store, options, watcher=_silent())
+    sweep = Sweep(work.plain, store, options, _silent(), tuner=Tuner(work.tuned))
+    for folder in (store, sweep.trials) if work.tuned else (store,):
+        folder.prepare()
+        _warn(folder.records()[1])
+    _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
     specs.check_methods(todo)
-    watcher = _watcher(len(todo), bool(asked[0].get("quiet"))) if todo else _silent()
+    quiet = bool(asked[0].get("quiet"))
+    watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
     sweep.watcher = watcher
     try:
-        plans.write(store.folder, asked, expanded)
+        plans.write(store.folder, asked, work.plain, work.tuned)
         sweep.run()
         records, warnings = store.records()
         build(records, store.folder / "report.html")
@@ -64,26 +69,40 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     finally:
         watcher.close()
     _warn(warnings)
-    wanted = {spec.run_id for spec in expanded}
+    wanted = {spec.run_id for spec in sweep.wanted()}
     return [record for record in records if record["run_id"] in wanted], store
 
 
-def _expanded(asked: list[dict[str, Any]]) -> tuple[list[Any], Options, Path]:
+@dataclasses.dataclass
+class _Work:
+    """What was asked for, expanded: runs that are known, and configurations to tune first."""
+
+    plain: list[Any]
+    tuned: list[Any]
+
+
+def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
     """The runs of all experiments, each once; every mistake in any of them is said at once."""
-    from bench import specs
+    from bench import specs, tuning
 
     wrong: list[str] = []
-    found: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
+    tuned: dict[str, Any] = {}
     for values in asked:
         where = f"experiment {values['experiment']}: " if "experiment" in values else ""
         try:
             request, options, out = _request(values)
-            found |= {spec.run_id: spec for spec in specs.expand(request) if spec.run_id not in found}
+            found = specs.expand(request)
+            tune = _split(values.get("tune")), values.get("trials"), values.get("prune")
+            if search := tuning.search(*tune, request):
+                found, groups = tuning.groups(search, found)
+                tuned |= {group.key: group for group in groups}
+            plain |= {spec.run_id: spec for spec in found if spec.run_id not in plain}
         except RequestError as error:
             wrong += [f"{where}{message}" for message in error.messages]
     if wrong:
         raise RequestError(wrong)
-    return list(found.values()), options, out
+    return _Work(list(plain.values()), list(tuned.values())), options, out
 
 
 def _warn(warnings: list[str]) -> None:
@@ -117,7 +136,7 @@ def _merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _plan_keys() -> dict[str, type]:
     known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
-    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers")}
+    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers", "trials", "prune")}
     return known | {name: bool for name in _SWITCHES}
 
 
@@ -190,23 +209,36 @@ def _watcher(total: int, quiet: bool) -> Any:
     return (Bars if console.is_terminal else Lines)(console, total)
 
 
-def _dry_run(expanded: list[Any], options: Options, out: Path) -> int:
+def _dry_run(work: _Work, options: Options, out: Path) -> int:
     from bench import estimate, specs
     from bench.progress import title
 
-    specs.check_methods(expanded)
+    specs.check_methods([*work.plain, *(group.base for group in work.tuned)])
     records, warnings = Store(out).records() if out.is_dir() else ([], [])
     _warn(warnings)
     there = {record["run_id"]: record["status"] for record in records}
-    for spec in expanded:
+    for spec in work.plain:
         chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         state = there.get(spec.run_id, "to do")
         steps = spec.spec["train"]["steps"] or "no"
         sys.stdout.write(f"{spec.run_id}  {state:<11}  {title(spec.spec)}, {steps} steps\n")
         sys.stdout.write(f"{'':31}{chosen}\n")
-    done = sum(spec.run_id in there for spec in expanded)
-    sys.stdout.write(f"{len(expanded)} runs, {done} already there.\n")
-    todo = [spec.spec for spec in Sweep(expanded, Store(out), options, _silent()).missing()]
+    sweep = Sweep(work.plain, Store(out), options, _silent(), tuner=Tuner(work.tuned))
+    missing = sweep.missing()
+    for group in work.tuned:
+        state = f"{len(group.history)} of {group.budget}"
+        ranges = ", ".join(f"{name} in {space.words()}" for name, space in group.spaces.items())
+        seeds = ", ".join(map(str, group.seeds))
+        sys.stdout.write(f"{group.key}  {state:<11}  {title(group.base.spec).rpartition(', seed')[0]}), ")
+        sys.stdout.write(f"{group.base.spec['train']['steps']} steps\n")
+        sys.stdout.write(f"{'':31}{group.budget} trials of {ranges}; then the best with seeds {seeds}\n")
+    finals = [final for group in work.tuned for final in sweep.tuner.finals(group)]
+    done = sum(spec.run_id in there for spec in (*work.plain, *finals))
+    trials = sum(group.budget for group in work.tuned)
+    total = len(work.plain) + sum(len(group.seeds) for group in work.tuned)
+    before = f" after {trials} trials" if trials else ""
+    sys.stdout.write(f"{total} runs{before}, {done} already there.\n")
+    todo = [spec.spec for spec in sweep.ahead(missing)]
     sys.stdout.write(f"{estimate.sentence(todo, records, options.workers)}\n")
     return 0
 

@@ -13,17 +13,21 @@ from bench.store import write_atomically
 
 if TYPE_CHECKING:
     from bench.specs import RunSpec
+    from bench.tuning import Group
 
 SCHEMA = 1
 _NOT_ASKED = ("act", "parser", "quiet", "json", "dry_run")  # they change nothing that is run
 
 
-def write(folder: Path, asked: Sequence[Mapping[str, Any]], specs: Sequence[RunSpec]) -> Path:
+def write(
+    folder: Path, asked: Sequence[Mapping[str, Any]], specs: Sequence[RunSpec], groups: Sequence[Group] = ()
+) -> Path:
     """Write ``folder/plans/<hash>.json``, whole or not at all; the same plan has the same name.
 
     Args:
         asked: the flags, once per experiment.
         specs: the runs they expand to.
+        groups: the configurations to tune, whose runs follow from their trials.
 
     Raises:
         OSError: when the disk does not take it.
@@ -33,6 +37,10 @@ def write(folder: Path, asked: Sequence[Mapping[str, Any]], specs: Sequence[RunS
         "bench": versions()["tunebench"],
         "asked": [_plain(values) for values in asked],
         "runs": [{"run_id": spec.run_id, "spec": spec.spec} for spec in specs],
+        "tuned": [
+            {"group": group.key, "trials": group.budget, "seeds": group.seeds, "spec": group.base.spec}
+            for group in groups
+        ],
     }
     data = json.dumps(plan, ensure_ascii=False, allow_nan=False, indent=1).encode()
     path = folder / "plans" / f"{hashlib.sha256(data).hexdigest()[:16]}.json"

@@ -9,7 +9,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bench.record import Record, main_value
 
-
 STOPPING = "Stopping: the runs at work finish their step. Press Ctrl-C again to stop at once."
 
 
@@ -105,8 +104,10 @@ class Bars:
 
 
 def title(spec: dict[str, Any]) -> str:
-    """Method, task, model and seed of a run, in words."""
-    return f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, seed {spec['seed']})"
+    """Method, task, model and seed of a run, in words; of a trial its number too."""
+    trial = (spec.get("tuning") or {}).get("trial")
+    which = f"seed {spec['seed']}" if trial is None else f"trial {trial + 1} of {spec['tuning']['trials']}"
+    return f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, {which})"
 
 
 def outcome(record: Record) -> str:
@@ -114,6 +115,9 @@ def outcome(record: Record) -> str:
     if record["status"] != "ok":
         return f"{record['status']}: {record['error']}"
     value = main_value(record)
+    if value is None and any(point["dev_score"] is not None for point in record["curve"]) and not record["scores"]:
+        last = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None][-1]
+        return f"dev {record['main_score']} {last:.4f} at the end, {record['speed']['total_seconds']:.1f} s"
     score = f"{record['main_score']} {value:.4f}" if value is not None else f"{record['main_score']} undefined"
     return f"{score}, {record['speed']['total_seconds']:.1f} s"
 

@@ -11,7 +11,7 @@ from bench.errors import RequestError, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds")
+_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 
 
 def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     from bench.cli import TRAIN_FLAGS
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
-    known |= {"quiet"}
+    known |= {"quiet", "trials", "prune"}
     wrong = [unknown("argument of bench.run", name, known) for name in flags if name not in known]
     if wrong:
         raise RequestError(wrong)

@@ -102,9 +102,9 @@ def _finite(value: Any) -> bool:
     """Whether all numbers in a value of any kind are finite."""
     kind = type(value)
     if kind is float:
-        return -math.inf < value < math.inf
+        return bool(-math.inf < value < math.inf)
     if kind is dict:
         return all(map(_finite, value.values()))
     if kind is list:
         return all(map(_finite, value))
-    return bool(kind in (str, int, bool, type(None)))
+    return kind in (str, int, bool, type(None))

@@ -71,6 +71,7 @@ class Run:
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
         self.step = 0
+        self.trial = (spec.get("tuning") or {}).get("trial") is not None  # tuned on dev; validation stays unseen
         self.source = models.resolve(spec["model"]["name"])
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
@@ -80,11 +81,12 @@ class Run:
         begun = time.perf_counter()
         self._prepare()
         setup = time.perf_counter()
-        self._measure_memory()
+        if not self.trial:
+            self._measure_memory()
         probed = time.perf_counter()
         fit = self._fit() if self.trains else Fit()
         trained = time.perf_counter()
-        if fit.diverged is None:
+        if fit.diverged is None and not self.trial:
             self._score(fit)
         ended = time.perf_counter()
         self.record["speed"] |= {
@@ -167,7 +169,7 @@ class Run:
         return _Data(
             encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
             dev,
-            encoded(splits.validation, rows, "validation"),
+            dev if dev is not None and self.trial else encoded(splits.validation, rows, "validation"),
         )
 
     @property
@@ -233,6 +235,7 @@ class Run:
 
         fit = self._trainer().fit(self._batches(), evaluate, self.task.higher_is_better, report)
         self.record["curve"] = fit.curve
+        self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
         self.record["speed"] |= {
             "train_samples_per_second": fit.per_second(fit.samples),
             "train_tokens_per_second": fit.per_second(fit.tokens),

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings", "quickcheck", "emitter", "executor"},
-    {"registry", "options", "metrics", "environment", "store", "datasource", "estimate"},
+    {"registry", "options", "metrics", "environment", "store", "datasource", "estimate", "spaces"},
     {"backbone", "tracker", "checks", "data", "table", "report"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
     {"probe", "planfile", "progress", "pool", "card", "grid", "plans"},
-    {"runner", "specs", "explain", "export"},
+    {"runner", "specs", "explain", "export", "tuning"},
     {"worker", "sweep"},
     {"commands", "cli", "python"},
 ]
