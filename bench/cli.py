@@ -109,8 +109,10 @@ def _run(commands: Any) -> None:
         "--set", action="append", metavar="M.OPTION=V", help="set an option of a method, of task or train; repeatable"
     )
     what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
+    what.add_argument("--experiment", metavar="A,B", help="experiments of the plan file to run (default: all)")
     _plugin_flag(what)
     _train_flags(run.add_argument_group("training"))
+    _tune_flags(run.add_argument_group("tuning, on the dev split"))
     where = run.add_argument_group("where and how")
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
     where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
@@ -144,6 +146,18 @@ def _train_flags(group: Any) -> None:
     )
     group.add_argument(
         "--gradient-checkpointing", action="store_const", const="true", help="recompute activations to save memory"
+    )
+
+
+def _tune_flags(group: Any) -> None:
+    group.add_argument(
+        "--tune", metavar="O[,P]",
+        help="options to tune, for every method (lr) or one (lora.alpha): from a tenth of the default to ten times it, "
+        "or lr=1e-4:1e-2 for a range, lr=1e-4|1e-3 for a grid",
+    )  # fmt: skip
+    group.add_argument("--trials", metavar="N", help="trials of every configuration (default: 6, or the whole grid)")
+    group.add_argument(
+        "--prune", metavar="P", help="stop trials that are behind: median, halving, none (default: median)"
     )
 
 

@@ -11,7 +11,7 @@ from bench.errors import RequestError, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds")
+_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 
 
 def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     from bench.cli import TRAIN_FLAGS
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
-    known |= {"quiet"}
+    known |= {"quiet", "trials", "prune"}
     wrong = [unknown("argument of bench.run", name, known) for name in flags if name not in known]
     if wrong:
         raise RequestError(wrong)
@@ -45,7 +45,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     for name in ("ranks", "seeds"):
         if name in values:
             values[name] = _text(values[name])
-    chosen, _ = commands.compare({**values, "methods": methods, "task": task, "set": sets, "plugin": plugins})
+    chosen, _ = commands.compare([{**values, "methods": methods, "task": task, "set": sets, "plugin": plugins}])
     return table.frame(chosen)
 
 

@@ -8,6 +8,7 @@ import random
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -78,6 +79,8 @@ class Run:
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
         self.forgetting: Forgetting | None = None
+        self.step = 0
+        self.trial = (spec.get("tuning") or {}).get("trial") is not None  # tuned on dev; validation stays unseen
         self.source = models.resolve(spec["model"]["name"])
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
@@ -87,12 +90,13 @@ class Run:
         begun = time.perf_counter()
         self._prepare()
         setup = time.perf_counter()
-        self._measure_memory()
-        self._count_flops()
+        if not self.trial:
+            self._measure_memory()
+            self._count_flops()
         probed = time.perf_counter()
         fit = self._fit() if self.trains else Fit()
         trained = time.perf_counter()
-        if fit.diverged is None:
+        if fit.diverged is None and not self.trial:
             self._score(fit)
         ended = time.perf_counter()
         self.record["speed"] |= {
@@ -193,8 +197,8 @@ class Run:
         found = _Data(
             encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
             dev,
-            scored(splits.validation, "validation"),
-            {name: scored(dataset, f"validation_{name}") for name, dataset in splits.others.items()},
+            dev if dev is not None and self.trial else scored(splits.validation, "validation"),
+            {} if self.trial else {name: scored(rows, f"validation_{name}") for name, rows in splits.others.items()},
         )
         self.record["data"] = {
             f"{name}_{what}": value
@@ -278,10 +282,14 @@ class Run:
         steps, begun = self.settings.steps, time.perf_counter()
 
         def report(point: dict[str, Any]) -> None:
+            self.step = point["step"]
+            if "loss" in point:
+                self.record["curve"].append(point)  # so that a run that is stopped keeps it
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
         fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
         self.record["curve"] = fit.curve
+        self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
         self.record["speed"] |= {
             "train_samples_per_second": fit.per_second(fit.samples),
             "train_tokens_per_second": fit.per_second(fit.tokens),
@@ -370,6 +378,10 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         run = Run(job, emit)
         run.go()
         return run.record
+    except KeyboardInterrupt:  # told to stop, between two steps
+        record = run.record if run is not None else blank(job.spec, job.run_id)
+        at = f" after step {run.step}" if run is not None and run.step else ""
+        return record | {"status": "interrupted", "error": f"stopped by the user{at}; the same command starts it again"}
     except Exception as error:  # the sweep goes on: the record carries what went wrong
         record = run.record if run is not None else blank(job.spec, job.run_id)
         record["status"] = "oom" if out_of_memory(error) else "failed"
@@ -425,6 +437,9 @@ def write_predictions(path: Path, columns: Mapping[str, Any]) -> None:
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_suffix(".partial")
-    pq.write_table(table, partial_file)
-    partial_file.replace(path)
+    unfinished = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
+    try:
+        pq.write_table(table, unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import forgetting, forms, models, options, registry, taskoptions
+from bench import forgetting, forms, grid, models, options, registry, taskoptions
 from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
 from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
@@ -29,7 +29,8 @@ class Request:
         methods, tasks, models: names.
         ranks: values of each method's swept option, as texts; empty: the method's default.
         seeds: one run per seed.
-        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``.
+        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``, or ``METHOD.train`` for one
+            method's training; a comma lists values to try.
         train: training options given by their own flags.
         plugins: Python files to load.
         mirror: folder of data sets in the Hub's layout.
@@ -93,8 +94,8 @@ def expand(request: Request) -> list[RunSpec]:
     request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
     mistakes = _Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
-    settings = mistakes.attempt(lambda: _settings(request, given.get("train", {})))
-    chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
+    mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
     data = DataSource(request.mirror)
     chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
@@ -102,18 +103,22 @@ def expand(request: Request) -> list[RunSpec]:
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
-    if settings is not None and settings.forgetting is not None:
-        mistakes.attempt(partial(forgetting.general_text, settings.forgetting, data))
-    posed = [
-        (task, mistakes.attempt(partial(_pose, task, fact, source, settings)), source)
-        for task, fact in zip(tasks, facts, strict=True)
-        for source in sources
-        if None not in (fact, source, settings)
-    ]
+    wanted = list(dict.fromkeys(settings for _, settings in itertools.chain(*chosen)))
+    for name in dict.fromkeys(settings.forgetting for settings in wanted):
+        if name is not None:
+            mistakes.attempt(partial(forgetting.general_text, name, data))
+    usable = [(task, fact) for task, fact in zip(tasks, facts, strict=True) if fact is not None]
+    places = list(itertools.product(range(len(usable)), [source for source in sources if source is not None]))
+    posed = {
+        (index, source, settings): mistakes.attempt(
+            partial(_pose, usable[index][0], usable[index][1], source, settings)
+        )
+        for (index, source), settings in itertools.product(places, wanted)
+    }
     mistakes.stop()
     found: dict[str, RunSpec] = {}
-    for (task, fact, source), method, seed in itertools.product(posed, itertools.chain(*chosen), seeds):
-        spec = _spec(method, task, fact, source, (settings, seed))
+    for (index, source), (method, settings), seed in itertools.product(places, itertools.chain(*chosen), seeds):
+        spec = _spec(method, usable[index][0], posed[index, source, settings], source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
 
@@ -155,12 +160,24 @@ def _check_importable(request: Request) -> None:
         raise RequestError(wrong)
 
 
-def _settings(request: Request, given: dict[str, str]) -> TrainSettings:
-    merged = {**request.train, **given}
-    if merged.get("steps") is not None and merged.get("epochs") is not None:
+def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> list[TrainSettings]:
+    """The training settings of one method, once per combination of listed values.
+
+    Args:
+        shared: what ``--set train.OPTION`` gave.
+        own: what was set for the method alone, which wins over flags and shared settings.
+    """
+    flags = {**request.train, **shared}
+    if flags.get("steps") is not None and flags.get("epochs") is not None:
         raise RequestError("Give either --steps or --epochs, not both.")
-    settings: TrainSettings = options.build(TrainSettings, merged, "train")
-    return dataclasses.replace(settings, device=_device(settings.device))
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in own:
+            flags.pop(other, None)
+    found = []
+    for values in grid.product(TrainSettings, {**flags, **own}):
+        settings: TrainSettings = options.build(TrainSettings, values, "train")
+        found.append(dataclasses.replace(settings, device=_device(settings.device)))
+    return found
 
 
 def _device(wanted: str) -> str:
@@ -172,27 +189,26 @@ def _device(wanted: str) -> str:
     return "cuda" if there and wanted == "auto" else ("cpu" if wanted == "auto" else wanted)
 
 
-def _variants(name: str, given: dict[str, str], request: Request) -> list[Method]:
-    """The method once per combination of listed values (``--ranks 4,8``, ``--set lst.heads=official,scaled``)."""
+def _variants(name: str, sets: dict[str, dict[str, str]], request: Request) -> list[tuple[Method, TrainSettings]]:
+    """The method and its training settings, once per combination of listed values."""
     cls = registry.method_entry(name).value
     known = options.options(cls)
+    given, own = grid.overrides(sets.get(name, {}))
     wrong = [unknown(f"option of {name}", option, known) for option in given if option not in known]
+    wrong += [] if "lr" not in own else [f"--set {name}.train.lr: write --set {name}.lr=VALUE."]
     if wrong:
         raise RequestError(wrong)
-    if "lr" in given and request.train.get("lr") is not None:
-        raise RequestError(f"--lr and --set {name}.lr both set the same option.")
-    axes: dict[str, list[str]] = {}
-    for option, text in given.items():
-        listed = options.is_list(known[option])
-        axes[option] = [text] if listed else [part.strip() for part in text.split(",")]
+    shared = "--lr" if request.train.get("lr") is not None else "--set train.lr"
+    if "lr" in given and (request.train.get("lr") is not None or "lr" in sets.get("train", {})):
+        raise RequestError(f"{shared} and --set {name}.lr both set the same option.")
     if request.ranks and cls.swept is not None:
         if cls.swept in given:
             raise RequestError(f"--ranks and --set {name}.{cls.swept} both set the same option.")
         for text in request.ranks:
             _whole("--ranks", text, 1)
-        axes[cls.swept] = list(request.ranks)
-    combinations = itertools.product(*axes.values())
-    return [options.build(cls, dict(zip(axes, values, strict=True)), name) for values in combinations]
+        given = {**given, cls.swept: ",".join(request.ranks)}
+    methods = [options.build(cls, values, name) for values in grid.product(cls, given)]
+    return list(itertools.product(methods, _settings(request, sets.get("train", {}), own)))
 
 
 def _whole(flag: str, text: str, low: int) -> int:
