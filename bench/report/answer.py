@@ -13,7 +13,7 @@ from bench import units
 from bench.report.chart import Scene
 from bench.report.escape import text
 from bench.report.setups import Setup
-from bench.report.words import brief, join
+from bench.report.words import join
 
 _MOST_TRADES = 5
 _MOST_TIED = 4
@@ -38,7 +38,7 @@ def _answer(scene: Scene) -> str:
         return f"Only <b>{_name(best)}</b> has a score: {metric} {value}{over}{need}."
     tied = [setup for setup in ordered[1:] if _tied(scene, best, setup)]
     if tied:
-        names = [f"<b>{_name(best)}</b>", *brief([_cut(setup) for setup in tied], _MOST_TIED, "<b>{}</b>")]
+        names = [f"<b>{_name(best)}</b>", *_first(tied)]
         said = [f"{join(names)} are tied best: {metric} {value}{over} for <b>{_name(best)}</b>."]
     else:
         said = [f"<b>{_name(best)}</b> scores best: {metric} {value}{over}."]
@@ -103,6 +103,12 @@ def _trades(scene: Scene, best: Setup, rest: tuple[Sequence[Setup], Sequence[Set
         verb, of = ("gives up ", " of that") if index == 0 else ("", "")
         parts.append(f"<b>{_name(setup)}</b> {verb}{_lost(scene, best, setup)} for {share}{of}")
     return f"{first}; {join(parts)}." if parts else f"{first}."
+
+
+def _first(tied: Sequence[Setup]) -> list[str]:
+    """The best few, and how many are left."""
+    rest = len(tied) - _MOST_TIED
+    return [f"<b>{_name(setup)}</b>" for setup in tied[:_MOST_TIED]] + ([f"{rest} more"] if rest > 0 else [])
 
 
 def _cut(setup: Setup) -> str:

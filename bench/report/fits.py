@@ -70,9 +70,10 @@ def panel(scene: Scene, number: int) -> tuple[str, list[dict[str, Any]]]:
         )
     else:
         basis = "Memory is what was reserved on CUDA, and where only tensors were counted, what they hold."
+    ends = f'min="0" max="{_STEPS}" step="1"'
     rate = (
-        f'<label for="fr{number}">at least</label><input type="range" id="fr{number}" data-fits="rate" min="0" '
-        f'max="{_STEPS}" value="0" step="1"><output for="fr{number}"></output>'
+        f'<label for="fr{number}">training speed at least</label>'
+        f'<input type="range" id="fr{number}" data-fits="rate" {ends} value="0"><output for="fr{number}"></output>'
         if any(candidate["rate"] for candidate in found)
         else ""
     )
@@ -80,7 +81,7 @@ def panel(scene: Scene, number: int) -> tuple[str, list[dict[str, Any]]]:
         f'<div class="fits" data-section="{number}" role="group" aria-labelledby="fh{number}">'
         f'<h3 id="fh{number}">What fits?</h3>'
         f'<div class="sliders"><label for="fm{number}">training memory up to</label>'
-        f'<input type="range" id="fm{number}" data-fits="memory" min="0" max="{_STEPS}" value="{_STEPS}" step="1">'
+        f'<input type="range" id="fm{number}" data-fits="memory" {ends} value="{_STEPS}">'
         f'<output for="fm{number}"></output>{rate}</div>'
         f'<p class="choice" aria-live="polite"></p><p class="note">{text(basis)}</p></div>'
     )

@@ -31,24 +31,25 @@ def write(records: Sequence[Record], folder: Path, kind: str, store: Path | None
     Raises:
         RequestError: when kaleido, or the browser that it draws with, is not there, or the folder cannot be written.
     """
-    _require_kaleido()
-    written = []
+    try:
+        import kaleido
+    except ImportError as error:
+        raise RequestError("--images needs kaleido: pip install 'tunebench[images]'.") from error
+    written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, chart in _named(records, store).items():
             path = folder / f"{name}.{kind}"
             write_atomically(path, _drawn(chart, kind))
+            if not written:  # its browser starts, or the first chart would have said why not: now keep one running
+                kaleido.start_sync_server(silence_warnings=True)
             written.append(path)
     except OSError as error:
         raise RequestError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
+    finally:
+        if written:
+            kaleido.stop_sync_server(silence_warnings=True)
     return written
-
-
-def _require_kaleido() -> None:
-    try:
-        import kaleido  # noqa: F401 — plotly imports it by itself, and says less when it is missing
-    except ImportError as error:
-        raise RequestError("--images needs kaleido: pip install 'tunebench[images]'.") from error
 
 
 def _drawn(chart: Chart, kind: str) -> bytes:
@@ -56,7 +57,7 @@ def _drawn(chart: Chart, kind: str) -> bytes:
 
     palette = colours()
     figure = go.Figure(data=[painted(trace, palette) for trace in chart.traces], layout=_layout(chart, palette))
-    size = {"width": _WIDTH[chart.wide], "height": chart.layout.get("height", 400) + 40}
+    size = {"width": _WIDTH[chart.wide], "height": chart.layout.get("height", 400) + 64}
     try:
         made: bytes = figure.to_image(format=kind, scale=_SCALE if kind == "png" else 1, **size)
     except (RuntimeError, ValueError) as error:
@@ -116,12 +117,19 @@ def _layout(chart: Chart, palette: Mapping[str, str]) -> dict[str, Any]:
     axis = {"gridcolor": palette["rule"], "linecolor": palette["muted"], "zeroline": False, "automargin": True}
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return {
-        "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
+        "margin": {"l": 60, "r": 20, "t": 84, "b": 50},
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
         "font": {"family": "Helvetica, Arial, sans-serif", "size": 12, "color": palette["muted"]},
         **{name: value for name, value in chart.layout.items() if name not in ("xaxis", "yaxis", "legend", "height")},
-        "title": {"text": chart.title, "font": {"size": 15, "color": palette["ink"]}, "x": 0, "xref": "paper"},
+        "title": {
+            "text": chart.title,
+            "font": {"size": 15, "color": palette["ink"]},
+            "x": 0,
+            "xref": "paper",
+            "y": 0.97,
+            "yanchor": "top",
+        },
         "legend": legend | chart.layout.get("legend", {}),
         "xaxis": {**axis, "showline": True, **chart.layout.get("xaxis", {})},
         "yaxis": {**axis, **chart.layout.get("yaxis", {})},

@@ -19,11 +19,11 @@ _MOST_ERROR_BARS = 60
 
 
 def chart(scene: Scene) -> Chart:
-    """One point for every scored configuration; empty where no memory was measured."""
+    """One point for every scored configuration; empty with fewer than two."""
     title = "Trade-offs"
     points = [setup for setup in scene.setups if setup.score is not None]
     choices = _choices(scene, points)
-    if len(choices) < 2:
+    if len(choices) < 2 or len(points) < 2:
         return Chart("pareto", title, "", [], {})
     columns = {
         choice["key"]: [_value(scene, setup, choice["key"]) for setup in points] for choice in choices

@@ -36,7 +36,8 @@ def table(scene: Scene, number: int) -> str:
     body = "\n".join(rows.setup(setup) for setup in made)
     long = " long" if len(made) > _MANY_ROWS else ""
     count = _counted(len(made), "configuration")
-    caption = f"{count}{', ' + _counted(len(scene.ordered), 'run') if seeds else ''}. Click a heading to sort."
+    runs = f", {_counted(len(scene.ordered), 'run')}" if seeds else ""
+    caption = f"{count}{runs}.{' Click a heading to sort.' if len(made) > 1 else ''}"
     return (
         f"{_tools(made, number) if len(made) > 1 else ''}"
         f'<div class="wide{long}" tabindex="0" role="region" aria-label="Comparison table"><table class="runs" '

@@ -136,10 +136,10 @@ def test_the_slider_picks_the_best_that_fits(page):
     memory.press("Home")
     assert choice.text_content().startswith("head: ")
     memory.press("End")
-    page.get_by_label("at least").press("End")
+    page.get_by_label("training speed at least").press("End")
     assert choice.text_content().startswith("head: "), "the fastest"
     memory.press("Home")
-    page.get_by_label("at least").fill("0")
+    page.get_by_label("training speed at least").fill("0")
     assert choice.text_content().startswith("head: ")
 
 
