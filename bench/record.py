@@ -69,7 +69,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
 
 
 def _nulls(part: str) -> dict[str, Any]:
-    return dict.fromkeys(schema()["properties"][part]["required"])
+    return dict.fromkeys(schema()["properties"][part]["properties"])
 
 
 @functools.cache
