@@ -86,7 +86,12 @@ def problems(record: object) -> list[str]:
     Follows ``record.schema.json``, with two differences: names that the schema does not know are let through,
     so that a later version's extra fields do not make a record unreadable, and numbers must be finite.
     """
-    return list(_faults(record, schema(), "record"))
+    return faults_by(record, schema(), "record")
+
+
+def faults_by(value: object, rule: Mapping[str, Any], name: str) -> list[str]:
+    """What keeps a value from following a JSON Schema (the keywords that ours use), one line per fault."""
+    return list(_faults(value, rule, name))
 
 
 def _faults(value: object, rule: Mapping[str, Any], where: str) -> Iterator[str]:

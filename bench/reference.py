@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TIMES = 24  # moments of a run at which the reference is timed, spread evenly over its steps
+TIMES = 48  # how often a run times the reference
+_MOMENTS = 24  # between steps, spread evenly over the run
 _ROWS, _TOKENS, _WIDTH, _HEADS, _BLOCKS = 16, 32, 64, 4, 2
 _SHAPES = ((_WIDTH, 3 * _WIDTH), (_WIDTH, _WIDTH), (_WIDTH, 4 * _WIDTH), (4 * _WIDTH, _WIDTH))
 
@@ -46,7 +47,8 @@ class Reference:
             return torch.randn(shape, generator=generator).to(device)
 
         self.clock = clock
-        self.moments = {max(1, round(steps * (index + 1) / TIMES)) for index in range(TIMES)}
+        self.moments = {max(1, round(steps * (index + 1) / _MOMENTS)) for index in range(_MOMENTS)}
+        self.times = round(TIMES / len(self.moments))
         self.inputs = drawn(_ROWS, _TOKENS, _WIDTH)
         self.weights = [
             (drawn(*shape) / math.sqrt(shape[0])).requires_grad_() for _ in range(_BLOCKS) for shape in _SHAPES
@@ -54,14 +56,12 @@ class Reference:
         self.work()  # what a first call sets up is not timed
 
     def at(self, step: int) -> None:
-        """Time the work, once, when ``step`` (1-based) is one of the moments for it."""
-        if step not in self.moments:
-            return
-        # The training step before left other things in the caches: the first of two is not timed.
-        self.work()
-        self.clock.start()
-        self.work()
-        self.clock.stop()
+        """Time the work when ``step`` (1-based) is one of the moments for it."""
+        if step in self.moments:
+            for _ in range(self.times):
+                self.clock.start()
+                self.work()
+                self.clock.stop()
 
     def work(self) -> None:
         """One forward and backward pass; autocast does not reach it."""
