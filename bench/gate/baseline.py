@@ -96,7 +96,7 @@ def _entry(setup: Setup) -> dict[str, Any]:
         "label": setup.label,
         "method": spec["method"],
         "task": {name: spec["task"].get(name) for name in ("name", "fingerprint")},
-        "model": {name: spec["model"].get(name) for name in ("name", "source", "fingerprint")},
+        "model": {**{name: spec["model"].get(name) for name in ("source", "fingerprint")}, "name": setup.model},
         "train": spec["train"],
         "seeds": list(setup.runs),
         "memory_source": runs[0]["memory"]["source"],

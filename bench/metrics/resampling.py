@@ -30,6 +30,46 @@ def bootstrap(name: str, predictions: Array, references: Array) -> Array:
     return np.concatenate([_OF_DRAWS[name](x, y, draws) for draws in _draws(len(x))])
 
 
+def shared(name: str, predictions: Array, references: Array) -> tuple[float, Array]:
+    """The score itself, and its values on resamples that are the same for all predictions of n examples.
+
+    As ``bootstrap``, but resample j draws the same examples whatever was predicted, which is what a paired comparison
+    needs.
+
+    Args:
+        name: one of NAMES.
+        predictions, references: (n,) class indices or numbers.
+
+    Returns:
+        The score of the examples as they are (nan where it is not defined), and (1000,) those of the resamples.
+    """
+    once = np.ones((1, len(predictions)), dtype=np.int64)
+    of = _of_draws(name, predictions, references)
+    return float(of(once)[0]), np.concatenate([of(draws) for draws in _draws(len(predictions))])
+
+
+def _of_draws(name: str, predictions: Array, references: Array) -> Callable[[Array], Array]:
+    """A function from (b, n) counts of how often each example is drawn to the (b,) scores."""
+    if name in _OF_DRAWS:
+        x, y = predictions.astype(np.float64), references.astype(np.float64)
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return lambda draws: np.full(len(draws), np.nan)
+        return lambda draws: _OF_DRAWS[name](x, y, draws)
+    n = len(predictions)
+    classes, codes = np.unique(np.concatenate([references, predictions]), return_inverse=True)
+    k = len(classes)
+    cells = codes[:n] * k + codes[n:]
+    order = np.argsort(cells, kind="stable")
+    present, starts = np.unique(cells[order], return_index=True)
+
+    def scores(draws: Array) -> Array:
+        confusions = np.zeros((len(draws), k * k), dtype=np.int64)
+        confusions[:, present] = np.add.reduceat(draws[:, order], starts, axis=1)
+        return _OF_COUNTS[name](confusions.reshape(-1, k, k), classes)
+
+    return scores
+
+
 def _draws(n: int) -> Iterator[Array]:
     """Blocks (b, n) of how often each of n examples is drawn in each of b resamples, 1,000 resamples in all."""
     generator = np.random.default_rng(SEED)
@@ -130,3 +170,4 @@ _OF_COUNTS: dict[str, Callable[[Array, Array], Array]] = {
     "matthews_correlation": matthews_correlation,
 }
 _OF_DRAWS: dict[str, Callable[[Array, Array, Array], Array]] = {"pearson": pearson, "spearmanr": spearman}
+NAMES = (*_OF_COUNTS, *_OF_DRAWS)

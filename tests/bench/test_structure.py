@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings"},
     {"registry", "options", "metrics", "environment", "store", "datasource"},
-    {"backbone", "tracker", "checks", "data", "table", "report"},
+    {"backbone", "tracker", "checks", "data", "statistics", "table", "report"},
     {"models", "memory", "engine", "calls", "attention", "weights", "reference", "matching"},
     {"trainer", "methods", "tasks", "gate", "compare"},
     {"probe", "planfile", "progress", "pool", "card"},

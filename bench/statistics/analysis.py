@@ -1,0 +1,269 @@
+"""The statistics of a folder: every configuration over its seeds, every pair of them, and what that rests on.
+
+Families of comparisons, each corrected by Holm's procedure on its own: all pairs of one task and model, and, where a
+baseline is chosen, the baseline with every other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import RequestError, unknown
+from bench.record import Record, groups, labels
+from bench.statistics import family, paired, power, predictions
+from bench.statistics.configurations import ALPHA, Configuration, gather, lower_is_better, measures
+from bench.statistics.tasks import Measures, Overall, front, overall
+
+MOST_PAIRED = 40  # configurations of one task and model, best first: 780 pairs
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two configurations, the one with the better score first.
+
+    Attributes:
+        comparison: first minus second; None where they cannot be compared, and ``reason`` says why.
+        p_holm: corrected over all pairs of the task and model.
+        different: whether p_holm is at most alpha.
+        p_baseline: corrected over the comparisons with the baseline alone; None when neither is the baseline.
+        settling: what would settle it; None where it is settled or cannot be compared.
+    """
+
+    first: str
+    second: str
+    comparison: paired.Comparison | None
+    reason: str = ""
+    p_holm: float | None = None
+    different: bool = False
+    p_baseline: float | None = None
+    settling: power.Settling | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One task on one model: configurations best first, and their pairs."""
+
+    task: str
+    model: str
+    score: str | None
+    higher_is_better: bool
+    configurations: tuple[Configuration, ...]
+    pairs: tuple[Pair, ...]
+    front: tuple[str, ...]
+    baseline: str | None
+    notes: tuple[str, ...]
+
+    def tied(self, label: str) -> list[str]:
+        """The configurations that were compared with this one and not told apart from it, best first."""
+        return [
+            pair.second if pair.first == label else pair.first
+            for pair in self.pairs
+            if label in (pair.first, pair.second) and pair.comparison is not None and not pair.different
+        ]
+
+    def pair(self, one: str, other: str) -> Pair | None:
+        """The pair of two labels, in whichever order."""
+        return next((pair for pair in self.pairs if {pair.first, pair.second} == {one, other}), None)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All tasks and models of a folder."""
+
+    alpha: float
+    baseline: str | None
+    groups: tuple[Group, ...]
+
+    def of(self, task: str, model: str) -> Group | None:
+        """The group of a task and model."""
+        return next((group for group in self.groups if (group.task, group.model) == (task, model)), None)
+
+
+def analyse(
+    records: Sequence[Record], folder: Path | None, baseline: str | None = None, alpha: float = ALPHA
+) -> Analysis:
+    """Analyse records.
+
+    Args:
+        records: of any tasks, models and seeds, also failed ones.
+        folder: the store's folder, for the predictions; without it nothing is paired.
+        baseline: a label, or a method with a single configuration, that all others are compared with.
+        alpha: of intervals (1 - alpha) and tests.
+
+    Raises:
+        RequestError: when the baseline is not there, or is the name of several configurations.
+    """
+    names = labels(records)
+    found = []
+    for (task, model), members in groups(records).items():
+        configurations, notes = gather(members, names, folder)
+        chosen = _baseline(configurations, baseline)
+        found.append(_group((task, model), configurations, chosen, (alpha, notes)))
+    if baseline is not None and not any(group.baseline for group in found):
+        known = sorted({name for group in found for c in group.configurations for name in (c.label, c.method)})
+        raise RequestError(unknown("baseline", baseline, known))
+    return Analysis(alpha, baseline, tuple(found))
+
+
+def _baseline(configurations: Sequence[Configuration], wanted: str | None) -> str | None:
+    if wanted is None:
+        return None
+    exact = [c.label for c in configurations if c.label == wanted and c.runs]
+    named = exact or [c.label for c in configurations if c.method == wanted and c.runs]
+    if len(named) > 1:
+        raise RequestError(
+            f"--baseline: '{wanted}' has {len(named)} configurations; name one of them: "
+            f"{', '.join(repr(label) for label in sorted(named))}."
+        )
+    return named[0] if named else None
+
+
+def _group(
+    key: tuple[str, str],
+    configurations: Sequence[Configuration],
+    baseline: str | None,
+    settings: tuple[float, list[str]],
+) -> Group:
+    alpha, notes = settings
+    ranked = [c for c in configurations if c.runs]
+    compared = ranked[:MOST_PAIRED] + [c for c in ranked[MOST_PAIRED:] if c.label == baseline]
+    if len(compared) < len(ranked):
+        notes = [*notes, f"only the best {MOST_PAIRED} of {len(ranked)} configurations were compared pair by pair"]
+    pairs = _pairs(compared, baseline, alpha)
+    different = {(pair.first, pair.second) for pair in pairs if pair.different}
+    marks = family.letters([c.label for c in compared], different) if any(p.comparison for p in pairs) else {}
+    records = [run for c in ranked for run in c.runs]
+    lower = lower_is_better(records)
+    measured = {c.label: measures(c) for c in ranked}
+    return Group(
+        *key,
+        score=next((str(run["main_score"]) for run in records), None),
+        higher_is_better=not lower,
+        configurations=tuple(dataclasses.replace(c, group=marks.get(c.label, "")) for c in configurations),
+        pairs=tuple(pairs),
+        front=tuple(front(measured, not lower)),
+        baseline=baseline,
+        notes=tuple(notes),
+    )
+
+
+def _pairs(compared: Sequence[Configuration], baseline: str | None, alpha: float) -> list[Pair]:
+    """Every pair with its corrected p-values."""
+    found = [_pair(first, second, alpha) for first, second in itertools.combinations(compared, 2)]
+    tested = [(index, pair.comparison) for index, pair in enumerate(found) if pair.comparison is not None]
+    raw = [comparison.p_value for _, comparison in tested]
+    adjusted, steps = family.holm(raw), family.levels(raw, alpha)
+    for (index, comparison), p, level in zip(tested, adjusted, steps, strict=True):
+        settling = None if p <= alpha else power.settling(comparison.estimate, level)
+        found[index] = dataclasses.replace(found[index], p_holm=p, different=p <= alpha, settling=settling)
+    with_baseline = [(i, c) for i, c in tested if baseline in (found[i].first, found[i].second)]
+    for (index, _), p in zip(with_baseline, family.holm([c.p_value for _, c in with_baseline]), strict=True):
+        found[index] = dataclasses.replace(found[index], p_baseline=p)
+    return found
+
+
+def _pair(first: Configuration, second: Configuration, alpha: float) -> Pair:
+    for one in (first, second):
+        if one.references is None:
+            return Pair(first.label, second.label, None, f"{one.label}, {one.unpaired}")
+    common = sorted(set(first.samples) & set(second.samples))
+    if not common:
+        listed = [", ".join(map(str, c.samples)) for c in (first, second)]
+        return Pair(first.label, second.label, None, f"they have no seed in common ({listed[0]} and {listed[1]})")
+    if reason := predictions.unlike((first.runs[0], first.references), (second.runs[0], second.references)):
+        return Pair(first.label, second.label, None, reason)
+    ours, theirs = ([c.samples[seed] for seed in common] for c in (first, second))
+    return Pair(first.label, second.label, paired.compare(ours, theirs, alpha))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All tasks of one model together.
+
+    Attributes:
+        tasks: those it is over.
+        rows: configurations that have a score on all of them, best average rank first.
+        front: of rows, those on the Pareto front of average score, mean peak, mean throughput and parameters.
+        incomplete: configurations that lack a task, with the tasks they lack.
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    rows: tuple[Overall, ...]
+    front: tuple[str, ...]
+    incomplete: dict[str, tuple[str, ...]]
+
+
+def over_tasks(analysis: Analysis) -> list[Summary]:
+    """One summary for each model that was run on several tasks; tasks on which nothing has a score are not counted."""
+    found = []
+    for model in sorted({group.model for group in analysis.groups}):
+        mine = [group for group in analysis.groups if group.model == model and group.score is not None]
+        if len(mine) > 1:
+            found.append(_summary(model, mine, analysis.alpha))
+    return found
+
+
+def _summary(model: str, members: Sequence[Group], alpha: float) -> Summary:
+    scores = {
+        group.task: {c.label: (c.estimate.mean, c.half(alpha)) for c in group.configurations if c.estimate}
+        for group in members
+    }
+    rows = overall(scores, {group.task: group.higher_is_better for group in members})
+    every = dict.fromkeys(c.label for group in members for c in group.configurations)
+    lacking = {label: tuple(task for task in scores if label not in scores[task]) for label in every}
+    measured = {}
+    for row in rows:
+        parts = [measures(c) for group in members for c in group.configurations if c.label == row.label]
+        measured[row.label] = Measures(
+            row.average,
+            _mean([part.memory for part in parts]),
+            _mean([part.throughput for part in parts]),
+            _mean([part.parameters for part in parts]),
+        )
+    agree = len({group.higher_is_better for group in members}) == 1
+    on_front = front(measured, members[0].higher_is_better) if agree else []
+    incomplete = {label: tasks for label, tasks in lacking.items() if tasks}
+    return Summary(model, tuple(scores), tuple(rows), tuple(on_front), incomplete)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def table(analysis: Analysis) -> list[dict[str, Any]]:
+    """Every pair as a flat row of plain values, for a data frame or JSON; differences are first minus second."""
+    rows = []
+    for group in analysis.groups:
+        for pair in group.pairs:
+            found, settling = pair.comparison, pair.settling
+            rows.append(
+                {
+                    "task": group.task,
+                    "model": group.model,
+                    "score_name": group.score,
+                    "first": pair.first,
+                    "second": pair.second,
+                    "difference": found and found.difference,
+                    "low": found and found.low,
+                    "high": found and found.high,
+                    "p_value": found and found.p_value,
+                    "p_holm": pair.p_holm,
+                    "p_baseline": pair.p_baseline,
+                    "different": pair.different if found else None,
+                    "test": found and found.test,
+                    "seeds": found and found.seeds,
+                    "examples": found and found.estimate.examples,
+                    "detectable": settling and settling.detectable,
+                    "seeds_needed": settling and settling.seeds,
+                    "examples_needed": settling and settling.examples,
+                    "reason": pair.reason or None,
+                }
+            )
+    return rows

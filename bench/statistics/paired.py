@@ -1,0 +1,106 @@
+"""Two methods compared on the same examples, and over the same seeds where there are several.
+
+- One seed, accuracy: McNemar's exact test. It conditions on the examples where exactly one of the two is right, and
+  its interval (Clopper & Pearson 1934 on those) excludes 0 exactly when p < alpha. Exact means conservative: with few
+  such examples it errs well below alpha.
+- One seed, another score: the paired bootstrap. Both scores are computed on the same resamples, and the standard
+  deviation of their difference gives Student's t with n - 1 degrees of freedom. (The share of resamples beyond zero,
+  the percentile form, cannot be smaller than 1 in 1,000: too coarse to correct for many comparisons.)
+- Several seeds: the mean difference against both the variance over seeds and the variance over the shared examples
+  (``estimate.difference``). Only seeds that both methods have are used, so that both saw the same batches. McNemar
+  over pooled seeds would count every example k times and take no notice of seeds; a bootstrap that also resamples
+  k seeds understates their variance by (k - 1)/k, a third with three.
+
+What a significant difference says: with several seeds, that the method is better (with other seeds, on other examples
+of this kind); with one, only that this trained model is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import bdtr, betaincinv
+
+from bench.statistics.estimate import Array, Estimate, difference
+from bench.statistics.scores import Sample
+
+MCNEMAR = "exact McNemar"
+BOOTSTRAP = "paired bootstrap"
+JACKKNIFE = "paired jackknife"
+SEEDS = "t over seeds and examples"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of two methods, first minus second, in the score's own unit.
+
+    Attributes:
+        difference: of the means over the seeds that both have.
+        low, high: ends of its (1 - alpha) interval, not corrected for other comparisons.
+        p_value: two-sided, not corrected.
+        test: which of the tests above.
+        seeds: how many both have.
+        estimate: the variances that it rests on.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+    seeds: int
+    estimate: Estimate
+
+
+def compare(first: Sequence[Sample], second: Sequence[Sample], alpha: float = 0.05) -> Comparison:
+    """Compare two methods by their samples, one per seed, the same seeds in the same order.
+
+    Raises:
+        ValueError: for unlike numbers of seeds or examples, or none.
+    """
+    k = len(first)
+    if k != len(second) or not first:
+        raise ValueError(f"{k} and {len(second)} seeds cannot be paired")
+    n, shape = first[0].examples, first[0].errors.shape
+    if any(run.examples != n or run.errors.shape != shape for run in (*first, *second)):
+        raise ValueError("runs scored on unlike examples cannot be paired")
+    found = difference(arrays(first), arrays(second), n)
+    one, other = first[0].correct, second[0].correct
+    if k == 1 and one is not None and other is not None:
+        wins, losses = int((one & ~other).sum()), int((~one & other).sum())
+        low, high = mcnemar_interval(wins, losses, n, alpha)
+        return Comparison(found.mean, low, high, mcnemar(wins, losses), MCNEMAR, k, found)
+    half = found.half(alpha)
+    test = SEEDS if k > 1 else JACKKNIFE if first[0].jackknife else BOOTSTRAP
+    return Comparison(found.mean, found.mean - half, found.mean + half, found.p_value(), test, k, found)
+
+
+def arrays(runs: Sequence[Sample]) -> tuple[Array, Array]:
+    """The scores (k,) and error vectors (k, m) of k runs."""
+    return np.array([run.value for run in runs]), np.stack([run.errors for run in runs])
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Exact two-sided p-value that an example which only one of two gets right goes to either with equal chance.
+
+    Args:
+        wins, losses: examples that only the first, only the second gets right (McNemar 1947).
+    """
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
+
+
+def mcnemar_interval(wins: int, losses: int, examples: int, alpha: float = 0.05) -> tuple[float, float]:
+    """Interval of the difference of two accuracies on n examples, given that wins + losses of them differ.
+
+    Where none differ it says how many might among others: up to 1 - (alpha/2)^(1/n), either way.
+    """
+    differ = wins + losses
+    if differ == 0:
+        most = -math.expm1(math.log(alpha / 2) / examples)
+        return -most, most
+    low = float(betaincinv(wins, losses + 1, alpha / 2)) if wins else 0.0
+    high = float(betaincinv(wins + 1, losses, 1 - alpha / 2)) if losses else 1.0
+    return (2 * low - 1) * differ / examples, (2 * high - 1) * differ / examples
