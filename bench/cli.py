@@ -200,8 +200,8 @@ def _gate(commands: Any) -> None:
     baseline.add_argument("folder", type=Path, metavar="DIR")
     baseline.add_argument("--out", type=Path, required=True, metavar="FILE", help="the baseline to write")
     baseline.add_argument(
-        "--alarm-rate", type=_rate, default=0.01, metavar="X",
-        help="chance that unchanged code fails the whole check on scores and speed (default: 0.01)",
+        "--alarm-rate", type=_rate, default=0.005, metavar="X",
+        help="chance that unchanged code fails the whole check on scores and speed (default: 0.005)",
     )  # fmt: skip
     baseline.set_defaults(act=_command("baseline", "bench.gate.commands"), parser=baseline)
     check = commands.add_parser(

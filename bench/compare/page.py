@@ -21,9 +21,7 @@ tbody tr.first th, tbody tr.first td { border-top: 1px solid var(--ink); }
 
 
 _HEADS = ("method", "metric", "A", "B", "change", "p, corrected", "test")
-_CAPTION = (
-    "Means over the seeds that were compared; a score's change in its own unit or in points, the rest in percent."
-)
+_CAPTION = "Means over the seeds compared; scores change in their own unit or in points, the rest in percent."
 
 
 def document(comparison: Comparison) -> str:
@@ -34,9 +32,7 @@ def document(comparison: Comparison) -> str:
         _section(task, model, list(rows))
         for (task, model), rows in groupby(comparison.rows, key=lambda row: (row.task, row.model))
     )
-    doubtful = (
-        f'<div class="warning" role="note"><h3>Beside the figures</h3><ul>{remarks}</ul></div>' if remarks else ""
-    )
+    beside = f'<div class="warning" role="note"><h3>Beside the figures</h3><ul>{remarks}</ul></div>'
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -14,12 +14,12 @@ from typing import Any
 
 from bench.errors import RequestError
 from bench.gate import measures
-from bench.gate.spread import Spread, limit, moderated
+from bench.gate.spread import Spread, limit, spreads
 from bench.matching import Setup, match
 from bench.record import Record, faults_by
 
 VERSION = 1
-ALARM_RATE = 0.01  # chance that a check of unchanged code fails on any score or speed at all
+ALARM_RATE = 0.005  # chance that a check of unchanged code fails on any score or speed at all
 
 # A step may always be this many times slower, however quiet the machine was while the baseline was made: on the same
 # machine and stack, and elsewhere. Another processor's vector units, caches and clock do not serve the reference work
@@ -124,7 +124,7 @@ def _score(name: str, values: list[float], runs: Sequence[Record]) -> dict[str, 
 
 
 def _tolerate(setups: Sequence[Setup], entries: Sequence[dict[str, Any]], share: float) -> None:
-    """Replace the raw values by spreads and tolerances; spreads of one task and model and measure are moderated."""
+    """Replace the raw values by spreads and tolerances; spreads of one task, model and measure are common."""
     for name in sorted({name for entry in entries for name in entry["scores"]}):
         for members in _by_place(entries, lambda entry, name=name: name in entry["scores"]):  # type: ignore[misc]
             values = [entries[index]["scores"][name].pop("values") for index in members]
@@ -156,7 +156,7 @@ def _by_place(entries: Sequence[dict[str, Any]], wanted: Callable[[dict[str, Any
 
 def _spreads(values: Sequence[list[float]], floors: Sequence[float]) -> list[Spread]:
     variances = [max(variance(seeds), floor**2) for seeds, floor in zip(values, floors, strict=True)]
-    return moderated(variances, [len(seeds) - 1 for seeds in values])
+    return spreads(variances, [len(seeds) - 1 for seeds in values])
 
 
 def _plain(spread: Spread) -> dict[str, float]:
