@@ -58,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     _report(commands)
     _stats(commands)
     _export(commands)
+    _compare(commands)
+    _gate(commands)
     listing = commands.add_parser("list", help="what there is: methods, tasks or models")
     listing.add_argument("what", choices=("methods", "tasks", "models"))
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -230,3 +232,58 @@ def _stats(commands: Any) -> None:
     stats.add_argument("--beta", metavar="X", help="exponent of PSCP's penalties (default: 1, as its authors)")
     stats.add_argument("--json", action="store_true", help="print JSON")
     stats.set_defaults(act=_command("stats"), parser=stats)
+
+
+def _compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="what changed between two folders of runs",
+        description="Match the runs of two folders (yesterday's and today's, two branches, two machines) by what they "
+        "are, and show the change in every metric with its noise.",
+    )
+    compare.add_argument("first", type=Path, metavar="A", help="folder of records: before")
+    compare.add_argument("second", type=Path, metavar="B", help="folder of records: after")
+    compare.add_argument(
+        "--alpha", type=_rate, default=0.05, metavar="X", help="error rate of all marks (default: 0.05)"
+    )
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write one self-contained HTML file")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    compare.set_defaults(act=_command("compare", "compare.commands"), parser=compare)
+
+
+def _gate(commands: Any) -> None:
+    baseline = commands.add_parser(
+        "baseline",
+        help="write what bench check compares with: means, spreads and tolerances of a folder's runs",
+        description="Write a small JSON file with the means of a folder's runs, their spread over seeds and the "
+        "tolerances that follow from it. Each configuration needs two seeds or more.",
+    )
+    baseline.add_argument("folder", type=Path, metavar="DIR")
+    baseline.add_argument("--out", type=Path, required=True, metavar="FILE", help="the baseline to write")
+    baseline.add_argument(
+        "--alarm-rate", type=_rate, default=0.005, metavar="X",
+        help="chance that unchanged code fails the whole check on scores and speed (default: 0.005)",
+    )  # fmt: skip
+    baseline.set_defaults(act=_command("baseline", "gate.commands"), parser=baseline)
+    check = commands.add_parser(
+        "check",
+        help="compare a folder's runs with a baseline; exit code 1 when something got worse",
+        description="Exact for parameter counts and memory, within the baseline's tolerances for scores and speed. "
+        "Exit code 0: it holds; 1: something got worse or is missing; 2: the request was wrong.",
+    )
+    check.add_argument("folder", type=Path, metavar="DIR")
+    check.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="made by bench baseline")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
+    check.add_argument("--github", action="store_true", help="print annotations (by itself in GitHub Actions)")
+    check.add_argument("--all", action="store_true", help="print also what stayed the same")
+    check.set_defaults(act=_command("check", "gate.commands"), parser=check)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
+    return value

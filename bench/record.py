@@ -72,7 +72,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
 
 
 def _nulls(part: str) -> dict[str, Any]:
-    return dict.fromkeys(schema()["properties"][part]["required"])
+    return dict.fromkeys(schema()["properties"][part]["properties"])
 
 
 @functools.cache
@@ -91,12 +91,17 @@ def problems(record: object) -> list[str]:
     """
     if _whole()(record):
         return []
-    return list(_faults(record, schema(), "record")) or ["record is not plain JSON"]
+    return faults_by(record, schema(), "record") or ["record is not plain JSON"]
 
 
 @functools.cache
 def _whole() -> quickcheck.Check:
     return quickcheck.compiled(schema(), schema()["$defs"])
+
+
+def faults_by(value: object, rule: Mapping[str, Any], name: str) -> list[str]:
+    """What keeps a value from following a JSON Schema (the keywords that ours use), one line per fault."""
+    return list(_faults(value, rule, name))
 
 
 def _faults(value: object, rule: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -294,6 +294,7 @@ class Run:
             "train_samples_per_second": fit.per_second(fit.samples),
             "train_tokens_per_second": fit.per_second(fit.tokens),
             "step_seconds": fit.step_seconds,
+            "reference_step_seconds": fit.reference_seconds,
             "warmup_steps": fit.warmup_steps,
             "train_seconds": fit.train_seconds,
         }
