@@ -82,27 +82,44 @@ def measure_training(
     if not batches:
         raise ValueError("measure_training needs at least one batch")
 
-    device = _device(module)
-
     def two_steps(meter: _Meter) -> None:
-        module.train()
         for _ in range(2):
-            for batch in batches:
-                meter.enter("forward")
-                inputs = _moved(batch, device)
-                meter.hold(inputs)
-                loss = loop.forward(inputs)
-                meter.enter("backward")
-                loop.backward(loss)
-                meter.drop(inputs)
-                del loss, inputs
-            meter.enter("step")
-            loop.step()
+            _step(module, batches, loop, meter)
 
     phases, reserved = _measure(module, optimizer, two_steps, rounding)
     source = "tracker" if reserved is None else "cuda"
     highest = max(phases.values(), key=lambda peak: peak.total_bytes)
     return MemoryReport(source, highest, phases, reserved)
+
+
+def trace_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    loop: Loop,
+    tracker: StorageTracker,
+) -> None:
+    """Do one optimizer step of measure_training under ``tracker`` and undo it, for who reads the tracker's log."""
+    with _untouched(module, optimizer), tracker:
+        meter = _TrackerMeter(module, optimizer, tracker)
+        meter.claim()
+        _step(module, batches, loop, meter)
+        meter.claim()
+
+
+def _step(module: nn.Module, batches: Sequence[Batch], loop: Loop, meter: _Meter) -> None:
+    module.train()
+    for batch in batches:
+        meter.enter("forward")
+        inputs = _moved(batch, _device(module))
+        meter.hold(inputs)
+        loss = loop.forward(inputs)
+        meter.enter("backward")
+        loop.backward(loss)
+        meter.drop(inputs)
+        del loss, inputs
+    meter.enter("step")
+    loop.step()
 
 
 def measure_inference(
@@ -127,18 +144,20 @@ def measure_inference(
     return _measure(module, None, evaluate, rounding)[0]["evaluation"]
 
 
-def measure_call(module: nn.Module, phase: str, call: Callable[[], object]) -> Peak:
+def measure_call(
+    module: nn.Module, phase: str, call: Callable[[], object], rounding: int | None = None
+) -> Peak:
     """Return the peak of ``call``, reported as ``phase`` (a data-dependent initialisation, say).
 
     What ``call`` does to the module is undone, so it must be called again for real. Tensors that it reads and
-    nobody else does (its batches) count as "other" from their first use.
+    nobody else does (its batches) count as "other" from their first use. ``rounding`` is as in measure_training.
     """
 
     def once(meter: _Meter) -> None:
         meter.enter(phase)
         call()
 
-    return _measure(module, None, once, None)[0][phase]
+    return _measure(module, None, once, rounding)[0][phase]
 
 
 def gpu_is_busy(device: torch.device) -> str | None:
