@@ -19,7 +19,7 @@ LAYERS = [
     {"trainer", "methods", "tasks"},
     {"probe", "planfile", "progress", "pool", "card"},
     {"runner", "specs", "explain", "export"},
-    {"worker", "sweep"},
+    {"worker", "sweep", "planner"},
     {"commands", "cli", "python"},
 ]
 

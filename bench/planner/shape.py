@@ -14,7 +14,7 @@ from bench.architectures import ARCHITECTURES
 from bench.backbone import Backbone
 from bench.calls import positions
 from bench.errors import RequestError, unknown
-from bench.plan.request import Setting
+from bench.planner.request import Setting
 
 _LABELS = ("0", "1")
 # Dropout by its names in the configurations of the known families.

@@ -47,6 +47,11 @@ class Setting:
     attention: str = option(
         "auto", "attention of the model: auto (what transformers chooses), sdpa or eager", choices=ATTENTIONS
     )
+    keep_outputs: bool = option(
+        False,
+        "the training loop holds the model's output, logits included, until the next one is there, as scripts with "
+        "outputs = model(...) do; bench run does not",
+    )
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", low=0.0)
 
 

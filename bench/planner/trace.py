@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.plan.allocator import Block, CachingAllocator
+from bench.planner.allocator import Block, CachingAllocator
 from bench.tracker import CATEGORIES, Peak, StorageTracker
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]

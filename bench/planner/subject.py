@@ -17,11 +17,11 @@ from bench.backbone import Backbone, count, trainable
 from bench.engine import Engine
 from bench.errors import RequestError
 from bench.memory import CUDA_BLOCK_BYTES, Loop, measure_call, measure_inference, trace_step
-from bench.plan import cuda, shape
-from bench.plan.optimizers import OPTIMIZERS
-from bench.plan.request import Setting
-from bench.plan.shape import Shape
-from bench.plan.trace import Trace
+from bench.planner import cuda, shape
+from bench.planner.optimizers import OPTIMIZERS
+from bench.planner.request import Setting
+from bench.planner.shape import Shape
+from bench.planner.trace import Trace
 from bench.runner import recompute_activations
 from bench.settings import TrainSettings
 from bench.tracker import Peak, StorageTracker
@@ -134,9 +134,23 @@ class Subject:
             trainer = Trainer(self.module, self.method, settings, self.engine)
             trainer.optimizer = OPTIMIZERS[self.setting.optimizer](trainer.optimizer.param_groups)
             batch = self._batch(batch_size, length)
-            loop = Loop(trainer.forward, trainer.backward, trainer.step)
+            forward = self._holding() if self.setting.keep_outputs else trainer.forward
+            loop = Loop(forward, trainer.backward, trainer.step)
             trace_step(self.module, trainer.optimizer, [batch] * accum, loop, tracker)
         return Trace.of(tracker)
+
+    def _holding(self) -> Callable[[Batch], Tensor]:
+        """A forward that keeps the last output alive."""
+        held: list[Any] = []
+
+        def forward(batch: Batch) -> Tensor:
+            with self.engine.autocast():
+                out = self.module(**batch)
+            held[:] = [out.logits.detach()]
+            loss: Tensor = out.loss
+            return loss
+
+        return forward
 
     def evaluation(self, batch_size: int, length: int) -> Peak:
         """The peak of one evaluation pass over as many rows."""
