@@ -163,7 +163,7 @@ def _plan(commands: Any) -> None:
     what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
     what.add_argument("--set", action="append", metavar="M.OPTION=V", help="set a method's option; repeatable")
     what.add_argument("--kind", metavar="K", help="classification, regression, causal-lm, seq2seq or image-"
-                      "classification (default: decoders causal-lm, encoder-decoders seq2seq, others classification)")  # fmt: skip
+                      "classification (default: what the architecture is for)")  # fmt: skip
     what.add_argument("--task", metavar="T", help="take the kind and the number of classes from a task")
     _plugin_flag(what)
     how = plan.add_argument_group("how it is trained")

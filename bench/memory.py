@@ -144,9 +144,7 @@ def measure_inference(
     return _measure(module, None, evaluate, rounding)[0]["evaluation"]
 
 
-def measure_call(
-    module: nn.Module, phase: str, call: Callable[[], object], rounding: int | None = None
-) -> Peak:
+def measure_call(module: nn.Module, phase: str, call: Callable[[], object], rounding: int | None = None) -> Peak:
     """Return the peak of ``call``, reported as ``phase`` (a data-dependent initialisation, say).
 
     What ``call`` does to the module is undone, so it must be called again for real. Tensors that it reads and
@@ -244,7 +242,10 @@ def _measure(
     work: Callable[[_Meter], None],
     rounding: int | None,
 ) -> tuple[dict[str, Peak], int | None]:
-    """Do ``work`` under the tracker, on CUDA also under the allocator's counters: peaks per phase, reserved."""
+    """Do ``work`` under the tracker, on CUDA also under the allocator's counters: peaks per phase, reserved.
+
+    On CUDA the tracker's pass may run out of memory where the work alone fits: then the splits are empty.
+    """
     device = _device(module)
     counters = None
     if _on_real_gpu(module):
@@ -256,11 +257,18 @@ def _measure(
     if rounding is None:
         rounding = CUDA_BLOCK_BYTES if device.type == "cuda" else 1
     tracker = StorageTracker(device, rounding)
-    with _untouched(module, optimizer), tracker:
-        meter = _TrackerMeter(module, optimizer, tracker)
-        meter.claim()
-        work(meter)
-        meter.claim()
+    try:
+        with _untouched(module, optimizer), tracker:
+            meter = _TrackerMeter(module, optimizer, tracker)
+            meter.claim()
+            work(meter)
+            meter.claim()
+    except torch.OutOfMemoryError:
+        if counters is None:
+            raise
+        # The work itself fits. Under a tracker autograd adds gradients out of place, which here was too much.
+        torch.cuda.empty_cache()
+        return {name: Peak(total, {}, name) for name, total in counters.phases.items()}, counters.reserved_peak_bytes
     phases = tracker.peaks()
     if counters is None:
         return phases, None

@@ -44,7 +44,10 @@ _WRAPPERS = ("torch._compile", "torch._dynamo")
 
 @dataclass(frozen=True)
 class Peak:
-    """The fullest moment of a stretch of work: ``split`` maps each of CATEGORIES to bytes, summing to total."""
+    """The fullest moment of a stretch of work: ``split`` maps each of CATEGORIES to bytes, summing to total.
+
+    An empty split is one that could not be measured.
+    """
 
     total_bytes: int
     split: dict[str, int]

@@ -32,7 +32,9 @@ def alternatives(model: Shape, plan: Plan, budget: int, most_rows: int | None) -
         tried.append(_entry(model, plan, budget, {"gradient_checkpointing": True}))
         if not tried[-1]["fits"] and not most_rows and setting.batch_size > 1:
             tried.append(_entry(model, plan, budget, {"gradient_checkpointing": True, "batch_size": 1}))
-    if setting.precision in ("fp32", "bf16-autocast") and not any(entry["fits"] for entry in tried):
+    frozen_bf16 = 2 * (plan.total - plan.trainable)  # what bf16 weights take at the least
+    wide = setting.precision in ("fp32", "bf16-autocast")
+    if wide and frozen_bf16 <= budget and not any(entry["fits"] for entry in tried):
         tried.append(_entry(model, plan, budget, {"precision": "bf16"}))
         if not tried[-1]["fits"]:
             smallest = {"precision": "bf16", "gradient_checkpointing": True, "batch_size": 1}

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def check(values: Mapping[str, Any]) -> Wanted:
         methods=names, tasks=(), ranks=split(values.get("ranks")), sets=tuple(values.get("set", ())), plugins=plugins
     )
     methods = mistakes.attempt(lambda: specs.methods_of(request)) or []
-    shapes = [mistakes.attempt(lambda name=name: find(name, *head)) for name in models]
+    shapes = [mistakes.attempt(partial(find, name, *head)) for name in models]
     mistakes.stop()
     return Wanted(methods, shapes, setting, budget)
 
@@ -169,9 +170,12 @@ def _shown(value: Any) -> str:
 
 def run(values: Mapping[str, Any]) -> int:
     """Do the command: plan, and print the table or JSON; write the page where one is asked for."""
+    import transformers
     from rich.console import Console
 
     from bench.planner import page, table
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
     wanted = check(values)
     target = values.get("html")

@@ -184,12 +184,10 @@ def scratch(func: Any, args: tuple[Any, ...]) -> int:
 
 
 def _flash_scratch(query: Tensor, key: Tensor) -> int:
-    """mha_bwd in flash_api.cpp: fp32 sums of the queries' gradient, softmax_d, and grouped heads' expanded gradients."""
+    """mha_bwd in flash_api.cpp: fp32 sums of the queries' gradient, softmax_d, grouped heads' whole gradients."""
     batch, heads, queries, width = query.shape
     rows, columns = -(-queries // 128) * 128, -(-width // 32) * 32
     total = batch * heads * rows * (columns + 1) * 4
     if key.shape[1] != heads:
         total += 2 * batch * heads * key.shape[2] * width * query.element_size()
     return total
-
-

@@ -98,7 +98,7 @@ def _table(rows: Sequence[Row]) -> str:
     budget = rows[0]["budget_bytes"] is not None
     names = ["method", "trainable", "peak", *SPLIT, "phase", "reserved"]
     names += ["fits", "largest batch", "longest text"] if budget else []
-    head = "".join(f"<th scope=\"col\">{name}</th>" for name in names)
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     lines = []
     for row in rows:
         cells = [units.count(row["trainable"]), units.size(row["peak_bytes"])]
@@ -106,7 +106,9 @@ def _table(rows: Sequence[Row]) -> str:
         cells += [row["phase"], units.size(row["reserved_bytes"])]
         if budget:
             cells += ["yes" if row["fits"] else "no"]
-            cells += [units.DASH if row[name] is None else f"{row[name]:,}" for name in ("max_batch_size", "max_length")]
+            cells += [
+                units.DASH if row[name] is None else f"{row[name]:,}" for name in ("max_batch_size", "max_length")
+            ]
         body = "".join(f"<td>{text(cell)}</td>" for cell in cells)
         lines.append(f'<tr><th scope="row">{text(row["label"])}</th>{body}</tr>')
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'

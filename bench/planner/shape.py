@@ -140,5 +140,3 @@ def _targets(shape: Shape, setting: Setting) -> torch.Tensor:
         return torch.zeros(setting.batch_size, setting.target_length or setting.max_length, dtype=torch.long)
     kind = torch.float32 if shape.kind == "regression" else torch.long
     return torch.zeros(setting.batch_size, dtype=kind)
-
-

@@ -38,7 +38,7 @@ def _converted_in_place() -> Iterator[None]:
 
     def apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         for child in self.children() if recurse else ():
-            child._apply(fn)
+            child._apply(fn)  # type: ignore[no-untyped-call]  # torch has no types here
         for parameter in self._parameters.values():
             if parameter is not None:
                 with torch.no_grad():
@@ -94,7 +94,9 @@ class Subject:
             said, name = str(error), self.method.name
             raise RequestError(said if said.startswith(f"{name}:") else f"{name}: {said}") from error
         if self.setting.gradient_checkpointing:
-            recompute_activations(backbone.model)
+            # Function modes are off inside the backward pass, where the blocks run again.
+            again = {"context_fn": lambda: (contextlib.nullcontext(), cuda.CudaRules())} if self._on_cuda else {}
+            recompute_activations(backbone.model, **again)
         return module
 
     @contextlib.contextmanager

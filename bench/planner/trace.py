@@ -60,7 +60,7 @@ class Trace:
             last[serial] = len(rows)
             rows.append((serial, size, before, number, CATEGORIES.index(category)))
         columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
-        return cls(*columns, phases=tuple(phases), marks=tuple(marks))
+        return cls(columns[0], columns[1], columns[2], columns[3], columns[4], tuple(phases), tuple(marks))
 
     def like(self, other: Trace) -> bool:
         """Whether both did the same in the same order, sizes aside."""
