@@ -87,6 +87,8 @@ def usual_kind(config: Any) -> str:
 
 def build(shape: Shape, setting: Setting) -> Backbone:
     """The model as fake tensors, weights in the precision's type; to be called inside a FakeTensorMode."""
+    from transformers.initialization import no_init_weights
+
     config = models.configuration(shape.source, shape.kind, shape.labels)
     if setting.dropout is not None:
         for name in _DROPOUTS:
@@ -95,7 +97,9 @@ def build(shape: Shape, setting: Setting) -> Backbone:
     chosen = {} if setting.attention == "auto" else {"attn_implementation": setting.attention}
     low = setting.precision in ("bf16", "bf16-plain")
     dtype = torch.bfloat16 if low else torch.float32
-    model = models.model_class(shape.kind).from_config(config, dtype=dtype, **chosen)
+    with no_init_weights():  # some initialisations look at values, and a fake tensor has none
+        model = models.model_class(shape.kind).from_config(config, dtype=dtype, **chosen)
+    model.tie_weights()
     backbone = Backbone(model, shape.kind, models.fresh_head(model, shape.kind))
     if setting.precision == "bf16":
         for parameter in backbone.head_parameters:  # a fresh head is trained: it stays in full precision
