@@ -172,7 +172,12 @@ def _head_settings(kind: str, labels: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _config(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
+def configuration(source: ModelSource, kind: str = "causal-lm", labels: tuple[str, ...] = ()) -> Any:
+    """A model's configuration with a head of a kind; a language model's needs no settings.
+
+    Raises:
+        RequestError: when it cannot be read, or its architecture is not in ``bench.architectures``.
+    """
     from transformers import AutoConfig
 
     try:
@@ -185,11 +190,6 @@ def _config(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
         ends = getattr(config, "eos_token_id", None)
         config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # decoders classify the last token before it
     return config
-
-
-def configuration(source: ModelSource) -> Any:
-    """The model's configuration, without a head's settings (RequestError)."""
-    return _config(source, "causal-lm", ())
 
 
 def family(source: ModelSource) -> str:
@@ -207,7 +207,7 @@ def sketch(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     from bench.backbone import Backbone
 
     with torch.device("meta"):
-        model = model_class(kind).from_config(_config(source, kind, labels))
+        model = model_class(kind).from_config(configuration(source, kind, labels))
     return Backbone(model, kind, fresh_head(model, kind))
 
 
@@ -225,7 +225,7 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
         model, info = model_class(kind).from_pretrained(
             source.location,
             revision=source.revision,
-            config=_config(source, kind, labels),
+            config=configuration(source, kind, labels),
             dtype="float32",
             use_safetensors=True,
             ignore_mismatched_sizes=True,

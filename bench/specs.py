@@ -63,7 +63,7 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Mistakes:
+class Mistakes:
     """Collects the messages of request errors, so that a person sees them all at once."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def expand(request: Request) -> list[RunSpec]:
     registry.load(request.plugins)
     names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
     request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
-    mistakes = _Mistakes()
+    mistakes = Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
     chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
@@ -121,6 +121,23 @@ def expand(request: Request) -> list[RunSpec]:
         spec = _spec(method, usable[index][0], posed[index, source, settings], source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
+
+
+def methods_of(request: Request) -> list[Method]:
+    """The methods of a request with every combination of their options; ``--set train.…`` is not for it.
+
+    Raises:
+        RequestError: with every mistake found.
+    """
+    mistakes = Mistakes()
+    given = mistakes.attempt(lambda: _parse_sets(request)) or {}
+    if "train" in given or any(grid.overrides(options)[1] for options in given.values()):
+        mistakes.messages.append("--set train.…: training options are flags here, such as --batch-size.")
+    if taskoptions.OWNER in given:
+        mistakes.messages.append("--set task.…: memory does not depend on a task's options.")
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
+    mistakes.stop()
+    return list(dict.fromkeys(method for method, _ in itertools.chain(*chosen)))
 
 
 def _parse_sets(request: Request) -> dict[str, dict[str, str]]:

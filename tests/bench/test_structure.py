@@ -23,7 +23,7 @@ LAYERS = [
     {"probe", "flops", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
     {"forgetting"},
     {"runner", "specs", "explain", "export", "tuning"},
-    {"worker", "sweep"},
+    {"worker", "sweep", "planner"},
     {"reporting"},
     {"commands", "cli", "python"},
 ]
