@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test browsers clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/bench run --methods full,lora,lst,head --task demo/docstrings --model minilm
@@ -13,7 +13,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# What the report's browser tests need; they are skipped without it. A Chromium of the system's own is used first.
+browsers: $(VENV)/.installed-test
+	@command -v chromium chromium-browser google-chrome google-chrome-stable || $(BIN)/python -m playwright install chromium
 
 clean:
 	rm -rf $(VENV) *.egg-info build

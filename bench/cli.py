@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _run(commands)
     _report(commands)
+    _stats(commands)
     _export(commands)
     _compare(commands)
     _gate(commands)
@@ -78,11 +80,9 @@ class _Version(argparse.Action):
         sys.exit(0)
 
 
-def _command(name: str, module: str = "bench.commands") -> Any:
+def _command(name: str, module: str = "commands") -> Any:
     def act(arguments: argparse.Namespace) -> int:
-        import importlib
-
-        return int(getattr(importlib.import_module(module), name)(arguments))
+        return int(getattr(importlib.import_module(f"bench.{module}"), name)(arguments))
 
     return act
 
@@ -108,11 +108,13 @@ def _run(commands: Any) -> None:
     what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
     what.add_argument("--seeds", metavar="0,1", help="one run per seed (default: 0)")
     what.add_argument(
-        "--set", action="append", metavar="M.OPTION=V", help="set a method's option, or train.OPTION; repeatable"
+        "--set", action="append", metavar="M.OPTION=V", help="set an option of a method, of task or train; repeatable"
     )
     what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
+    what.add_argument("--experiment", metavar="A,B", help="experiments of the plan file to run (default: all)")
     _plugin_flag(what)
     _train_flags(run.add_argument_group("training"))
+    _tune_flags(run.add_argument_group("tuning, on the dev split"))
     where = run.add_argument_group("where and how")
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
     where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
@@ -140,13 +142,31 @@ def _train_flags(group: Any) -> None:
     group.add_argument("--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32)")
     group.add_argument("--checkpoint", metavar="C", help="score the best weights on dev, or the last (default: best)")
     group.add_argument(
+        "--forgetting",
+        metavar="TEXT",
+        help="also compare the loss on a general text, before and after: wikitext, stdlib",
+    )
+    group.add_argument(
         "--gradient-checkpointing", action="store_const", const="true", help="recompute activations to save memory"
+    )
+
+
+def _tune_flags(group: Any) -> None:
+    group.add_argument(
+        "--tune", metavar="O[,P]",
+        help="options to tune, for every method (lr) or one (lora.alpha): from a tenth of the default to ten times it, "
+        "or lr=1e-4:1e-2 for a range, lr=1e-4|1e-3 for a grid",
+    )  # fmt: skip
+    group.add_argument("--trials", metavar="N", help="trials of every configuration (default: 6, or the whole grid)")
+    group.add_argument(
+        "--prune", metavar="P", help="stop trials that are behind: median, halving, none (default: median)"
     )
 
 
 TRAIN_FLAGS = (
     "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
     "device", "precision", "checkpoint", "gradient_checkpointing",
+    "forgetting",
 )  # fmt: skip
 
 
@@ -167,10 +187,51 @@ def _export(commands: Any) -> None:
 
 
 def _report(commands: Any) -> None:
-    report = commands.add_parser("report", help="write one HTML file from a folder of records")
+    report = commands.add_parser(
+        "report",
+        help="write one HTML file, or a table in another format, from a folder of records",
+        description="Write DIR/report.html: one file that needs no network. With --format, write the comparison table "
+        "instead; with --images, each chart as a picture too.",
+    )
     report.add_argument("folder", type=Path, metavar="DIR")
     report.add_argument("--html", type=Path, metavar="FILE", help="where to (default: DIR/report.html)")
-    report.set_defaults(act=_command("report"), parser=report)
+    report.add_argument("--title", metavar="TEXT", help="heading of the report")
+    report.add_argument("--format", metavar="F", help="the table alone: md, csv, json or latex, to stdout or --to FILE")
+    report.add_argument("--to", type=Path, metavar="FILE", help="file for --format")
+    report.add_argument("--images", type=Path, metavar="DIR", help="also each chart as a file (needs the extra images)")
+    report.add_argument("--image-format", metavar="F", help="png or svg (default: png)")
+    _plugin_flag(report)
+    report.set_defaults(act=_command("report", "reporting"), parser=report)
+    view = commands.add_parser(
+        "view",
+        help="show the report in the browser and keep it up to date",
+        description="Serve the report of a folder on this machine and refresh it as records arrive. Stop with Ctrl-C.",
+    )
+    view.add_argument("folder", type=Path, metavar="DIR")
+    view.add_argument("--port", metavar="N", help="port (default: 8321, or the next free one)")
+    view.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen on (default: this machine only)"
+    )
+    view.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    view.add_argument("--title", metavar="TEXT", help="heading of the report")
+    _plugin_flag(view)
+    view.set_defaults(act=_command("view", "reporting"), parser=view)
+
+
+def _stats(commands: Any) -> None:
+    stats = commands.add_parser(
+        "stats",
+        help="intervals over seeds, paired tests, groups that are tied, and what would settle them",
+        description="Print the table of a folder again, with every pair of methods compared on their per-example "
+        "predictions, what would settle a tie, the Pareto front, and averages over tasks.",
+    )
+    stats.add_argument("folder", type=Path, metavar="DIR")
+    stats.add_argument("--baseline", metavar="M", help="method to compare all others with, corrected on its own")
+    stats.add_argument("--alpha", metavar="X", help="level of intervals and tests (default: 0.05)")
+    stats.add_argument("--pscp", action="store_true", help="add PSCP: the score with penalties for what it costs")
+    stats.add_argument("--beta", metavar="X", help="exponent of PSCP's penalties (default: 1, as its authors)")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+    stats.set_defaults(act=_command("stats"), parser=stats)
 
 
 def _compare(commands: Any) -> None:
@@ -187,7 +248,7 @@ def _compare(commands: Any) -> None:
     )
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write one self-contained HTML file")
     compare.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    compare.set_defaults(act=_command("compare", "bench.compare.commands"), parser=compare)
+    compare.set_defaults(act=_command("compare", "compare.commands"), parser=compare)
 
 
 def _gate(commands: Any) -> None:
@@ -203,7 +264,7 @@ def _gate(commands: Any) -> None:
         "--alarm-rate", type=_rate, default=0.005, metavar="X",
         help="chance that unchanged code fails the whole check on scores and speed (default: 0.005)",
     )  # fmt: skip
-    baseline.set_defaults(act=_command("baseline", "bench.gate.commands"), parser=baseline)
+    baseline.set_defaults(act=_command("baseline", "gate.commands"), parser=baseline)
     check = commands.add_parser(
         "check",
         help="compare a folder's runs with a baseline; exit code 1 when something got worse",
@@ -215,7 +276,7 @@ def _gate(commands: Any) -> None:
     check.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     check.add_argument("--github", action="store_true", help="print annotations (by itself in GitHub Actions)")
     check.add_argument("--all", action="store_true", help="print also what stayed the same")
-    check.set_defaults(act=_command("check", "bench.gate.commands"), parser=check)
+    check.set_defaults(act=_command("check", "gate.commands"), parser=check)
 
 
 def _rate(text: str) -> float:

@@ -141,6 +141,13 @@ def measure_call(module: nn.Module, phase: str, call: Callable[[], object]) -> P
     return _measure(module, None, once, None)[0][phase]
 
 
+@contextlib.contextmanager
+def undone(module: nn.Module) -> Iterator[None]:
+    """Undo what is done to the module inside: its parameters, buffers, ``.grad``, training flags, random states."""
+    with _untouched(module, None):
+        yield
+
+
 def gpu_is_busy(device: torch.device) -> str | None:
     """Say why a measurement on ``device`` would share it with another process; None when it is free or no GPU."""
     if device.type != "cuda":

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
+from bench import quickcheck
+
 SCHEMA = 1
 
 Record = dict[str, Any]
@@ -59,6 +61,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
             "phases": dict.fromkeys(PHASES),
         },
         "speed": _nulls("speed"),
+        "compute": _nulls("compute"),
         "curve": [],
         "checks": {},
         "predictions": None,
@@ -86,12 +89,19 @@ def problems(record: object) -> list[str]:
     Follows ``record.schema.json``, with two differences: names that the schema does not know are let through,
     so that a later version's extra fields do not make a record unreadable, and numbers must be finite.
     """
-    return faults_by(record, schema(), "record")
+    if _whole()(record):
+        return []
+    return faults_by(record, schema(), "record") or ["record is not plain JSON"]
 
 
 def faults_by(value: object, rule: Mapping[str, Any], name: str) -> list[str]:
     """What keeps a value from following a JSON Schema (the keywords that ours use), one line per fault."""
     return list(_faults(value, rule, name))
+
+
+@functools.cache
+def _whole() -> quickcheck.Check:
+    return quickcheck.compiled(schema(), schema()["$defs"])
 
 
 def _faults(value: object, rule: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -110,7 +120,7 @@ def _faults(value: object, rule: Mapping[str, Any], where: str) -> Iterator[str]
         if not re.search(rule.get("pattern", ""), value) or len(value) < rule.get("minLength", 0):
             yield f"{where} is {_shown(value)}, which does not fit {rule.get('pattern', 'a name')}"
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value) or value < rule.get("minimum", -math.inf):
+        if not -math.inf < value < math.inf or value < rule.get("minimum", -math.inf):
             yield f"{where} is {value}, which is not finite or too small"
     elif isinstance(value, list):
         items = rule.get("items", {})
@@ -136,7 +146,7 @@ def _member_faults(value: Mapping[str, Any], rule: Mapping[str, Any], where: str
 def _all_amounts(values: list[Any]) -> bool:
     """Whether all are finite numbers from 0 up, told quickly; a wrong one is then looked for one by one."""
     plain = set(map(type, values)) <= {int, float}
-    return plain and (not values or (min(values) >= 0 and math.isfinite(sum(values))))
+    return plain and (not values or (min(values) >= 0 and sum(values) < math.inf))
 
 
 def _is(value: object, kind: str) -> bool:
@@ -183,10 +193,19 @@ def group(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The records of every (task, model), by name."""
+    """The records of every (task, model), by name; a task with several configurations is several tasks, whose names
+    say what tells them apart ("glue/sst2 form=words")."""
+    options: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    records = list(records)
+    for record in records:
+        options[group(record)[0]].append(record["spec"]["task"].get("options", {}))
+    differing = {name: _differing(settings) for name, settings in options.items()}
     found: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        found[group(record)].append(record)
+        name, model = group(record)
+        there = record["spec"]["task"].get("options", {})
+        told = (f"{key}={shown(there.get(key))}" for key in differing[name])
+        found[" ".join([name, *told]), model].append(record)
     return dict(sorted(found.items()))
 
 

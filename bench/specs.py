@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import models, options, registry
-from bench.api import AlreadyTrained, DataSource, Method, Task
-from bench.data import hold_out, steps_per_epoch
+from bench import forgetting, forms, grid, models, options, registry, taskoptions
+from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
+from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
 from bench.settings import TrainSettings
@@ -29,7 +29,8 @@ class Request:
         methods, tasks, models: names.
         ranks: values of each method's swept option, as texts; empty: the method's default.
         seeds: one run per seed.
-        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method or ``train``.
+        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``, or ``METHOD.train`` for one
+            method's training; a comma lists values to try.
         train: training options given by their own flags.
         plugins: Python files to load.
         mirror: folder of data sets in the Hub's layout.
@@ -89,22 +90,35 @@ def expand(request: Request) -> list[RunSpec]:
         RequestError: with every mistake found.
     """
     registry.load(request.plugins)
+    names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
+    request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
     mistakes = _Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
-    settings = mistakes.attempt(lambda: _settings(request, given.get("train", {})))
-    chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
+    mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
-    tasks = [mistakes.attempt(partial(_task, name)) for name in request.tasks]
-    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
     data = DataSource(request.mirror)
-    facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks if task is not None]
+    chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
+    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
+    tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
+    facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
+    wanted = list(dict.fromkeys(settings for _, settings in itertools.chain(*chosen)))
+    for name in dict.fromkeys(settings.forgetting for settings in wanted):
+        if name is not None:
+            mistakes.attempt(partial(forgetting.general_text, name, data))
+    usable = [(task, fact) for task, fact in zip(tasks, facts, strict=True) if fact is not None]
+    places = list(itertools.product(range(len(usable)), [source for source in sources if source is not None]))
+    posed = {
+        (index, source, settings): mistakes.attempt(
+            partial(_pose, usable[index][0], usable[index][1], source, settings)
+        )
+        for (index, source), settings in itertools.product(places, wanted)
+    }
     mistakes.stop()
     found: dict[str, RunSpec] = {}
-    for fact, source, method, seed in itertools.product(
-        zip(tasks, facts, strict=True), sources, itertools.chain(*chosen), seeds
-    ):
-        spec = _spec(method, fact[0], fact[1], source, (settings, seed))
+    for (index, source), (method, settings), seed in itertools.product(places, itertools.chain(*chosen), seeds):
+        spec = _spec(method, usable[index][0], posed[index, source, settings], source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
 
@@ -117,9 +131,9 @@ def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
         owner, dot, name = left.strip().partition(".")
         if not equals or not dot or not name:
             wrong.append(f"--set {text}: write it as METHOD.OPTION=VALUE, for example lora.rank=4 or train.clip=0.5.")
-        elif owner != "train" and owner not in request.methods:
-            known = {*request.methods, "train"}
-            kind = "owner of an option (a method of this run, or train)"
+        elif owner not in {*request.methods, "train", taskoptions.OWNER}:
+            known = {*request.methods, "train", taskoptions.OWNER}
+            kind = "owner of an option (a method of this run, task, or train)"
             wrong.append(f"--set {text}: {unknown(kind, owner, known)}")
         else:
             given.setdefault(owner, {})[name.strip()] = value.strip()
@@ -146,12 +160,24 @@ def _check_importable(request: Request) -> None:
         raise RequestError(wrong)
 
 
-def _settings(request: Request, given: dict[str, str]) -> TrainSettings:
-    merged = {**request.train, **given}
-    if merged.get("steps") is not None and merged.get("epochs") is not None:
+def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> list[TrainSettings]:
+    """The training settings of one method, once per combination of listed values.
+
+    Args:
+        shared: what ``--set train.OPTION`` gave.
+        own: what was set for the method alone, which wins over flags and shared settings.
+    """
+    flags = {**request.train, **shared}
+    if flags.get("steps") is not None and flags.get("epochs") is not None:
         raise RequestError("Give either --steps or --epochs, not both.")
-    settings: TrainSettings = options.build(TrainSettings, merged, "train")
-    return dataclasses.replace(settings, device=_device(settings.device))
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in own:
+            flags.pop(other, None)
+    found = []
+    for values in grid.product(TrainSettings, {**flags, **own}):
+        settings: TrainSettings = options.build(TrainSettings, values, "train")
+        found.append(dataclasses.replace(settings, device=_device(settings.device)))
+    return found
 
 
 def _device(wanted: str) -> str:
@@ -163,27 +189,26 @@ def _device(wanted: str) -> str:
     return "cuda" if there and wanted == "auto" else ("cpu" if wanted == "auto" else wanted)
 
 
-def _variants(name: str, given: dict[str, str], request: Request) -> list[Method]:
-    """The method once per combination of listed values (``--ranks 4,8``, ``--set lst.heads=official,scaled``)."""
+def _variants(name: str, sets: dict[str, dict[str, str]], request: Request) -> list[tuple[Method, TrainSettings]]:
+    """The method and its training settings, once per combination of listed values."""
     cls = registry.method_entry(name).value
     known = options.options(cls)
+    given, own = grid.overrides(sets.get(name, {}))
     wrong = [unknown(f"option of {name}", option, known) for option in given if option not in known]
+    wrong += [] if "lr" not in own else [f"--set {name}.train.lr: write --set {name}.lr=VALUE."]
     if wrong:
         raise RequestError(wrong)
-    if "lr" in given and request.train.get("lr") is not None:
-        raise RequestError(f"--lr and --set {name}.lr both set the same option.")
-    axes: dict[str, list[str]] = {}
-    for option, text in given.items():
-        listed = options.is_list(known[option])
-        axes[option] = [text] if listed else [part.strip() for part in text.split(",")]
+    shared = "--lr" if request.train.get("lr") is not None else "--set train.lr"
+    if "lr" in given and (request.train.get("lr") is not None or "lr" in sets.get("train", {})):
+        raise RequestError(f"{shared} and --set {name}.lr both set the same option.")
     if request.ranks and cls.swept is not None:
         if cls.swept in given:
             raise RequestError(f"--ranks and --set {name}.{cls.swept} both set the same option.")
         for text in request.ranks:
             _whole("--ranks", text, 1)
-        axes[cls.swept] = list(request.ranks)
-    combinations = itertools.product(*axes.values())
-    return [options.build(cls, dict(zip(axes, values, strict=True)), name) for values in combinations]
+        given = {**given, cls.swept: ",".join(request.ranks)}
+    methods = [options.build(cls, values, name) for values in grid.product(cls, given)]
+    return list(itertools.product(methods, _settings(request, sets.get("train", {}), own)))
 
 
 def _whole(flag: str, text: str, low: int) -> int:
@@ -196,31 +221,54 @@ def _whole(flag: str, text: str, low: int) -> int:
     return number
 
 
-def _task(name: str) -> Task:
-    task: Task = registry.task_entry(name).value
-    return task
+def _tasks(name: str, given: dict[str, str], data: DataSource) -> list[Task]:
+    """The task once per combination of its options' listed values, nothing in it left open."""
+    chosen = taskoptions.variants(registry.task_entry(name).value, given)
+    return [taskoptions.resolved(task, data) for task in chosen]
 
 
-def _task_facts(task: Task, data: DataSource) -> dict[str, Any]:
+def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Splits]:
+    """What a specification keeps of a task, and its rows."""
     splits = task.load(data)
-    return {
+    chosen = taskoptions.plain(task)
+    found = {
         "fingerprint": splits.fingerprint,
         "source": splits.source,
         "kind": task.kind,
         "labels": list(task.labels),
         "train_rows": len(splits.train),
         "validation_rows": len(splits.validation),
+        **({"options": chosen} if chosen else {}),
     }
+    return found, splits
+
+
+def _pose(
+    task: Task, facts: tuple[dict[str, Any], Splits], source: models.ModelSource, settings: TrainSettings
+) -> tuple[dict[str, Any], int]:
+    """A task's facts with the form in which it is put to a model, and the rows that are left to learn from
+    (RequestError where it cannot be)."""
+    found, splits = facts
+    train = splits.train
+    rows = len(hold_out(len(train), settings.dev_size, groups=groups_of(train, splits.group))[0])
+    plan = forms.choose(task, source.name, models.family(source))
+    forms.check_columns(task, plan, train.column_names)
+    forgetting.check(settings.forgetting, plan, source.name)
+    return {**found, "form": {**plan, **forms.amounts(task, plan, train, source, settings.max_length)}}, rows
 
 
 def _spec(
-    method: Method, task: Task, facts: dict[str, Any], source: models.ModelSource, rest: tuple[TrainSettings, int]
+    method: Method,
+    task: Task,
+    posed: tuple[dict[str, Any], int],
+    source: models.ModelSource,
+    rest: tuple[TrainSettings, int],
 ) -> RunSpec:
-    settings, seed = rest
+    (facts, rows), (settings, seed) = posed, rest
     if settings.lr is not None:
         method = dataclasses.replace(method, lr=settings.lr)  # type: ignore[type-var]
-    rows = len(hold_out(facts["train_rows"], settings.dev_size)[0])
-    per_epoch = steps_per_epoch(min(rows, settings.train_size or rows), settings.batch_size, settings.grad_accum)
+    examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
+    per_epoch = steps_per_epoch(max(1, examples), settings.batch_size, settings.grad_accum)
     steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
     spec = {
         "method": {"name": method.name, **_plain(method)},
@@ -258,12 +306,16 @@ def check_methods(specs: list[RunSpec]) -> None:
 
     wrong: list[str] = []
     for spec in _distinct(specs):
-        backbone = models.sketch(spec.source, spec.task.kind, spec.task.labels)
+        plan = spec.spec["task"]["form"]
+        backbone = models.sketch(spec.source, plan["model_kind"], spec.task.labels)
         try:
+            forms.check_room(plan, backbone, spec.spec["train"]["max_length"])
             with torch.random.fork_rng():
-                spec.method.attach(backbone)
+                module = spec.method.attach(backbone)
+            forms.check_module(plan, module, spec.method.name)
         except ValueError as error:
-            message = str(error) if str(error).startswith(f"{spec.method.name}:") else f"{spec.method.name}: {error}"
+            known = (f"{spec.method.name}:", "Task ", "max_length")
+            message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
             if message not in wrong:
                 wrong.append(message)
         except Exception:
@@ -276,7 +328,8 @@ def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
-        key = (spec.method, spec.task.name, spec.source.location)
+        told = json.dumps([taskoptions.plain(spec.task), spec.spec["task"]["form"]])
+        key = (spec.method, spec.task.name, told, spec.source.location)
         if key not in seen:
             seen.add(key)
             yield spec

@@ -7,23 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import units
-from bench.record import (
-    SPLIT,
-    Record,
-    failed_checks,
-    groups,
-    labels,
-    main_value,
-    ranked,
-    scored,
-    without_weights,
-)
+from bench.record import SPLIT, Record, failed_checks, groups, labels, main_value, ranked, scored, without_weights
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from bench.statistics.analysis import Analysis, Group
+    from bench.statistics.configurations import Configuration
 
 # Column of the frame → where it stands in the record; units are in the names.
 _MEASURES = {
@@ -112,69 +105,107 @@ def _at(record: Mapping[str, Any], path: Sequence[str]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """A column of the terminal table: up to three header lines, and how a record fills a cell."""
+    """A column of the terminal table: up to three header lines, and how a configuration fills a cell."""
 
     head: str
-    cell: Callable[[Record], str]
+    cell: Callable[[Configuration], str]
     rank: int = 0  # 0 is always shown; where the width does not do, the highest rank goes first
 
 
-def _speed(name: str) -> Callable[[Record], str]:
-    return lambda record: units.significant(record["speed"][name])
+def _measured(head: str, write: Callable[[Record], str], rank: int = 0) -> _Column:
+    return _Column(head, lambda row: write(row.record), rank)
+
+
+def _speed(head: str, name: str, rank: int) -> _Column:
+    return _measured(head, lambda record: units.significant(record["speed"][name]), rank)
 
 
 _COLUMNS = (
-    _Column("peak\nmemory\nMB", lambda record: units.megabytes(record["memory"]["train_peak_bytes"])),
-    _Column("minus\nweights\nMB", lambda record: units.megabytes(without_weights(record))),
-    _Column("trained\nparams", lambda record: units.count(record["parameters"]["trainable"])),
-    _Column("of all\n%", lambda record: units.percent(record["parameters"]["trainable_percent"]).rstrip(" %")),
-    _Column("train\nsamples\nper s", _speed("train_samples_per_second"), 1),
-    _Column("infer\nsamples\nper s", _speed("inference_samples_per_second"), 3),
-    _Column("infer\nlatency\nms", _speed("inference_latency_ms"), 4),
-    _Column("merged\nsamples\nper s", _speed("merged_inference_samples_per_second"), 7),
-    _Column("merged\nlatency\nms", _speed("merged_inference_latency_ms"), 8),
-    _Column("check-\npoint", lambda record: units.size(record["parameters"]["checkpoint_bytes"]), 5),
-    _Column("train\ntime\ns", _speed("train_seconds"), 2),
-    _Column("checks", lambda record: _checks(record), 6),
+    _measured("peak\nmemory\nMB", lambda record: units.megabytes(record["memory"]["train_peak_bytes"])),
+    _measured("minus\nweights\nMB", lambda record: units.megabytes(without_weights(record))),
+    _measured("trained\nparams", lambda record: units.count(record["parameters"]["trainable"])),
+    _measured("of all\n%", lambda record: units.percent(record["parameters"]["trainable_percent"]).rstrip(" %")),
+    _speed("train\nsamples\nper s", "train_samples_per_second", 1),
+    _speed("infer\nsamples\nper s", "inference_samples_per_second", 3),
+    _speed("infer\nlatency\nms", "inference_latency_ms", 4),
+    _speed("merged\nsamples\nper s", "merged_inference_samples_per_second", 7),
+    _speed("merged\nlatency\nms", "merged_inference_latency_ms", 8),
+    _measured("check-\npoint", lambda record: units.size(record["parameters"]["checkpoint_bytes"]), 5),
+    _speed("train\ntime\ns", "train_seconds", 2),
+    _measured("checks", lambda record: _checks(record), 6),
 )
 _LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
-def render(records: Sequence[Record], console: Console) -> None:
-    """Print one table per task and model, best score first, with what casts doubt on a score below it.
+def render(records: Sequence[Record], console: Console, analysis: Analysis | None = None) -> None:
+    """Print one table per task and model, best score first: a row for each configuration, its seeds together.
 
-    On a narrow console the columns of least weight are left out and named; score, memory and parameters stay.
+    Below it stands what its intervals cover and what casts doubt on a score. On a narrow console the columns of least
+    weight are left out and named; score, memory and parameters stay.
+
+    Args:
+        records: also those of failed runs.
+        analysis: of these records; without it, runs are not paired and there are no groups.
     """
     from rich.text import Text
+
+    from bench.statistics.analysis import analyse
 
     if not records:
         console.print("No runs yet.")
         return
     names = labels(records)
-    for (task, model), members in groups(records).items():
-        ordered = ranked(members)
-        columns, hidden, least = _choose(ordered, names, console.width)
-        table = _table(ordered, names, columns)
-        console.print(Text(f"\n{units.clean(task)} on {units.clean(model)}", style="bold"))
+    members = groups(records)
+    for group in (analysis or analyse(records, None)).groups:
+        alpha = analysis.alpha if analysis else 0.05
+        columns, hidden, least = _choose(group, alpha, console.width)
+        table = _table(group, columns)
+        console.print(Text(f"\n{units.clean(group.task)} on {units.clean(group.model)}", style="bold"))
         # Wider than the console only where even score, memory and parameters do not fit: then lines wrap whole.
         console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
-        for note in _notes(ordered, names):
+        for note in _notes(members[(group.task, group.model)], names):
             console.print(note)
+        for line in covered(group, alpha):
+            console.print(Text(line, style="dim"))
         if hidden:
             console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))
 
 
-def _choose(ordered: Sequence[Record], names: Mapping[str, str], width: int) -> tuple[list[_Column], list[str], int]:
+def covered(group: Group, alpha: float) -> list[str]:
+    """What a group's intervals and letters mean, in sentences."""
+    from bench.statistics import configurations
+
+    said = {
+        configurations.BOTH: "other seeds and other examples of this kind",
+        configurations.EXAMPLES: "other examples of this kind, for the one model that was trained: one seed, so how "
+        "much seeds vary is not in it",
+        configurations.SEEDS: "other seeds on the same examples",
+    }
+    found = list(dict.fromkeys(c.covers for c in group.configurations if c.covers))
+    lines = []
+    if found:
+        start = f"± is half a {100 * (1 - alpha):g} % interval"
+        parts = [said[cover] for cover in found]
+        lines.append(f"{start}; it covers {parts[0]}" + (f" ({found[0]}), or {parts[1]}" if parts[1:] else "") + ".")
+    if any(c.group for c in group.configurations):
+        lines.append("Methods that share a letter cannot be told apart (pairs: bench stats).")
+    return lines
+
+
+def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list[str], int]:
     """Choose a group's columns for a width; also the headers of those left out, and the width they need."""
-    head = units.clean(next((record["main_score"] for record in ordered if record["main_score"]), None) or "score")
-    lower = any(record["higher_is_better"] is False for record in ordered)
-    unit = ("% " if units.is_share(head) else "") + ("↓" if lower else "↑")
-    columns = [_Column(f"{head}\n{unit}", _score), *_COLUMNS]
-    if len({record["spec"]["seed"] for record in ordered}) > 1:
-        columns.insert(0, _Column("seed", lambda record: str(record["spec"]["seed"])))
-    label = min(_LABEL_LEAST, max(len(units.clean(names[record["run_id"]])) for record in ordered))
+    head = units.clean(group.score or "score")
+    unit = ("% " if units.is_share(head) else "") + ("↑" if group.higher_is_better else "↓")
+    columns = [_Column(f"{head}\n{unit}", lambda row: _score(row, alpha))]
+    rows = group.configurations
+    if any(row.group for row in rows):
+        columns.append(_Column("group", lambda row: row.group or units.DASH))
+    if any(len(row.runs) + row.lost > 1 for row in rows):
+        columns.insert(0, _Column("seeds", _seeds))
+    columns += _COLUMNS
+    label = min(_LABEL_LEAST, max(len(units.clean(row.label)) for row in rows))
     hidden: list[str] = []
-    while (least := label + sum(_width(column, ordered) + 2 for column in columns)) > width:
+    while (least := label + sum(_width(column, rows) + 2 for column in columns)) > width:
         last = max(columns, key=lambda column: column.rank)
         if last.rank == 0:
             break
@@ -183,7 +214,7 @@ def _choose(ordered: Sequence[Record], names: Mapping[str, str], width: int) -> 
     return columns, hidden, least
 
 
-def _table(ordered: Sequence[Record], names: Mapping[str, str], columns: Sequence[_Column]) -> Table:
+def _table(group: Group, columns: Sequence[_Column]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -191,39 +222,46 @@ def _table(ordered: Sequence[Record], names: Mapping[str, str], columns: Sequenc
     def head(text: str) -> Text:
         return Text("\n" * (2 - text.count("\n")) + text)
 
-    label = min(_LABEL_LEAST, max(len(units.clean(names[record["run_id"]])) for record in ordered))
+    rows = group.configurations
+    label = min(_LABEL_LEAST, max(len(units.clean(row.label)) for row in rows))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column(head("method"), overflow="fold", min_width=label)
     for column in columns:
-        table.add_column(head(column.head), justify="right", no_wrap=True, min_width=_width(column, ordered))
-    for record in ordered:
-        table.add_row(*_row(record, names[record["run_id"]], columns))
+        table.add_column(head(column.head), justify="right", no_wrap=True, min_width=_width(column, rows))
+    for row in rows:
+        table.add_row(*_cells(row, columns))
     return table
 
 
-def _width(column: _Column, ordered: Sequence[Record]) -> int:
-    cells = [column.cell(record) for record in ordered]
+def _width(column: _Column, rows: Sequence[Configuration]) -> int:
+    cells = [column.cell(row) for row in rows]
     return max(len(line) for text in (column.head, *cells) for line in text.split("\n"))
 
 
-def _row(record: Record, label: str, columns: Sequence[_Column]) -> list[Text]:
-    """A run's cells; Text throughout, because names and errors may hold what rich would read as markup."""
+def _cells(row: Configuration, columns: Sequence[_Column]) -> list[Text]:
+    """A row's cells; Text throughout, because names and errors may hold what rich would read as markup."""
     from rich.text import Text
 
-    doubtful = "" if scored(record) else "red"
-    cells = [Text(units.clean(label), style=doubtful)]
+    doubtful = "" if row.runs else "red"
+    cells = [Text(units.clean(row.label), style=doubtful)]
     for column in columns:
-        text = column.cell(record)
+        text = column.cell(row)
         style = "yellow" if text.endswith("!") else doubtful
         cells.append(Text(text, style=style))
     return cells
 
 
-def _score(record: Record) -> str:
-    if not scored(record):
+def _score(row: Configuration, alpha: float) -> str:
+    record = row.record
+    if row.estimate is None:
         return str(record["status"]) if record["status"] != "ok" else units.DASH
-    text = units.score(record["main_score"], main_value(record), record["stderr"]).removesuffix(" %")
+    text = units.score(record["main_score"], row.estimate.mean, row.half(alpha)).removesuffix(" %")
     return text + (" !" if failed_checks(record) else "  ")
+
+
+def _seeds(row: Configuration) -> str:
+    total = len(row.runs) + row.lost
+    return f"{len(row.runs)} of {total}" if row.lost else str(total)
 
 
 def _checks(record: Record) -> str:

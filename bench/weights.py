@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,9 +43,12 @@ def save_state(path: Path, state: dict[str, Tensor]) -> int:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial)
-    partial.replace(path)
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
+    try:
+        save_file(state, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path.stat().st_size
 
 

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.record import Record
+from bench.report.about import About
 
 
-def build(records: list[Record], out: Path, title: str | None = None) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Extras:
+    """What a report shows beyond the records.
+
+    Attributes:
+        title: the heading; without one, the tasks and models are named.
+        folder: the store's, for the predictions that methods are compared by; without it nothing is paired.
+        about: explanations of methods by name (``bench.explain.about``); a method without one is described by its
+            records.
+        live: the state of the folder that a served page shows, and looks for changes of; None in a file.
+    """
+
+    title: str | None = None
+    folder: Path | None = None
+    about: Mapping[str, About] = dataclasses.field(default_factory=dict)
+    live: str | None = None
+
+
+def build(records: list[Record], out: Path, extras: Extras | None = None) -> Path:
     """Write the report of some records to one self-contained HTML file, whole or not at all.
 
     Args:
         records: as the store returns them, of any tasks, models and seeds; may be empty.
         out: the file to write; its folder is made when it is not there.
-        title: the heading; without one, the tasks and models are named.
+        extras: title, predictions and explanations.
 
     Returns:
         ``out``.
@@ -26,5 +47,5 @@ def build(records: list[Record], out: Path, title: str | None = None) -> Path:
 
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, document(records, title).encode("utf-8"))
+    write_atomically(out, document(records, extras or Extras()).encode("utf-8"))
     return out

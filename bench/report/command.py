@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.record import shown
@@ -23,22 +23,28 @@ _FLAGS = (
 )
 
 
-def reproduce(spec: Mapping[str, Any]) -> str:
+def reproduce(spec: Mapping[str, Any], seeds: Sequence[int] = ()) -> str:
     """Return ``bench run …`` with every resolved option of a specification, quoted for a POSIX shell.
 
     Options are all written out, so that a later change of a default does not change what the command does.
+
+    Args:
+        spec: a run's specification.
+        seeds: of all runs to do again; only the specification's own when empty.
     """
-    return f"{own_part(spec)} {training(spec['train'])}".strip()
+    return f"{own_part(spec, seeds)} {training(spec['train'])}".strip()
 
 
-def own_part(spec: Mapping[str, Any]) -> str:
+def own_part(spec: Mapping[str, Any], seeds: Sequence[int] = ()) -> str:
     """The command up to the trainer's settings: what tells a run from others under the same settings."""
     method, rate = spec["method"], spec["train"].get("lr")
     name = method["name"]
     words = ["bench", "run", "--methods", name, "--task", spec["task"]["name"], "--model", spec["model"]["name"]]
-    words += ["--seeds", str(spec["seed"])]
+    words += ["--seeds", ",".join(map(str, seeds or [spec["seed"]]))]
     if rate is not None:
         words += ["--lr", shown(rate)]
+    for option, value in spec["task"].get("options", {}).items():
+        words += ["--set", f"task.{option}={shown(value)}"]
     for option, value in method.items():
         same_rate = option == "lr" and value == rate
         if option != "name" and not same_rate:

@@ -33,7 +33,9 @@ def script_json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Round floats to what a chart can show, which halves the file; what is not finite becomes null."""
+    """Clean texts and round floats to what a chart can show, which halves the file; what is not finite becomes null."""
+    if isinstance(value, str):
+        return _LONE.sub("�", clean(value))
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 # The narrowest chart, on a phone, in pixels: what does not collide there collides nowhere.
@@ -22,17 +23,26 @@ _SIDES = (
 _Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
-def place(points: Sequence[tuple[float, float]], names: Sequence[str], errors: Sequence[float]) -> list[str]:
+def place(
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    errors: Sequence[float],
+    stairs: Sequence[tuple[float, float]] = (),
+) -> list[str]:
     """Choose plotly's ``textposition`` for every point, one after the other, the least crowded side each.
 
     Args:
         points: (x, y) as shares of the axes, 0 to 1, y upwards.
         names: the text at each point.
         errors: half the height of each point's error bar, as a share of the y axis.
+        stairs: corners of a line that goes right, then up or down, to each next one; text keeps off it.
     """
     at = [(x * _WIDTH, (1 - y) * _HEIGHT) for x, y in points]
     taken: list[_Box] = [(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in at]
     taken += [(x - 3, y - tall * _HEIGHT, x + 3, y + tall * _HEIGHT) for (x, y), tall in zip(at, errors, strict=True)]
+    for (x, y), (next_x, next_y) in itertools.pairwise((x * _WIDTH, (1 - y) * _HEIGHT) for x, y in stairs):
+        taken.append((x, y - 2, next_x, y + 2))
+        taken.append((next_x - 2, min(y, next_y), next_x + 2, max(y, next_y)))
     chosen = []
     for (x, y), name in zip(at, names, strict=True):
         boxes = [_box(side, x, y, len(name) * _LETTER) for side in _SIDES]

@@ -1,39 +1,59 @@
-"""The page: sections per task and model, the environment, and everything it needs embedded in it."""
+"""The page: sections per task and model, what they rest on, and everything it needs embedded in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 
-from bench.record import Record, groups, labels, ranked
-from bench.report import words
-from bench.report.charts import Chart, charts, slots
+from bench.record import Record
+from bench.report import Extras, about, across, beside, fits, heat, matrix, provenance, published, words
+from bench.report.answer import answer
+from bench.report.chart import Chart, Scene, scenes
+from bench.report.charts import charts
+from bench.report.details import details
 from bench.report.escape import script_json, text
-from bench.report.rows import details, table
+from bench.report.rows import table
+from bench.report.script import asset, page_script, plotly, policy
 
 
-def document(records: Sequence[Record], title: str | None = None) -> str:
+def document(records: Sequence[Record], extras: Extras) -> str:
     """Return the whole report as HTML, with its styles, its script and plotly inside."""
-    names, slot, parts = labels(records), slots(records), groups(records)
-    heading = title or _title(list(parts))
-    drawn: list[dict[str, Any]] = []
-    sections = [
-        _section(index, key, ranked(members), (names, slot, drawn))
-        for index, (key, members) in enumerate(parts.items())
-    ]
-    body = "\n".join([*sections, _how_to_read() if parts else "", _environment(records)])
-    lead = "" if parts else '<p class="answer">There are no runs in this folder yet.</p>'
+    from bench.statistics.analysis import analyse
+
+    analysis = analyse(records, extras.folder)
+    parts = scenes(records, analysis)
+    heading = extras.title or _title(parts)
+    drawn = _Drawn()
+    overall = across.section(analysis, [drawn.figure(chart) for chart in heat.charts(parts)])
+    sections = [_section(index, scene, drawn) for index, scene in enumerate(parts)]
+    lead = "" if parts else _EMPTY
+    body = "\n".join(
+        part
+        for part in (
+            _contents(parts),
+            lead,
+            overall,
+            *sections,
+            about.section(records, extras.about),
+            _how_to_read() if parts else "",
+            provenance.sections(records, extras.folder),
+        )
+        if part
+    )
+    script = page_script(extras.live is not None)
+    notice, packed, _ = plotly()
+    state = "" if extras.live is None else f' data-state="{text(extras.live)}"'
     return f"""<!doctype html>
-<html lang="en">
+<html lang="en"{state}>
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy(script, extras.live is not None)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{text(heading)}</title>
 <style>
-{_asset("report.css")}</style>
+{asset("report.css")}</style>
 </head>
 <body>
 <header>
@@ -42,34 +62,69 @@ def document(records: Sequence[Record], title: str | None = None) -> str:
 <button type="button" id="theme">Dark</button>
 </header>
 <main>
-{_contents(list(parts))}
-{lead}
-<noscript><p class="note">Charts and sorting need JavaScript; every figure is in the tables.</p></noscript>
+<noscript><p class="note">Charts, sorting and filtering need JavaScript; every figure is in the tables.</p></noscript>
 {body}
 </main>
 <p id="said" role="status" aria-live="polite"></p>
-<script type="application/json" id="charts">{script_json(drawn)}</script>
-<script>{_plotly()}</script>
-<script>
-{_asset("report.js")}</script>
+<script type="application/json" id="data">{script_json(drawn.data)}</script>
+<script type="text/plain" id="plotly">{packed}</script>
+<!--
+{notice}
+gzip, base64
+-->
+<script>{script}</script>
 </body>
 </html>
 """
 
 
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script.replace("</script", "<\\/script")  # inside a script element, this would end it
-
-
-def _asset(name: str) -> str:
-    return files("bench.report").joinpath(name).read_text(encoding="utf-8")
+_EMPTY = (
+    '<p class="answer">There are no runs in this folder yet.</p>'
+    "<p>This makes some, and the report with them:</p>"
+    "<pre>bench run --methods full,lora,lst,head --task demo/docstrings --model minilm</pre>"
+)
 
 
-def _title(parts: Sequence[tuple[str, str]]) -> str:
-    tasks, models = sorted({task for task, _ in parts}), sorted({model for _, model in parts})
+class _Drawn:
+    """Collects what the page's script draws from, in the order in which it stands in the page."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {"charts": [], "fits": {}}
+
+    def figure(self, chart: Chart) -> str:
+        """The place of a chart in the page."""
+        number = len(self.data["charts"])
+        self.data["charts"].append(chart.data())
+        height = chart.layout.get("height", 340)
+        kind = ' class="wide-figure"' if chart.wide else ""
+        spoken = f"{chart.title}. {chart.note} The figures are in the table.".replace('"', "&quot;")
+        return (
+            f"<figure{kind}><figcaption><b>{chart.title}</b> {chart.note}</figcaption>{_choosers(chart, number)}"
+            f'<div class="chart" data-chart="{number}" style="height:{height}px" role="img" aria-label="{spoken}">'
+            "</div></figure>"
+        )
+
+
+def _choosers(chart: Chart, number: int) -> str:
+    """Two menus for the axes of a chart that offers a choice."""
+    if not chart.choices:
+        return ""
+    shown = {axis: chart.layout[f"{axis}axis"]["title"]["text"] for axis in "xy"}
+    menus = "".join(
+        f'<label>{where} <select data-axis="{axis}" data-of="{number}" aria-label="{where}">'
+        + "".join(
+            f'<option value="{text(choice["key"])}"{" selected" if choice["title"] == shown[axis] else ""}>'
+            f"{choice['title']}</option>"
+            for choice in chart.choices
+        )
+        + "</select></label>"
+        for axis, where in (("x", "across"), ("y", "upwards"))
+    )
+    return f'<div class="axes">{menus}<span class="note" data-corner="{number}"></span></div>'
+
+
+def _title(parts: Sequence[Scene]) -> str:
+    tasks, models = sorted({scene.task for scene in parts}), sorted({scene.model for scene in parts})
     if not parts:
         return "Fine-tuning methods compared"
     of = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
@@ -83,62 +138,39 @@ def _dated(records: Sequence[Record]) -> str:
     return f"{count}, report made {made} by tunebench"
 
 
-def _contents(parts: Sequence[tuple[str, str]]) -> str:
+def _contents(parts: Sequence[Scene]) -> str:
     if len(parts) < 2:
         return ""
     links = "".join(
-        f'<li><a href="#s{index}">{text(task)} on {text(model)}</a>' for index, (task, model) in enumerate(parts)
+        f'<li><a href="#s{index}">{text(scene.task)} on {text(scene.model)}</a>' for index, scene in enumerate(parts)
     )
     return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
 
 
-def _section(
-    index: int,
-    key: tuple[str, str],
-    ordered: Sequence[Record],
-    shared: tuple[Mapping[str, str], Mapping[str, int], list[dict[str, Any]]],
-) -> str:
-    """One task on one model; its charts are appended to the list that the page's script draws from."""
-    names, slot, drawn = shared
-    task, model = (text(name) for name in key)
-    figures = []
-    for chart in charts(ordered, names, slot):
-        figures.append(_figure(chart, len(drawn)))
-        drawn.append({"data": chart.traces, "layout": chart.layout})
-    warnings = "".join(f"<li>{warning}" for warning in words.warnings(ordered))
-    rests = "".join(f"<li>{sentence}" for sentence in words.rests_on(ordered, names))
+def _section(index: int, scene: Scene, drawn: _Drawn) -> str:
+    """One task on one model; its charts are added to what the page's script draws from."""
+    task, model = text(scene.task), text(scene.model)
+    others = published.matching(scene.ordered)
+    figures = "".join(drawn.figure(chart) for chart in charts(scene, others))
+    slider, candidates = fits.panel(scene, index)
+    if candidates:
+        drawn.data["fits"][str(index)] = candidates
+    warnings = "".join(f"<li>{warning}" for warning in words.warnings(scene.ordered))
+    rests = "".join(f"<li>{sentence}" for sentence in words.rests_on(scene))
     return f"""<section id="s{index}" aria-labelledby="h{index}">
 <h2 id="h{index}">{task} <span>on {model}</span></h2>
-<p class="answer">{words.answer(ordered, names)}</p>
+<p class="answer">{answer(scene)}</p>
 <ul class="rests">{rests}</ul>
 {f'<div class="warning" role="note"><h3>These rows may not compare</h3><ul>{warnings}</ul></div>' if warnings else ""}
-{table(ordered, names, slot)}
-<div class="figures">{"".join(figures)}</div>
-{details(ordered, names)}
+{table(scene, index)}
+{slider}
+<div class="figures">{figures}</div>
+{matrix.panel(scene)}
+{beside.panel(scene, others)}
+{details(scene)}
 </section>"""
-
-
-def _figure(chart: Chart, number: int) -> str:
-    height = chart.layout.get("height", 340)
-    kind = ' class="wide-figure"' if chart.wide else ""
-    return (
-        f"<figure{kind}><figcaption><b>{chart.title}</b> {chart.note}</figcaption>"
-        f'<div class="chart" data-chart="{number}" style="height:{height}px" role="img" aria-label="{chart.title}. '
-        f'{chart.note} The figures are in the table."></div></figure>'
-    )
 
 
 def _how_to_read() -> str:
     rows = "".join(f"<dt>{text(name)}<dd>{text(meaning)}" for name, meaning in words.HOW_TO_READ)
     return f'<section><h2>How to read it</h2><dl class="terms">{rows}</dl></section>'
-
-
-def _environment(records: Sequence[Record]) -> str:
-    facts = words.environments(records)
-    if not facts:
-        return ""
-    rows = "".join(
-        f"<dt>{text(name)}<dd>{' <b>or</b> '.join(text(value) for value in values[:12])}"
-        for name, values in facts.items()
-    )
-    return f'<section><h2>Environment</h2><dl class="terms">{rows}</dl></section>'

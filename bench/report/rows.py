@@ -1,89 +1,71 @@
-"""The comparison table of the report, and what each of its rows rests on."""
+"""The comparison table of the report: one row per configuration, its single runs beneath, and what filters it."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from bench import units
-from bench.record import (
-    PHASES,
-    Record,
-    failed_checks,
-    main_value,
-    scored,
-    shown,
-    without_weights,
-)
-from bench.report.charts import INKS
-from bench.report.command import own_part, reproduce, training
+from bench.record import Record, failed_checks, main_value, scored
+from bench.report.chart import INKS, Scene
 from bench.report.escape import text
-from bench.report.words import common
+from bench.report.measures import Measure, measured
+from bench.report.setups import Setup, status_of
 
-_MANY_COMMANDS = 100
-_LONGEST_ERROR = 4_000  # characters, from the end, where the reason stands; the record has all of it
 _MANY_ROWS = 40  # a longer table scrolls in its own box, under its header
 
 
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    head: str
-    unit: str
-    value: Callable[[Record], float | None]
-    show: Callable[[float | None], str]
-    least_first: bool = True  # which way the first click sorts
-
-
-def _of(*path: str) -> Callable[[Record], float | None]:
-    def value(record: Record) -> float | None:
-        found: Any = record
-        for name in path:
-            found = found[name]
-        number: float | None = found
-        return number
-
-    return value
-
-
-_COLUMNS = (
-    _Column("peak", "MB", _of("memory", "train_peak_bytes"), units.megabytes),
-    _Column("minus weights", "MB", without_weights, units.megabytes),
-    _Column("train", "samples/s", _of("speed", "train_samples_per_second"), units.significant, False),
-    _Column("infer", "samples/s", _of("speed", "inference_samples_per_second"), units.significant, False),
-    _Column("latency", "ms", _of("speed", "inference_latency_ms"), units.significant),
-    _Column("merged", "samples/s", _of("speed", "merged_inference_samples_per_second"), units.significant, False),
-    _Column("merged", "ms", _of("speed", "merged_inference_latency_ms"), units.significant),
-    _Column("trained", "params", _of("parameters", "trainable"), units.count),
-    _Column("of all", "%", _of("parameters", "trainable_percent"), lambda value: units.percent(value).rstrip(" %")),
-    _Column("checkpoint", "", _of("parameters", "checkpoint_bytes"), units.size),
-    _Column("train time", "", _of("speed", "train_seconds"), units.duration),
-)
-
-
-def table(ordered: Sequence[Record], names: Mapping[str, str], slot: Mapping[str, int]) -> str:
-    """One row per run, best first; each column sorts by a button in its header.
+def table(scene: Scene, number: int) -> str:
+    """One row per configuration, best first, over its seeds; each column sorts by a button in its header.
 
     Args:
-        ordered: the records of one task and model, best first.
-        names: label by run id.
-        slot: number by method name, for its colour.
+        scene: the runs of one task and model.
+        number: the section's, for ids.
     """
-    seeds = len({record["spec"]["seed"] for record in ordered}) > 1
-    metric = next((record["main_score"] for record in ordered if record["main_score"]), None)
-    lower = any(record["higher_is_better"] is False for record in ordered)
-    unit = "%" if units.is_share(metric) else ""
+    made = scene.setups
+    columns = measured(scene.ordered)
+    seeds = any(len(setup.runs) > 1 for setup in made)
+    groups = any(setup.group for setup in made)
+    unit = "%" if units.is_share(scene.score_name) else ""
     heads = [_head("method", "", "asc", "text")]
-    heads += [_head("seed", "", "asc")] if seeds else []
-    heads.append(_head(metric or "score", unit, "asc" if lower else "desc", now=True))
-    heads += [_head(column.head, column.unit, "asc" if column.least_first else "desc") for column in _COLUMNS]
+    heads += [_head("runs", "", "desc")] if seeds else []
+    heads.append(_head(scene.score_name or "score", unit, "asc" if scene.lower else "desc", now=True))
+    heads += [_head("group", "", "asc")] if groups else []
+    heads += [_head(column.head, column.unit, "asc" if column.least else "desc") for column in columns]
     heads.append(_head("checks", "", "desc"))
-    body = "\n".join(_row(record, names[record["run_id"]], slot, seeds) for record in ordered)
-    long = " long" if len(ordered) > _MANY_ROWS else ""
-    caption = f"{len(ordered)} run{'s' if len(ordered) != 1 else ''}. Click a heading to sort."
+    rows = _Rows(columns, seeds, groups, scene)
+    body = "\n".join(rows.setup(setup) for setup in made)
+    long = " long" if len(made) > _MANY_ROWS else ""
+    count = _counted(len(made), "configuration")
+    runs = f", {_counted(len(scene.ordered), 'run')}" if seeds else ""
+    caption = f"{count}{runs}.{' Click a heading to sort.' if len(made) > 1 else ''}"
     return (
-        f'<div class="wide{long}" tabindex="0" role="region" aria-label="Comparison table"><table class="runs">'
-        f"<caption>{caption}</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
+        f"{_tools(made, number) if len(made) > 1 else ''}"
+        f'<div class="wide{long}" tabindex="0" role="region" aria-label="Comparison table"><table class="runs" '
+        f'id="t{number}"><caption>{caption}</caption><thead><tr>{"".join(heads)}</tr></thead>\n{body}\n</table></div>'
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+def _tools(made: Sequence[Setup], number: int) -> str:
+    """What narrows the table down: words, a method, a status; single runs on request."""
+    methods = sorted({setup.method for setup in made})
+    states = sorted({status for setup in made for run in setup.runs for status in [status_of(run)]})
+    choose = "".join(
+        f'<label>{name} <select data-filter="{name}" aria-label="{name}"><option value="">all</option>'
+        f"{''.join(f'<option>{text(value)}</option>' for value in values)}</select></label>"
+        for name, values in (("method", methods), ("status", states))
+        if len(values) > 1
+    )
+    several = any(len(setup.runs) > 1 for setup in made)
+    runs = '<label><input type="checkbox" data-filter="runs"> single runs</label>' if several else ""
+    return (
+        f'<div class="tools" role="search" aria-label="Filter the table" data-table="t{number}">'
+        f'<label>filter <input type="search" data-filter="text" autocomplete="off" spellcheck="false" '
+        f'placeholder="name, option or error"></label>{choose}{runs}'
+        f'<span class="count" role="status"></span></div>'
     )
 
 
@@ -96,130 +78,103 @@ def _head(name: str, unit: str, first: str, kind: str = "number", *, now: bool =
     )
 
 
-def _row(record: Record, label: str, slot: Mapping[str, int], seeds: bool) -> str:
-    run, number = record["run_id"], slot[record["spec"]["method"]["name"]]
-    cells = [
-        f'<th scope="row"><button class="copy">copy</button><i class="m{number % INKS}"></i>'
-        f'<a href="#r-{run}">{text(label)}</a></th>'
-    ]
-    if seeds:
-        cells.append(_cell(record["spec"]["seed"], str(record["spec"]["seed"])))
-    cells.append(_cell(main_value(record) if scored(record) else None, _score(record)))
-    for column in _COLUMNS:
-        value = column.value(record)
-        cells.append(_cell(value, text(column.show(value))))
-    failed = len(failed_checks(record))
-    passed = sum(result == "pass" for result in record["checks"].values())
-    said = f"<strong>{failed} failed</strong>" if failed else f"{passed} passed" if record["checks"] else units.DASH
-    cells.append(_cell(failed if record["checks"] else None, said))
-    state = "" if scored(record) else ' class="lost"'
-    return f"<tr{state}>{''.join(cells)}</tr>"
+class _Rows:
+    """Writes rows that have the same columns."""
+
+    def __init__(self, columns: Sequence[Measure], seeds: bool, groups: bool, scene: Scene) -> None:
+        self.columns, self.seeds, self.groups, self.scene = columns, seeds, groups, scene
+
+    def setup(self, setup: Setup) -> str:
+        """A body of its own for each configuration, so that its runs move with it when the table is sorted."""
+        states = " ".join(sorted({status_of(run) for run in setup.runs}))
+        runs = "".join(self._run(run) for run in setup.runs) if len(setup.runs) > 1 else ""
+        return (
+            f'<tbody data-method="{text(setup.method)}" data-status="{text(states)}">{self._row(setup)}{runs}</tbody>'
+        )
+
+    def _row(self, setup: Setup) -> str:
+        number = self.scene.slot[setup.method]
+        cells = [
+            f'<th scope="row"><button class="copy">copy</button><i class="m{number % INKS}"></i>'
+            f'<a href="#r-{setup.runs[0]["run_id"]}">{text(setup.label)}</a></th>'
+        ]
+        if self.seeds:
+            cells.append(_cell(len(setup.runs), _more(setup)))
+        cells.append(_cell(setup.score, _setup_score(setup)))
+        if self.groups:
+            cells.append(_cell(_order(setup.group), text(setup.group or units.DASH)))
+        cells += [_cell(value := setup.of(column), text(column.show(value))) for column in self.columns]
+        cells.append(_checks(setup.runs))
+        state = "" if setup.done else ' class="lost"'
+        return f"<tr{state}>{''.join(cells)}</tr>"
+
+    def _run(self, run: Record) -> str:
+        seed = run["spec"]["seed"]
+        cells = [f'<th scope="row"><a href="#r-{run["run_id"]}">seed {seed}</a></th>', "<td></td>"]
+        cells.append(_cell(None, _run_score(run)))
+        cells += ["<td></td>"] if self.groups else []
+        cells += [_cell(None, text(column.show(column.of(run)))) for column in self.columns]
+        cells.append(_checks((run,)))
+        state = "one" if scored(run) else "one lost"
+        return f'<tr class="{state}" hidden>{"".join(cells)}</tr>'
+
+
+def _more(setup: Setup) -> str:
+    if len(setup.runs) == 1:
+        return "1"
+    return (
+        f'<button type="button" class="more" aria-expanded="false" '
+        f'aria-label="{len(setup.runs)} runs of {text(setup.label)}">{len(setup.runs)}</button>'
+    )
+
+
+def _order(group: str) -> float | None:
+    """A rank group's letters as a number to sort by: a before ab before b."""
+    if not group:
+        return None
+    first = group.split(" ")[0]
+    return float(sum((ord(letter) - 96) * 27.0**-place for place, letter in enumerate(first)))
 
 
 def _cell(value: float | None, shown_as: str) -> str:
     return f"<td>{shown_as}</td>" if value is None else f'<td data-v="{value:.9g}">{shown_as}</td>'
 
 
-def _score(record: Record) -> str:
+def _setup_score(setup: Setup) -> str:
     """The score and, in the same cell, whatever puts it in doubt or says why there is none."""
-    if not scored(record):
-        reason = units.first_line(record["error"]) or "no reason was recorded"
-        status = record["status"] if record["status"] != "ok" else "no score"
-        return f"<strong>{text(status)}</strong> <small>{text(_short(reason))}</small>"
-    value = units.score(record["main_score"], main_value(record), record["stderr"]).removesuffix(" %")
-    doubts = ", ".join(failed_checks(record))
-    note = f" <small><strong>doubtful:</strong> {text(_short(doubts))}</small>" if doubts else ""
+    if setup.score is None:
+        return _why(setup.runs[0])
+    value = units.score(setup.first["main_score"], setup.score, setup.margin).removesuffix(" %")
+    note = _doubtful(sorted(setup.doubts))
+    if setup.lost:
+        lost = ", ".join(sorted({status_of(run) for run in setup.lost}))
+        note += f" <small><strong>{len(setup.lost)} of {len(setup.runs)} runs lost:</strong> {text(lost)}</small>"
     return f"<b>{text(value)}</b>{note}"
+
+
+def _run_score(run: Record) -> str:
+    if not scored(run):
+        return _why(run)
+    value = units.score(run["main_score"], main_value(run)).removesuffix(" %")
+    return f"{text(value)}{_doubtful(sorted(failed_checks(run)))}"
+
+
+def _why(run: Record) -> str:
+    reason = units.first_line(run["error"]) or "no reason was recorded"
+    return f"<strong>{text(status_of(run))}</strong> <small>{text(_short(reason))}</small>"
+
+
+def _doubtful(checks: Sequence[str]) -> str:
+    return f" <small><strong>doubtful:</strong> {text(_short(', '.join(checks)))}</small>" if checks else ""
+
+
+def _checks(runs: Sequence[Record]) -> str:
+    failed = sum(len(failed_checks(run)) for run in runs)
+    passed = sum(result == "pass" for run in runs for result in run["checks"].values())
+    known = any(run["checks"] for run in runs)
+    said = f"<strong>{failed} failed</strong>" if failed else f"{passed} pass" if known else units.DASH
+    return _cell(failed if known else None, said)
 
 
 def _short(line: str, most: int = 90) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def details(ordered: Sequence[Record], names: Mapping[str, str]) -> str:
-    """What the runs share, then every run's own settings, checks, memory by phase and command, folded away.
-
-    Beyond ``_MANY_COMMANDS`` runs the shared end of their commands stands here once, as ``data-tail``, and the
-    page's script puts it where it belongs, and tracebacks are left to the records: the file must stay small.
-    """
-    train = common([record["spec"]["train"] for record in ordered])
-    code = common([record["spec"]["code"] for record in ordered])
-    checks = common([record["checks"] for record in ordered if scored(record)])
-    tail = training(train) if len(ordered) > _MANY_COMMANDS else ""
-    facts = [("Training", _options(train)), ("Checks", _checks(checks)), ("Code", _options(code))]
-    shared = _Shared(train, checks, bool(tail))
-    inner = "\n".join(_detail(record, names[record["run_id"]], shared) for record in ordered)
-    return (
-        f'<details class="all" data-tail="{text(tail)}"><summary>Every run in detail ({len(ordered)})</summary>\n'
-        f"<p>Shared by all of them:</p>{_listed(facts)}{inner}\n</details>"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shared:
-    """What is said once for all runs of a section."""
-
-    train: Mapping[str, Any]
-    checks: Mapping[str, str]
-    tail: bool  # whether the end of the commands is
-
-
-def _detail(record: Record, label: str, shared: _Shared) -> str:
-    spec, run = record["spec"], record["run_id"]
-    score = units.score(record["main_score"], main_value(record), record["stderr"])
-    result = score if scored(record) else record["status"]
-    own = {name: value for name, value in spec["train"].items() if name not in shared.train}
-    checks = {name: result for name, result in record["checks"].items() if name not in shared.checks}
-    command = f"{own_part(spec)} {training(own)}".strip() if shared.tail else reproduce(spec)
-    facts = [
-        ("Command", f'<code id="c-{run}">{text(command)}</code>'),
-        ("Scores", _options({name: f"{value:.6g}" for name, value in record["scores"].items() if value is not None})),
-        ("Method", _options({name: value for name, value in spec["method"].items() if name != "name"})),
-        ("Training", _options({name: value for name, value in own.items() if value != spec["method"].get(name)})),
-        ("Checks", _checks(checks)),
-        ("Peaks", _peaks(record)),
-        ("Times", _times(record)),
-        ("Run", f"{run}, {text(record['created_at'])}"),
-    ]
-    said = record["error"] if shared.tail else record["traceback"] or record["error"]
-    error = f"<pre>{text(said[-_LONGEST_ERROR:])}</pre>" if said else ""
-    return (
-        f'<details id="r-{run}"><summary>{text(label)}, seed {spec["seed"]}: {text(result)}</summary>'
-        f"{_listed(facts)}{error}</details>"
-    )
-
-
-def _listed(facts: Sequence[tuple[str, str]]) -> str:
-    return f"<dl>{''.join(f'<dt>{name}<dd>{value}' for name, value in facts if value)}</dl>"
-
-
-def _options(given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{text(name)} {text(shown(value) or 'none')}" for name, value in given.items())
-
-
-def _checks(checks: Mapping[str, str]) -> str:
-    by_result: dict[str, list[str]] = {}
-    for name, result in checks.items():
-        kind, _, why = result.partition(": ")
-        by_result.setdefault(kind, []).append(f"{name} ({why})" if why else name)
-    said = (("fail", "<strong>failed</strong>"), ("pass", "passed"), ("skip", "skipped"))
-    return "; ".join(f"{word}: {text(', '.join(by_result[kind]))}" for kind, word in said if kind in by_result)
-
-
-def _peaks(record: Record) -> str:
-    memory = record["memory"]
-    sizes = [
-        (name, phase["peak_bytes"]) for name in PHASES if (phase := memory["phases"].get(name)) and phase["peak_bytes"]
-    ]
-    sizes += [("reserved", memory["reserved_peak_bytes"]), ("inference", memory["inference_peak_bytes"])]
-    listed = ", ".join(f"{name} {units.megabytes(size)}" for name, size in sizes if size is not None)
-    return f"{listed} MB ({text(memory['source'])})" if listed else ""
-
-
-def _times(record: Record) -> str:
-    speed = record["speed"]
-    listed = [(part, speed[f"{part}_seconds"]) for part in ("setup", "train", "eval", "total")]
-    said = [f"{part} {units.duration(seconds)}" for part, seconds in listed if seconds is not None]
-    if speed["train_tokens_per_second"] is not None:
-        said.append(f"{units.significant(speed['train_tokens_per_second'])} tokens/s in training")
-    return ", ".join(said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _LETTERS = string.ascii_lowercase + string.ascii_uppercase
 
@@ -33,27 +33,36 @@ def levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
 def letters(names: Sequence[str], different: Collection[tuple[str, str]]) -> dict[str, str]:
     """Letters such that two names share one exactly when they were not found different.
 
-    The compact letter display of Piepho (2004), insert and absorb: groups are the largest sets of names of which no
-    two differ; a name may be in several ("ab": tied with the a's and with the b's, which differ).
+    The compact letter display of Piepho (2004): groups are the largest sets of names of which no two differ; a name
+    may be in several ("ab": tied with the a's and with the b's, which differ).
 
     Args:
         names: best first; the first group with a better member gets the earlier letter.
         different: pairs that were told apart, in either order.
     """
     place = {name: index for index, name in enumerate(names)}
-    groups = {(1 << len(names)) - 1} if names else set()
+    apart = {index: {index} for index in range(len(names))}
     for one, other in different:
-        a, b = 1 << place[one], 1 << place[other]
-        split = {group for group in groups if group & a and group & b}
-        parts = {group & ~bit for group in split for bit in (a, b)}
-        groups -= split
-        groups |= {
-            part for part in parts if not any(part != whole and part & whole == part for whole in (*groups, *parts))
-        }
-    members = sorted([index for index in range(len(names)) if group >> index & 1] for group in groups)
+        apart[place[one]].add(place[other])
+        apart[place[other]].add(place[one])
+    every = set(apart)
+    tied = {index: every - others for index, others in apart.items()}
+    members = sorted(sorted(group) for group in _largest(set(), every, set(), tied)) if names else []
     found = dict.fromkeys(names, "")
     for number, group_members in enumerate(members):
         letter = _LETTERS[number] if number < len(_LETTERS) else f"({number + 1})"
         for index in group_members:
             found[names[index]] += letter
     return found
+
+
+def _largest(group: set[int], candidates: set[int], done: set[int], tied: Mapping[int, set[int]]) -> Iterator[set[int]]:
+    """Every largest set of members that are all tied (Bron & Kerbosch 1973, with Tomita's pivot)."""
+    if not candidates and not done:
+        yield set(group)
+        return
+    pivot = max(candidates | done, key=lambda member: len(candidates & tied[member]))
+    for member in sorted(candidates - tied[pivot]):
+        yield from _largest(group | {member}, candidates & tied[member], done & tied[member], tied)
+        candidates = candidates - {member}
+        done = done | {member}

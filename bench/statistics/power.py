@@ -26,19 +26,22 @@ class Settling:
     """What would show a difference as large as the observed one, with a chance of ``power``.
 
     Attributes:
-        detectable: the difference that the present seeds and examples show with that chance.
+        detectable: the difference that the present seeds and examples show with that chance; None when nothing
+            varied, so that there is nothing to plan from.
         seeds: seeds needed in all with the present examples; None when none of up to 1,000 suffices, or when seeds
             were not varied.
         examples: examples needed in all with the present seeds; None when no number suffices.
     """
 
-    detectable: float
+    detectable: float | None
     seeds: int | None
     examples: int | None
 
 
 def settling(found: Estimate, alpha: float = 0.05, power: float = POWER) -> Settling:
     """How many seeds, or examples, would show the observed difference at level alpha with the given power."""
+    if found.stderr == 0:
+        return Settling(None, None, None)
     return Settling(
         detectable(found, alpha, power),
         _seeds_needed(found, alpha, power),

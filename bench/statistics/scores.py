@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import metrics
-from bench.errors import unknown
 from bench.metrics import resampling
 
 Array = NDArray[Any]
@@ -64,7 +63,7 @@ def sample(name: str, predictions: Sequence[Any] | Array, references: Sequence[A
         Undefined: when the metric is not known or has no value on these predictions.
     """
     if name not in metrics.METRICS:
-        raise Undefined(unknown("metric", name, metrics.METRICS))
+        raise Undefined(f"{name} is not one of the scores that can be computed again from predictions")
     given, wanted = np.asarray(predictions), np.asarray(references)
     if name == "accuracy":
         return of_examples(given == wanted)

@@ -12,14 +12,29 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
-    {"errors", "api", "record", "units", "architectures", "job", "settings"},
-    {"registry", "options", "metrics", "environment", "store", "datasource"},
-    {"backbone", "tracker", "checks", "data", "statistics", "table", "report"},
+    {"errors", "api", "record", "units", "architectures", "job", "settings", "quickcheck", "emitter", "executor"},
+    {
+        "registry",
+        "options",
+        "metrics",
+        "environment",
+        "store",
+        "datasource",
+        "columns",
+        "splitting",
+        "estimate",
+        "spaces",
+    },
+    {"backbone", "tracker", "checks", "data", "statistics", "table", "report", "taskoptions", "tables"},
+    {"ownparts"},
+    {"owncells"},
     {"models", "memory", "engine", "calls", "attention", "weights", "reference", "matching"},
     {"trainer", "methods", "tasks", "gate", "compare"},
-    {"probe", "planfile", "progress", "pool", "card"},
-    {"runner", "specs", "explain", "export"},
+    {"probe", "flops", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
+    {"forgetting"},
+    {"runner", "specs", "explain", "export", "tuning"},
     {"worker", "sweep"},
+    {"reporting"},
     {"commands", "cli", "python"},
 ]
 

@@ -1,0 +1,170 @@
+"""The comparison table outside HTML: Markdown and LaTeX for people, CSV and JSON for programs.
+
+Markdown and LaTeX have one table per task and model, written as in the report. CSV and JSON have one flat list of
+configurations with plain numbers, whose units are in the names; what was not measured is empty or null.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import units
+from bench.record import Record
+from bench.report.chart import Scene, scenes
+from bench.report.command import reproduce
+from bench.report.measures import MEASURES, Measure, measured
+from bench.report.setups import Setup
+
+FORMATS = ("md", "csv", "json", "latex")
+
+
+def write(records: Sequence[Record], kind: str, folder: Path | None = None) -> str:
+    """The table of some records as text that ends with a newline.
+
+    Args:
+        records: of any tasks and models.
+        kind: one of ``FORMATS``.
+        folder: the store's, for the predictions that rank groups are told from.
+    """
+    from bench.statistics.analysis import analyse
+
+    found = scenes(records, analyse(records, folder))
+    return {"md": _markdown, "csv": _csv, "json": _json, "latex": _latex}[kind](found)
+
+
+def _flat(found: Sequence[Scene]) -> list[dict[str, Any]]:
+    """One row per configuration, with plain numbers."""
+    return [_row(setup) for scene in found for setup in scene.setups]
+
+
+def _row(setup: Setup) -> dict[str, Any]:
+    spec = setup.runs[0]["spec"]
+    seeds = sorted({run["spec"]["seed"] for run in setup.runs})
+    return {
+        "task": spec["task"]["name"],
+        "model": spec["model"]["name"],
+        "label": setup.label,
+        "method": setup.method,
+        "status": setup.status,
+        "runs": len(setup.runs),
+        "score_name": setup.first["main_score"],
+        "score": setup.score,
+        "score_margin": setup.margin,
+        "rank_group": setup.group or None,
+        **{measure.key: _number(setup.of(measure)) for measure in MEASURES},
+        "lr": spec["train"]["lr"],
+        "seeds": ",".join(map(str, seeds)),
+        "checks_failed": "; ".join(f"{name}: {why}" for name, why in setup.doubts.items()),
+        "error": next((units.first_line(run["error"]) for run in setup.lost if run["error"]), None),
+        "command": reproduce(spec, seeds),
+    }
+
+
+def _number(value: float | None) -> float | int | None:
+    return int(value) if value is not None and value == math.floor(value) else value
+
+
+def _csv(found: Sequence[Scene]) -> str:
+    rows = _flat(found)
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    shown = units.clean(value)
+    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@", "\t", "\r") else shown
+
+
+def _json(found: Sequence[Scene]) -> str:
+    return json.dumps(_flat(found), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _cells(scene: Scene, setup: Setup, columns: Sequence[Measure]) -> Iterator[str]:
+    """A row for people: label, runs, score, rank group, measures, checks."""
+    yield setup.label
+    yield str(len(setup.runs))
+    share = units.is_share(scene.score_name)
+    if setup.score is None:
+        yield setup.status
+    else:
+        written = units.score(scene.score_name, setup.score, setup.margin)
+        yield written.removesuffix(" %") if share else written
+    if any(other.group for other in scene.setups):
+        yield setup.group or units.DASH
+    for column in columns:
+        yield column.show(setup.of(column))
+    yield f"{len(setup.doubts)} failed" if setup.doubts else "passed" if setup.first["checks"] else units.DASH
+
+
+def _heads(scene: Scene, columns: Sequence[Measure]) -> list[str]:
+    share = " %" if units.is_share(scene.score_name) else ""
+    heads = ["method", "runs", f"{scene.score_name or 'score'}{share}"]
+    heads += ["group"] if any(setup.group for setup in scene.setups) else []
+    return [*heads, *(f"{column.head} {column.unit}".strip() for column in columns), "checks"]
+
+
+def _markdown(found: Sequence[Scene]) -> str:
+    parts = []
+    for scene in found:
+        columns = measured(scene.ordered)
+        rows = [_heads(scene, columns), *(list(_cells(scene, setup, columns)) for setup in scene.setups)]
+        lines = [f"| {' | '.join(_in_markdown(cell) for cell in row)} |" for row in rows]
+        rule = "|" + "|".join("---" if index == 0 else "--:" for index in range(len(rows[0]))) + "|"
+        parts.append("\n".join([f"### {_title(scene, _in_markdown)}", "", lines[0], rule, *lines[1:]]))
+    return "\n\n".join(parts) + "\n" if parts else "No runs yet.\n"
+
+
+def _title(scene: Scene, escape: Callable[[str], str]) -> str:
+    return f"{escape(scene.task)} on {escape(scene.model)}"
+
+
+def _in_markdown(words: str) -> str:
+    """Words on one line in which nothing is markup or HTML."""
+    shown = " ".join(units.clean(words).split())
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", shown)
+
+
+def _latex(found: Sequence[Scene]) -> str:
+    parts = ["% needs \\usepackage{booktabs}"]
+    for scene in found:
+        columns = measured(scene.ordered)
+        heads = _heads(scene, columns)
+        lines = [" & ".join(_in_latex(cell) for cell in _cells(scene, setup, columns)) for setup in scene.setups]
+        parts += [
+            "\\begin{table}",
+            f"\\caption{{{_title(scene, _in_latex)}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            "\\toprule",
+            " & ".join(map(_in_latex, heads)) + r" \\",
+            "\\midrule",
+            *(f"{line} \\\\" for line in lines),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", units.DASH: "--", "…": r"\ldots{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+}  # fmt: skip
+
+
+def _in_latex(words: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(units.clean(words).split()))

@@ -1,0 +1,10 @@
+  const start = () => {
+    readData();
+    bindTables();
+    bindCommands();
+    bindFits();
+    bindCharts();
+  };
+  start();
+  followHash();
+  drawAll();

@@ -1,0 +1,86 @@
+"""The table as Markdown, CSV, JSON and LaTeX, and the command that writes it."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+
+from bench.report.formats import FORMATS, write
+from tests import factories
+from tests.report.pages import stored
+from tests.report.test_report import HOSTILE, hostile_records
+
+
+@pytest.fixture
+def seeds():
+    made = [factories.record(method, seed=seed) for method in ("lora", "head") for seed in (0, 1)]
+    for record, score in zip(made, (0.8, 0.9, 0.5, 0.6), strict=True):
+        record["scores"]["accuracy"], record["stderr"] = score, 0.01
+    return [*made, factories.failed("oom", "full")]
+
+
+def test_csv_and_json_hold_plain_numbers_over_seeds(seeds):
+    from_csv = list(csv.DictReader(io.StringIO(write(seeds, "csv"))))
+    rows = json.loads(write(seeds, "json"))
+    assert [row["label"] for row in rows] == [row["label"] for row in from_csv] == ["lora", "head", "full"]
+    assert rows[0]["score"] == pytest.approx(0.85) and float(from_csv[0]["score"]) == pytest.approx(0.85)
+    assert rows[0]["runs"] == 2 and rows[0]["train_peak_bytes"] == seeds[0]["memory"]["train_peak_bytes"]
+    assert rows[2]["status"] == "oom" and rows[2]["score"] is None and from_csv[2]["score"] == ""
+    assert rows[2]["error"].startswith("CUDA out of memory") and "--seeds 0,1" in rows[0]["command"]
+
+
+def test_markdown_is_one_table_per_task(seeds):
+    lines = write([*seeds, factories.record("lora", task="glue/rte")], "md").splitlines()
+    assert [line for line in lines if line.startswith("#")] == ["### glue/rte on minilm", "### glue/sst2 on minilm"]
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("|")]
+    assert len({len(row) for row in rows[3:]}) == 1
+    assert any(line.startswith("| lora | 2 | 85.0 ± ") for line in lines) and "| full | 1 | oom |" in "\n".join(lines)
+
+
+def test_latex_rows_have_as_many_cells_as_columns(seeds):
+    text = write(seeds, "latex")
+    columns = len(re.search(r"tabular}{(l r*|lr*)}", text).group(1))
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert [len(re.split(r"(?<!\\)&", row)) for row in rows] == [columns] * 4
+    assert r"accuracy \%" in text and r"85.0 $\pm$ " in text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_cannot_leave_its_cell(text):
+    made = hostile_records(text)
+    rows = list(csv.DictReader(io.StringIO(write(made, "csv"))))
+    assert len(rows) == 6 and not any(value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
+    assert len(json.loads(write(made, "json"))) == 6
+    lines = [line for line in write(made, "md").splitlines() if line.startswith("|")]
+    assert len(lines) == 2 * (2 + 3)
+    assert not re.search(r"(?<!\\)[<>`]", "".join(lines))
+    latex = write(made, "latex")
+    cells = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len(cells) == 2 * 4 and not re.search(r"(?<!\\)[#]", latex)
+
+
+def test_no_runs_make_an_empty_table():
+    assert [write([], kind) for kind in FORMATS] == [
+        "No runs yet.\n", "", "[]\n", "% needs \\usepackage{booktabs}\n",
+    ]  # fmt: skip
+
+
+def test_the_command_writes_to_stdout_or_a_file(bench_here, tmp_path, seeds):
+    stored(tmp_path / "store", seeds, lambda record: 0.8)
+    done = bench_here("report", tmp_path / "store", "--format", "md")
+    assert done.returncode == 0 and done.stdout.startswith("### glue/sst2 on minilm")
+    assert not (tmp_path / "store" / "report.html").exists()
+    done = bench_here("report", tmp_path / "store", "--format", "json", "--to", tmp_path / "new" / "t.json")
+    assert done.returncode == 0 and len(json.loads((tmp_path / "new" / "t.json").read_text())) == 3
+
+
+def test_wrong_requests_are_all_told_at_once(bench_here, tmp_path):
+    done = bench_here("report", tmp_path, "--format", "mdd", "--image-format", "gif")
+    assert done.returncode == 2 and "Did you mean 'md'? Known: csv, json, latex, md." in done.stderr
+    assert "Known: png, svg" in done.stderr and "--images DIR, which is not there" in done.stderr
+    done = bench_here("report", tmp_path, "--to", "x.md")
+    assert done.returncode == 2 and "--to is for --format" in done.stderr
+    done = bench_here("report", tmp_path)
+    assert done.returncode == 2 and "holds no records" in done.stderr
