@@ -94,14 +94,14 @@ def problems(record: object) -> list[str]:
     return faults_by(record, schema(), "record") or ["record is not plain JSON"]
 
 
-def faults_by(value: object, rule: Mapping[str, Any], name: str) -> list[str]:
-    """What keeps a value from following a JSON Schema (the keywords that ours use), one line per fault."""
-    return list(_faults(value, rule, name))
-
-
 @functools.cache
 def _whole() -> quickcheck.Check:
     return quickcheck.compiled(schema(), schema()["$defs"])
+
+
+def faults_by(value: object, rule: Mapping[str, Any], name: str) -> list[str]:
+    """What keeps a value from following a JSON Schema (the keywords that ours use), one line per fault."""
+    return list(_faults(value, rule, name))
 
 
 def _faults(value: object, rule: Mapping[str, Any], where: str) -> Iterator[str]:

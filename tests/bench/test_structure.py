@@ -13,18 +13,8 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings", "quickcheck", "emitter", "executor"},
-    {
-        "registry",
-        "options",
-        "metrics",
-        "environment",
-        "store",
-        "datasource",
-        "columns",
-        "splitting",
-        "estimate",
-        "spaces",
-    },
+    {"registry", "options", "metrics", "environment", "store", "datasource"},
+    {"columns", "splitting", "estimate", "spaces"},
     {"backbone", "tracker", "checks", "data", "statistics", "table", "report", "taskoptions", "tables"},
     {"ownparts"},
     {"owncells"},
