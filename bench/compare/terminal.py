@@ -50,7 +50,7 @@ def _columns(rows: list[Row], width: int) -> tuple[dict[str, str], list[str]]:
     wide = {
         name: max(len(head), *(len(_cell(row, name)) for row in rows)) if rows else 0 for name, head in heads.items()
     }
-    label = min(_LABEL, max(len(units.clean(row.label)) for row in rows))
+    label = _label_width(rows)
     hidden: list[str] = []
     for name in reversed(list(heads)[1:]):
         if label + sum(wide[kept] + 2 for kept in heads if kept not in hidden) <= width:
@@ -59,13 +59,17 @@ def _columns(rows: list[Row], width: int) -> tuple[dict[str, str], list[str]]:
     return {n: h for n, h in heads.items() if n not in hidden}, [heads[n] for n in heads if n in hidden]
 
 
+def _label_width(rows: list[Row]) -> int:
+    return min(_LABEL, max(len("method"), *(len(units.clean(row.label)) for row in rows)))
+
+
 def _table(rows: list[Row], shown: dict[str, str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column("method", overflow="fold", min_width=min(_LABEL, max(len(units.clean(r.label)) for r in rows)))
+    table.add_column("method", overflow="fold", min_width=_label_width(rows))
     for head in shown.values():
         table.add_column(Text(units.clean(head)), justify="right", no_wrap=True)
     for row in rows:
