@@ -115,7 +115,7 @@ def _cut(record: Record) -> str:
         for name, what in (("train", "training texts"), ("validation", "scored texts"))
         if found.get(f"{name}_cut")
     ]
-    return f"; {' and '.join(parts)} were cut to {record['spec']['train']['max_length']} tokens" if parts else ""
+    return f"; {' and '.join(parts)} were cut to {found['max_length']} tokens" if parts else ""
 
 
 def _step(message: dict[str, Any]) -> str:

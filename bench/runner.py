@@ -120,7 +120,7 @@ class Run:
         tokenizer = models.tokenizer(self.source) if forms.reads_text(self.task) else None
         self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
         config = models.configuration(self.source)
-        seat = Seat(self.engine, self.settings, tokenizer, config)
+        seat = self.seat = Seat(self.engine, self.settings, tokenizer, config)
         self.form = forms.make(plan, self.task, self.source, seat)
         if self.settings.forgetting is not None:
             self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, seat)
@@ -197,7 +197,7 @@ class Run:
             f"{name}_{what}": value
             for name, rows in (("train", found.train), ("validation", found.validation))
             for what, value in (("rows", len(rows)), ("cut", getattr(rows, "cut", 0)))
-        }
+        } | {"max_length": self.seat.longest}
         return found
 
     @property

@@ -222,7 +222,7 @@ def _head(task: Any, source: ModelSource, seat: Seat) -> Form:
     if reads_text(task):
 
         def texts(rows: Any, key: str) -> Rows:
-            return encode(rows, task, seat.tokenizer, seat.settings.max_length, key)
+            return encode(rows, task, seat.tokenizer, seat.longest, key)
 
         return Head(task, seat, texts)
     how = look(source.location, source.revision, seat.config)

@@ -28,6 +28,16 @@ class Seat:
     tokenizer: Any
     config: Any
 
+    @property
+    def longest(self) -> int:
+        """Tokens that a text under a head may have: ``max_length``, and no more than the model has positions for.
+
+        RoBERTa's configuration counts two positions that no token has; its tokenizer knows better.
+        """
+        positions = getattr(self.config, "max_position_embeddings", None)
+        limits = [positions, getattr(self.tokenizer, "model_max_length", None)]
+        return min([self.settings.max_length, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])
+
 
 @dataclass
 class Outcome:

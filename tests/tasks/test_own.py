@@ -20,6 +20,7 @@ from bench.api import DataSource, Splits
 from bench.errors import RequestError
 from bench.record import schema
 from bench.tasks.own import OwnTask
+from tests import writers, zoo
 from tests.conftest import Bench
 from tests.tasks.own_files import write_all, write_csv
 
@@ -221,6 +222,11 @@ def test_bad_files_of_other_formats(name: str, content: str, said: str) -> None:
     assert said in refusal(write(name, content))
 
 
+def test_one_column_has_no_label() -> None:
+    write("data.csv", "text\n" + "a b c\n" * 20)
+    assert "has one column, 'text'" in refusal("data.csv", kind="classification")
+
+
 def test_labels_that_train_lacks() -> None:
     write("train.csv", "text,label\n" + rows(20))
     write("validation.csv", "text,label\n" + rows(9, "abz"))
@@ -315,12 +321,24 @@ def test_every_command_of_the_page_is_understood(bench_here: Bench, tiny_model: 
     write_all(tmp_path)
     (toml,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "mood.toml").write_text(toml)
-    found = commands()
+    found = [command for command in commands() if "--model" not in command]
     assert len(found) == 10
     for command in found:
         done = bench_here(*shlex.split(command)[1:], "--model", tiny_model, "--dry-run")
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert "rows to learn from" in done.stderr
+
+
+def test_every_command_of_the_page_for_another_model_is_understood(bench_here: Bench, tmp_path: Path) -> None:
+    write_all(tmp_path)
+    models = {"smollm2-135m": writers.folder(tmp_path / "llama", "llama"), "vit-base": tmp_path / "vit"}
+    zoo.backbone("vit", "image-classification").model.vit.save_pretrained(models["vit-base"])
+    found = [command for command in commands() if "--model" in command]
+    assert len(found) == 3
+    for command in found:
+        name = command.split("--model ")[1].split()[0]
+        done = bench_here(*shlex.split(command)[1:], "--model", models[name], "--dry-run")
+        assert done.returncode == 0 and "1 runs, 0 already there" in done.stdout, f"{command}: {done.stderr}"
 
 
 def test_the_first_command_of_the_page_runs(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ COPA = {
 MULTIRC = {
     "paragraph": ["p"] * 3 + ["q"] * 2, "question": ["who?", "who?", "why?", "how?", "how?"],
     "answer": list("abcde"), "label": [1, 0, 1, 0, 1],
-    "idx": [{"paragraph": p, "question": q, "answer": a} for p, q, a in ((0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3), (1, 2, 4))],
+    "idx": [
+        {"paragraph": place[0], "question": place[1], "answer": answer}
+        for answer, place in enumerate(((0, 0), (0, 0), (0, 1), (1, 2), (1, 2)))
+    ],
 }  # fmt: skip
 RECORD = {
     "passage": ["Ann met Bob.\n@highlight\nBob smiled"], "query": ["@placeholder smiled at Ann"],
@@ -113,7 +116,7 @@ def test_real_rows(name: str, sizes: tuple[int, int]) -> None:
 
 @pytest.fixture
 def grouped(tmp_path: Path) -> Path:
-    """A mirror with a COPA of 60 and 20 questions and a MultiRC of 20 and 10, and an MNLI with both validation splits."""
+    """A mirror with a COPA of 60 and 20 questions, a MultiRC of 90 and 30, and an MNLI with both validations."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -143,8 +146,8 @@ def test_runs_score_examples_of_several_rows_and_further_splits(
     import pandas as pd
 
     tasks = "superglue/copa,superglue/multirc,glue/mnli"
-    bench("run", "--methods", "head", "--model", tiny_model, "--task", tasks, "--steps", 3, "--eval-size", 31, "--quiet",
-          "--data-dir", grouped, "--out", "out")  # fmt: skip
+    quick = ("--steps", 3, "--eval-size", 31, "--quiet", "--data-dir", grouped, "--out", "out")
+    bench("run", "--methods", "head", "--model", tiny_model, "--task", tasks, *quick)
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/runs").glob("*.json")]
     found = {record["spec"]["task"]["name"]: record for record in records}
     assert {record["status"] for record in records} == {"ok"}
