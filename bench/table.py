@@ -16,6 +16,7 @@ from bench.record import (
     main_value,
     ranked,
     scored,
+    tuned,
     without_weights,
 )
 
@@ -160,6 +161,8 @@ def render(records: Sequence[Record], console: Console) -> None:
         console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
         for note in _notes(ordered, names):
             console.print(note)
+        if (said := tuned(ordered)) is not None:
+            console.print(Text(said, style="dim"))
         if hidden:
             console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))
 

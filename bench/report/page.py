@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from bench.record import Record, groups, labels, ranked
-from bench.report import words
+from bench.report import tuning, words
 from bench.report.charts import Chart, charts, slots
 from bench.report.escape import script_json, text
 from bench.report.rows import details, table
@@ -102,7 +102,7 @@ def _section(
     names, slot, drawn = shared
     task, model = (text(name) for name in key)
     figures = []
-    for chart in charts(ordered, names, slot):
+    for chart in (*charts(ordered, names, slot), *tuning.charts(ordered, names, slot)):
         figures.append(_figure(chart, len(drawn)))
         drawn.append({"data": chart.traces, "layout": chart.layout})
     warnings = "".join(f"<li>{warning}" for warning in words.warnings(ordered))

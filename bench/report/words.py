@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import units
 from bench.record import Record, failed_checks, main_value, scored, shown
+from bench.report import tuning
 from bench.report.escape import text
 
 _MOST_TRADES = 5
@@ -169,6 +170,8 @@ def _seeds(done: Sequence[Record], names: Mapping[str, str]) -> str:
 
 
 def _tuning(done: Sequence[Record]) -> str:
+    if (said := tuning.sentence(done)) is not None:
+        return said
     rates: dict[str, set[float]] = {}
     for record in done:
         rates.setdefault(record["spec"]["method"]["name"], set()).add(record["spec"]["train"]["lr"])
