@@ -7,7 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import units
-from bench.record import SPLIT, Record, failed_checks, groups, labels, main_value, ranked, scored, without_weights
+from bench.record import (
+    SPLIT,
+    Record,
+    failed_checks,
+    groups,
+    labels,
+    main_value,
+    ranked,
+    scored,
+    tuned,
+    without_weights,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,6 +176,8 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
         console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
         for note in _notes(members[(group.task, group.model)], names):
             console.print(note)
+        if (said := tuned(members[(group.task, group.model)])) is not None:
+            console.print(Text(said, style="dim"))
         for line in covered(group, alpha):
             console.print(Text(line, style="dim"))
         if hidden:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.record import Record, failed_checks, scored, shown
+from bench.record import Record, failed_checks, scored, shown, tuned
 from bench.report.chart import Scene
 from bench.report.escape import text
 from bench.report.rates import trials
@@ -94,6 +94,8 @@ def _pairs(scene: Scene) -> list[str]:
 
 
 def _tuning(done: Sequence[Setup]) -> str:
+    if (said := tuned([setup.first for setup in done])) is not None:
+        return text(said)
     tried = {setup.method: len(trials(setup.first)) for setup in done if trials(setup.first)}
     if tried:
         same = set(tried.values())
