@@ -6,13 +6,11 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from bench import hub, mirror
 from bench.api import DataSource
 from bench.errors import RequestError, unknown
 
@@ -55,10 +53,20 @@ def load_split(source: DataSource, dataset: str, config: str | None, split: str,
         if not source.mirror.is_dir():
             raise RequestError(f"The data mirror {source.mirror} (--data-dir, BENCH_DATA) is not a folder.")
         folder = source.mirror / dataset / (config or "")
+        pinned = mirror.pinned(folder)
+        other = pinned is not None and revision is not None and _COMMIT.fullmatch(revision) and pinned != revision
         files = sorted(folder.glob(f"{split}-*.parquet"))
+        if source.fill and (other or not files):
+            mirror.fetch_split(source.mirror, dataset, config, split, revision)
+            files, pinned, other = sorted(folder.glob(f"{split}-*.parquet")), mirror.pinned(folder), False
         if files:
+            if other:
+                raise RequestError(
+                    f"The mirror folder {folder} holds '{_title(dataset, config)}' at commit {pinned}, but the task is "
+                    f"pinned to {revision}. Fetch that one with bench fetch."
+                )
             _check_shards(files)
-            return _read(files, f"mirror:{_title(dataset, config)}")
+            return _read(files, f"mirror:{_title(dataset, config)}" + (f"@{pinned}" if pinned else ""))
         missed = _not_in_mirror(source.mirror, dataset, config, split)
     return _from_hub(dataset, config, split, revision, missed)
 
@@ -159,20 +167,26 @@ def _from_hub(dataset: str, config: str | None, split: str, revision: str | None
             loaded = datasets.load_dataset(dataset, config, split=split, revision=revision)
     except failures as error:
         _refuse(f"'{_title(dataset, config)}', split '{split}',", missed, no_network or str(error), error)
-    _check_commit(loaded, _title(dataset, config), revision)
+    commit = _check_commit(loaded, _title(dataset, config), revision)
     digest = hashlib.sha256(f"{loaded._fingerprint}\n{revision}".encode()).hexdigest()
-    return Loaded(loaded, digest, f"hub:{_title(dataset, config)}" + (f"@{revision}" if revision else ""))
+    return Loaded(loaded, digest, f"hub:{_title(dataset, config)}" + (f"@{commit}" if commit else ""))
 
 
-def _check_commit(loaded: datasets.Dataset, title: str, revision: str | None) -> None:
-    """Refuse another commit than the pinned one: without the Hub, ``datasets`` takes the newest in the cache."""
-    commits = {Path(file["filename"]).parent.name for file in loaded.cache_files}
-    others = {commit for commit in commits if _COMMIT.fullmatch(commit)} - {revision}
+def _check_commit(loaded: datasets.Dataset, title: str, revision: str | None) -> str | None:
+    """Refuse another commit than the pinned one: without the Hub, ``datasets`` takes the newest in the cache.
+
+    Returns:
+        The pinned revision, else the commit that the cache's path names, where it does.
+    """
+    parents = {Path(file["filename"]).parent.name for file in loaded.cache_files}
+    commits = sorted(commit for commit in parents if _COMMIT.fullmatch(commit))
+    others = set(commits) - {revision}
     if revision is not None and _COMMIT.fullmatch(revision) and others:
         raise RequestError(
             f"The Hub's cache has '{title}' at commit {', '.join(sorted(others))}, but the task is pinned to "
             f"{revision}. Fetch that commit where the Hub can be reached. {_WAYS_OUT}"
         )
+    return revision or next(iter(commits), None)
 
 
 def _refuse(wanted: str, missed: str, reason: str, error: BaseException) -> NoReturn:
@@ -203,10 +217,4 @@ def _cache_only_when_unreachable() -> Iterator[str]:
 
 
 def _hub_resolves(endpoint: str) -> bool:
-    if {"https", "all"} & urllib.request.getproxies().keys():
-        return True  # the proxy resolves names, this machine need not
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, None)
-    except socket.gaierror:
-        return False
-    return True
+    return hub.resolves(endpoint)

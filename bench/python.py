@@ -32,7 +32,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     from bench.cli import TRAIN_FLAGS
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
-    known |= {"quiet"}
+    known |= {"quiet", "revision", "quantize", "trust_remote_code", "allow_pickle"}
     wrong = [unknown("argument of bench.run", name, known) for name in flags if name not in known]
     if wrong:
         raise RequestError(wrong)

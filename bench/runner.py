@@ -69,7 +69,8 @@ class Run:
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
-        self.source = models.resolve(spec["model"]["name"])
+        mirror = Path(job.mirror) if job.mirror else None
+        self.source = models.resolve(spec["model"]["name"], models.Loading.of(spec["model"]), mirror)
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
 
@@ -284,7 +285,9 @@ class Run:
                 self.record["adapter"] = f"adapters/{self.job.run_id}"
                 card.write(path.parent, self.record)
             del state
-            if isinstance(self.method, Mergeable):
+            if isinstance(self.method, Mergeable) and self.source.loading.quantize:
+                found["merged equals unmerged"] = "skip: the base is quantised, nothing can be folded into it"
+            elif isinstance(self.method, Mergeable):
                 found["merged equals unmerged"] = self._merge(self.method, trained)
             del self.module
             fresh, _ = self._attached(self.seed + 1)

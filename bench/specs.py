@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import models, options, registry
-from bench.api import AlreadyTrained, DataSource, Method, Task
+from bench import models, options, quantize, registry
+from bench.api import AlreadyTrained, DataInitialized, DataSource, Method, Task
 from bench.data import hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
+from bench.models import Loading
 from bench.settings import TrainSettings
 
 DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
@@ -32,7 +33,8 @@ class Request:
         sets: texts ``OWNER.OPTION=VALUE``; the owner is a method or ``train``.
         train: training options given by their own flags.
         plugins: Python files to load.
-        mirror: folder of data sets in the Hub's layout.
+        mirror: folder of data sets in the Hub's layout, and of models.
+        loading: how the models are loaded.
     """
 
     methods: tuple[str, ...]
@@ -44,6 +46,7 @@ class Request:
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
     mirror: Path | None = None
+    loading: Loading = dataclasses.field(default_factory=Loading)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,9 @@ def expand(request: Request) -> list[RunSpec]:
     chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
     tasks = [mistakes.attempt(partial(_task, name)) for name in request.tasks]
-    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
+    sources = [
+        mistakes.attempt(partial(models.resolve, name, request.loading, request.mirror)) for name in request.models
+    ]
     data = DataSource(request.mirror)
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks if task is not None]
     mistakes.attempt(partial(_check_importable, request))
@@ -225,12 +230,7 @@ def _spec(
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
-        "model": {
-            "name": source.name,
-            "source": source.source,
-            "revision": source.revision,
-            "fingerprint": source.fingerprint,
-        },
+        "model": source.spec,
         "train": {**_plain(settings), "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
         "seed": seed,
         "code": {
@@ -259,9 +259,13 @@ def check_methods(specs: list[RunSpec]) -> None:
     wrong: list[str] = []
     for spec in _distinct(specs):
         backbone = models.sketch(spec.source, spec.task.kind, spec.task.labels)
+        scheme = spec.source.loading.quantize
         try:
             with torch.random.fork_rng():
-                spec.method.attach(backbone)
+                if scheme is None:
+                    spec.method.attach(backbone)
+                else:
+                    quantize.check(backbone, partial(_begin, spec.method, backbone), scheme)
         except ValueError as error:
             message = str(error) if str(error).startswith(f"{spec.method.name}:") else f"{spec.method.name}: {error}"
             if message not in wrong:
@@ -272,11 +276,18 @@ def check_methods(specs: list[RunSpec]) -> None:
         raise RequestError(wrong)
 
 
+def _begin(method: Method, backbone: Any) -> None:
+    """Attach a method to a weightless model, and let one that looks at data begin."""
+    module = method.attach(backbone)
+    if isinstance(method, DataInitialized):
+        method.initialize(module, quantize.weightless_batches(backbone))
+
+
 def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
-        key = (spec.method, spec.task.name, spec.source.location)
+        key = (spec.method, spec.task.name, spec.source.location, spec.source.loading)
         if key not in seen:
             seen.add(key)
             yield spec

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from bench import units
-from bench.record import Record, failed_checks, main_value, scored, shown
+from bench.record import Record, failed_checks, main_value, mixed, scored, shown
 from bench.report.escape import text
 
 _MOST_TRADES = 5
@@ -197,10 +197,8 @@ def warnings(records: Sequence[Record]) -> list[str]:
     """Reasons why the rows of one task and model may not compare."""
     said = []
     specs = [record["spec"] for record in records]
-    for part, what in (("task", "data"), ("model", "model weights")):
-        prints = {spec[part]["fingerprint"] for spec in specs} - {None}
-        if len(prints) > 1:
-            said.append(f"Rows mix {len(prints)} versions of the {what}: {_join(_brief(prints))}.")
+    for what, prints in mixed(records).items():
+        said.append(f"Rows mix {len(prints)} versions of the {what}: {_join(_brief(prints))}.")
     for key in sorted({key for spec in specs for key in spec["train"]} - {"lr"}):
         values = {shown(spec["train"].get(key)) for spec in specs}
         if len(values) > 1:

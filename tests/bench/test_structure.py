@@ -13,12 +13,15 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings"},
-    {"registry", "options", "metrics", "environment", "store", "datasource"},
+    {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
+    {"datasource"},
     {"backbone", "tracker", "checks", "data", "table", "report"},
+    {"gguf", "sources", "quantize"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
+    {"pretraining"},
     {"probe", "planfile", "progress", "pool", "card"},
-    {"runner", "specs", "explain", "export"},
+    {"runner", "specs", "explain", "export", "fetch"},
     {"worker", "sweep"},
     {"commands", "cli", "python"},
 ]
