@@ -109,7 +109,7 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     from bench.quiet import quiet
 
     scheme = source.loading.quantize
-    extra = {} if scheme is None else {"quantization_config": quantize.settings(scheme)}
+    extra = {} if scheme is None else {"quantization_config": quantize.settings(scheme, sketch(source, kind, labels))}
     config = _config(source, kind, labels)
     try:
         with quiet():
@@ -124,6 +124,8 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
             )
     except (OSError, ImportError) as error:
         raise RequestError(f"Model '{source.name}': its weights cannot be loaded: {error}") from error
+    if scheme is not None:
+        quantize.settle(model)
     missing = {name if isinstance(name, str) else name[0] for name in (*info["missing_keys"], *info["mismatched_keys"])}
     return Backbone(model, kind, fresh_head(model, kind) | frozenset(missing))
 

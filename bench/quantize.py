@@ -36,34 +36,44 @@ def library(scheme: str) -> str:
     raise RequestError(f"--quantize {scheme} needs {' or '.join(LIBRARIES[scheme])}, and accelerate: {ways}.")
 
 
-def settings(scheme: str) -> Any:
-    """What transformers' ``quantization_config`` takes."""
-    import torch
-    from transformers import BitsAndBytesConfig, TorchAoConfig
+def settings(scheme: str, shape: Backbone) -> Any:
+    """What transformers' ``quantization_config`` takes, so that the linear maps of the blocks and no others change.
 
-    chosen = library(scheme)
-    if chosen == "torchao":
+    Args:
+        scheme: one of ``LIBRARIES``.
+        shape: a weightless copy of the model; its heads, poolers and projections are left as they are.
+    """
+    import torch
+    from torch import nn
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+    from transformers.pytorch_utils import Conv1D
+
+    changed = packed(shape)
+    linear = {name for name, module in shape.model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    kept = sorted(linear - set(changed))
+    if library(scheme) == "torchao":
         from torchao.quantization import Int8WeightOnlyConfig
 
-        return TorchAoConfig(Int8WeightOnlyConfig())
-    if scheme == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
-    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
-    return BitsAndBytesConfig(**four)  # type: ignore[no-untyped-call]
+        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=kept)
+    chosen: dict[str, Any] = {"load_in_8bit": True}
+    if scheme == "nf4":
+        chosen = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
+    return BitsAndBytesConfig(**chosen, llm_int8_skip_modules=kept)  # type: ignore[no-untyped-call]
 
 
 def packed(backbone: Backbone) -> dict[str, nn.Module]:
-    """The linear maps of the base that are stored quantised, by dotted path: all but the fresh head's."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
+    """The linear maps that are stored quantised, those of the blocks, by dotted path."""
+    return {site.path: site.module for site in backbone.sites(["all"])}
 
-    head = {id(parameter) for parameter in backbone.head_parameters}
-    output = backbone.model.get_output_embeddings()
-    return {
-        name: module
-        for name, module in backbone.model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not output and id(module.weight) not in head
-    }
+
+def settle(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in place at the first evaluation on a CPU.
+
+    The repacked ones have no gradient towards their input, so training after an evaluation would go wrong.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 class _Looked(Exception):

@@ -142,7 +142,11 @@ class Run:
         backbone = models.load(self.source, self.task.kind, self.task.labels)
         backbone.model.to(self.engine.device)
         self.originals = original_tensors(backbone)
-        self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
+        shape = backbone
+        if self.source.loading.quantize:  # its tensors' shapes are those of the packed values
+            shape = models.sketch(self.source, self.task.kind, self.task.labels)
+        self.packed_away = count(list(shape.model.parameters())) - count(list(backbone.model.parameters()))
+        self.expected = self.method.trainable_count(shape) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
             recompute_activations(backbone.model)
@@ -175,7 +179,7 @@ class Run:
 
     def _count(self) -> None:
         chosen = list(trainable(self.module).values())
-        total = count(list(self.module.parameters()))
+        total = count(list(self.module.parameters())) + self.packed_away
         self.record["parameters"] |= {
             "trainable": count(chosen),
             "total": total,

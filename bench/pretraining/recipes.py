@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
     "tiny-llama": Recipe(
         "llama",
         "causal",
-        {**_ENCODER, "intermediate_size": 344, "num_key_value_heads": 4, "head_dim": 32, "vocab_size": VOCABULARY}
+        {**_ENCODER, "intermediate_size": 384, "num_key_value_heads": 4, "head_dim": 32, "vocab_size": VOCABULARY}
         | {"max_position_embeddings": 512, "tie_word_embeddings": True, "initializer_range": _SPREAD}
         | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
         {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"},
