@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _export(commands)
     _compare(commands)
     _gate(commands)
+    _fetch(commands)
     listing = commands.add_parser("list", help="what there is: methods, tasks or models")
     listing.add_argument("what", choices=("methods", "tasks", "models"))
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -106,6 +107,10 @@ def _run(commands: Any) -> None:
     what.add_argument("--adapter", metavar="DIR[,E]", help="score adapters in peft's format, without training")
     what.add_argument("--task", metavar="T[,U]", help="tasks, such as glue/sst2; see: bench list tasks")
     what.add_argument("--model", metavar="M[,N]", help="alias, local folder or Hub id (default: minilm)")
+    what.add_argument("--revision", metavar="R", help="commit, branch or tag of the models (or --model M@R)")
+    what.add_argument("--quantize", metavar="Q", help="int8 or nf4: the frozen base in 8 or 4 bits")
+    what.add_argument("--trust-remote-code", action="store_true", help="run Python code that a model brings")
+    what.add_argument("--allow-pickle", action="store_true", help="read pickled weights where there are no safetensors")
     what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
     what.add_argument("--seeds", metavar="0,1", help="one run per seed (default: 0)")
     what.add_argument(
@@ -225,6 +230,24 @@ def _export(commands: Any) -> None:
     export.add_argument("--model", metavar="M", help="where the base model is now (default: as the run names it)")
     _plugin_flag(export)
     export.set_defaults(act=_command("export"), parser=export)
+
+
+def _fetch(commands: Any) -> None:
+    fetch = commands.add_parser(
+        "fetch",
+        help="fill a mirror of data sets and models for machines without a network",
+        description="Copy what runs need from the Hub into a folder. Elsewhere, BENCH_DATA=DIR HF_HUB_OFFLINE=1 "
+        "bench run … reads it. What the folder holds already is not fetched again.",
+    )
+    fetch.add_argument("--tasks", metavar="T,U", help="tasks whose data to bring; see: bench list tasks")
+    fetch.add_argument("--models", metavar="M,N", help="aliases or Hub ids, with @REVISION where it matters")
+    fetch.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to fill")
+    fetch.add_argument("--revision", metavar="R", help="commit, branch or tag of the models")
+    fetch.add_argument(
+        "--allow-pickle", action="store_true", help="bring pickled weights where there are no safetensors"
+    )
+    _plugin_flag(fetch)
+    fetch.set_defaults(act=_command("fetch"), parser=fetch)
 
 
 def _report(commands: Any) -> None:

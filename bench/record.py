@@ -203,7 +203,22 @@ def tuned(records: Iterable[Mapping[str, Any]]) -> str | None:
 
 def group(record: Mapping[str, Any]) -> tuple[str, str]:
     """What may be compared: runs of one task on one model, as (task, model)."""
-    return record["spec"]["task"]["name"], record["spec"]["model"]["name"]
+    return record["spec"]["task"]["name"], model_title(record["spec"]["model"])
+
+
+def model_title(model: Mapping[str, Any]) -> str:
+    """What to call a specification's model: its name, and how it is quantised."""
+    return " ".join(str(model[part]) for part in ("name", "quantize") if model.get(part))
+
+
+def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """``data`` and ``model weights`` → their different fingerprints, where runs that are compared have several."""
+    specs = [record["spec"] for record in records]
+    found = {
+        what: sorted({spec[part]["fingerprint"] for spec in specs} - {None})
+        for part, what in (("task", "data"), ("model", "model weights"))
+    }
+    return {what: prints for what, prints in found.items() if len(prints) > 1}
 
 
 def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import forgetting, forms, grid, models, options, registry, taskoptions
-from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
+from bench import forgetting, forms, grid, models, options, quantize, registry, taskoptions
+from bench.api import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
 from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
+from bench.models import Loading
 from bench.settings import TrainSettings
 
 DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
@@ -33,7 +34,8 @@ class Request:
             method's training; a comma lists values to try.
         train: training options given by their own flags.
         plugins: Python files to load.
-        mirror: folder of data sets in the Hub's layout.
+        mirror: folder of data sets in the Hub's layout, and of models.
+        loading: how the models are loaded.
     """
 
     methods: tuple[str, ...]
@@ -45,6 +47,7 @@ class Request:
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
     mirror: Path | None = None
+    loading: Loading = dataclasses.field(default_factory=Loading)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +102,9 @@ def expand(request: Request) -> list[RunSpec]:
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
     data = DataSource(request.mirror)
     chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
-    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
+    sources = [
+        mistakes.attempt(partial(models.resolve, name, request.loading, request.mirror)) for name in request.models
+    ]
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
@@ -290,12 +295,7 @@ def _spec(
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
-        "model": {
-            "name": source.name,
-            "source": source.source,
-            "revision": source.revision,
-            "fingerprint": source.fingerprint,
-        },
+        "model": source.spec,
         "train": {**_plain(settings), "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
         "seed": seed,
         "code": {
@@ -325,11 +325,14 @@ def check_methods(specs: list[RunSpec]) -> None:
     for spec in _distinct(specs):
         plan = spec.spec["task"]["form"]
         backbone = models.sketch(spec.source, plan["model_kind"], spec.task.labels)
+        scheme = spec.source.loading.quantize
         try:
             forms.check_room(plan, backbone, spec.spec["train"]["max_length"])
             with torch.random.fork_rng():
-                module = spec.method.attach(backbone)
-            forms.check_module(plan, module, spec.method.name)
+                if scheme is None:
+                    forms.check_module(plan, spec.method.attach(backbone), spec.method.name)
+                else:
+                    quantize.check(backbone, partial(_begin, spec.method, backbone), scheme)
         except ValueError as error:
             known = (f"{spec.method.name}:", "Task ", "max_length")
             message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
@@ -341,12 +344,19 @@ def check_methods(specs: list[RunSpec]) -> None:
         raise RequestError(wrong)
 
 
+def _begin(method: Method, backbone: Any) -> None:
+    """Attach a method to a weightless model, and let one that looks at data begin."""
+    module = method.attach(backbone)
+    if isinstance(method, DataInitialized):
+        method.initialize(module, quantize.weightless_batches(backbone))
+
+
 def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
         told = json.dumps([taskoptions.plain(spec.task), spec.spec["task"]["form"]])
-        key = (spec.method, spec.task.name, told, spec.source.location)
+        key = (spec.method, spec.task.name, told, spec.source.location, spec.source.loading)
         if key not in seen:
             seen.add(key)
             yield spec
