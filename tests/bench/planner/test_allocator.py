@@ -73,7 +73,8 @@ def trace(*rows: tuple[int, int, int, int, str]) -> Trace:
     storage, size, previous, phase = (np.array(column, dtype=np.int64) for column in list(zip(*rows, strict=True))[:4])
     category = np.array([CATEGORIES.index(row[4]) for row in rows], dtype=np.int64)
     firsts = [int(np.flatnonzero(phase == number)[0]) for number in (0, 1, 2)]
-    return Trace(storage, size, previous, phase, category, ("loaded", "forward", "step"), tuple(zip(firsts, range(3), strict=True)))  # fmt: skip
+    marks = tuple(zip(firsts, range(3), strict=True))
+    return Trace(storage, size, previous, phase, category, ("loaded", "forward", "step"), marks)
 
 
 STEP = trace(
@@ -103,7 +104,9 @@ def test_reserved_is_of_two_steps() -> None:
     assert big.reserved((40 * MIB,)) == (30 + 12 + 12 + 40) * MIB
 
 
-@pytest.mark.parametrize(("edge", "start", "limit", "found"), [(0, 5, 100, 0), (7, 5, 100, 7), (7, 50, 100, 7),
-                                                             (100, 3, 100, 100), (500, 3, 100, 100), (1, 1, 1, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("edge", "start", "limit", "found"),
+    [(0, 5, 100, 0), (7, 5, 100, 7), (7, 50, 100, 7), (100, 3, 100, 100), (500, 3, 100, 100), (1, 1, 1, 1)],
+)
 def test_the_largest_that_fits(edge: int, start: int, limit: int, found: int) -> None:
     assert largest(lambda number: number <= edge, start, limit) == found

@@ -79,7 +79,7 @@ def test_virtual_tokens_take_positions_from_the_longest_text(model: Path) -> Non
 
 
 def test_a_budget_below_the_weights_ends_at_once(model: Path) -> None:
-    (row,) = planned(model, budget="100kB")
+    (row,) = planned(model, budget="10kB")
     assert (row["fits"], row["max_batch_size"], row["max_length"], row["weights_alone"]) == (False, 0, 0, True)
     assert row["advice"] == []
 
