@@ -20,6 +20,7 @@ from bench.sweep import Options, Sweep
 from bench.tuning import Tuner
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
+_LOADING = ("trust_remote_code", "allow_pickle")
 _SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
 _WHOLE = (*_SWITCHES, "plugin", "data_dir", "out", "workers")  # one value for all experiments of a plan
 
@@ -155,10 +156,12 @@ def _merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def _plan_keys() -> dict[str, type]:
     known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
     known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers", "trials", "prune")}
-    return known | {name: bool for name in _SWITCHES}
+    known |= {name: str for name in ("revision", "quantize")}
+    return known | {name: bool for name in (*_SWITCHES, *_LOADING)}
 
 
 def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
+    from bench.models import Loading
     from bench.specs import Request
 
     wrong = []
@@ -183,17 +186,24 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     request = Request(
         methods=methods,
         tasks=_split(values["task"]),
-        models=_split(values.get("model")) or ("minilm",),
+        models=_models(values),
         ranks=_split(values.get("ranks")),
         seeds=_split(values.get("seeds")) or ("0",),
         sets=sets,
         train={name: values[name] for name in TRAIN_FLAGS if name in values},
         plugins=plugins,
         mirror=mirror,
+        loading=Loading(values.get("quantize"), *(bool(values.get(name)) for name in _LOADING)),
     )
     switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
     options = Options(workers=workers, plugins=plugins, mirror=mirror, **switches)
     return request, options, Path(values.get("out", DEFAULT_OUT))
+
+
+def _models(values: dict[str, Any]) -> tuple[str, ...]:
+    """The models of a request, ``--revision`` written into those that name none."""
+    names, revision = _split(values.get("model")) or ("minilm",), values.get("revision")
+    return tuple(name if not revision or "@" in name else f"{name}@{revision}" for name in names)
 
 
 def mirror_folder(given: Any, wrong: list[str]) -> Path | None:
@@ -279,6 +289,14 @@ def _verdict(chosen: list[Record]) -> int:
     return int(fell_short or any(record["status"] != "ok" for record in chosen))
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    """``bench plan``: memory before a run."""
+    from bench.planner import command
+
+    values = {name: value for name, value in vars(arguments).items() if value not in (None, False, [])}
+    return command.run(values)
+
+
 def stats(arguments: argparse.Namespace) -> int:
     """``bench stats``: intervals, paired tests, groups and fronts of a folder of records."""
     wrong: list[str] = []
@@ -316,6 +334,25 @@ def _number(text: str | None, flag: str, ends: tuple[float, float], wrong: list[
         wrong.append(f"{flag}: '{text}' is not a number between {ends[0]:g} and {ends[1]:g}.")
         return None
     return value
+
+
+def fetch(arguments: argparse.Namespace) -> int:
+    """``bench fetch``: fill a mirror."""
+    from bench import fetch as fetching
+    from bench import registry
+    from bench.quiet import quiet
+
+    tasks, names = _split(arguments.tasks), _split(arguments.models)
+    if not tasks and not names:
+        raise RequestError("Say what to fetch: --tasks glue/sst2,glue/rte, --models minilm, or both.")
+    registry.load(arguments.plugin)
+    wanted = fetching.Wanted(tasks, names, arguments.revision, arguments.allow_pickle)
+    with quiet():
+        for line in fetching.fetch(wanted, arguments.to):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"Use it with BENCH_DATA={arguments.to.resolve()} HF_HUB_OFFLINE=1\n")
+    return 0
 
 
 def export(arguments: argparse.Namespace) -> int:

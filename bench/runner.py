@@ -81,7 +81,8 @@ class Run:
         self.forgetting: Forgetting | None = None
         self.step = 0
         self.trial = (spec.get("tuning") or {}).get("trial") is not None  # tuned on dev; validation stays unseen
-        self.source = models.resolve(spec["model"]["name"])
+        mirror = Path(job.mirror) if job.mirror else None
+        self.source = models.resolve(spec["model"]["name"], models.Loading.of(spec["model"]), mirror)
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
 
@@ -159,14 +160,19 @@ class Run:
     def _attached(self, seed: int) -> tuple[nn.Module, Backbone]:
         """A fresh pretrained model with the method attached, on the device, from a seed."""
         seed_everything(seed)
-        backbone = models.load(self.source, self.job.spec["task"]["form"]["model_kind"], self.task.labels)
+        head = self.job.spec["task"]["form"]["model_kind"]
+        backbone = models.load(self.source, head, self.task.labels)
         backbone.model.to(self.engine.device)
         if self.forgetting is not None:
             self.forgetting.before(backbone.model)
         self.originals = original_tensors(backbone)
         if self.record["compute"]["base_inference_flops"] is None:
             self.record["compute"]["base_inference_flops"] = flops.of_inference(backbone.model, self._longest())
-        self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
+        shape = backbone
+        if self.source.loading.quantize:  # its tensors' shapes are those of the packed values
+            shape = models.sketch(self.source, head, self.task.labels)
+        self.packed_away = count(list(shape.model.parameters())) - count(list(backbone.model.parameters()))
+        self.expected = self.method.trainable_count(shape) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
             recompute_activations(backbone.model)
@@ -213,7 +219,7 @@ class Run:
 
     def _count(self) -> None:
         chosen = list(trainable(self.module).values())
-        total = count(list(self.module.parameters()))
+        total = count(list(self.module.parameters())) + self.packed_away
         self.record["parameters"] |= {
             "trainable": count(chosen),
             "total": total,
@@ -344,7 +350,9 @@ class Run:
                 self.record["adapter"] = f"adapters/{self.job.run_id}"
                 card.write(path.parent, self.record)
             del state
-            if isinstance(self.method, Mergeable):
+            if isinstance(self.method, Mergeable) and self.source.loading.quantize:
+                found["merged equals unmerged"] = "skip: the base is quantised, nothing can be folded into it"
+            elif isinstance(self.method, Mergeable):
                 found["merged equals unmerged"] = self._merge(self.method, trained)
             del self.module
             fresh, _ = self._attached(self.seed + 1)
@@ -392,11 +400,14 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         return record
 
 
-def recompute_activations(model: Any) -> None:
-    """Switch gradient checkpointing on; transformers 5.23 gave the call another name."""
+def recompute_activations(model: Any, **options: Any) -> None:
+    """Switch gradient checkpointing on; transformers 5.23 gave the call another name.
+
+    ``options`` are further ones of torch.utils.checkpoint.checkpoint.
+    """
     name = "activation_checkpointing_enable"
     enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, **options})
 
 
 def out_of_memory(error: BaseException) -> bool:

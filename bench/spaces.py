@@ -56,6 +56,17 @@ class Space:
         """Whether a value is among them."""
         return value in self.values if self.values else value is not None and self.low <= value <= self.high
 
+    def at(self, share: float) -> Any:
+        """The value at a share (0 to 1) of the way through."""
+        if self.values:
+            return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+        if self.log:
+            value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        else:
+            value = self.low + share * (self.high - self.low)
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.whole else value
+
     def plain(self) -> dict[str, Any]:
         """As the specification keeps it."""
         return {"values": list(self.values)} if self.values else {"low": self.low, "high": self.high, "log": self.log}

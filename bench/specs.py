@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import forgetting, forms, grid, models, options, registry, taskoptions
-from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
+from bench import forgetting, forms, grid, models, options, quantize, registry, taskoptions
+from bench.api import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
 from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
+from bench.models import Loading
 from bench.settings import TrainSettings
 
 DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
@@ -33,7 +34,8 @@ class Request:
             method's training; a comma lists values to try.
         train: training options given by their own flags.
         plugins: Python files to load.
-        mirror: folder of data sets in the Hub's layout.
+        mirror: folder of data sets in the Hub's layout, and of models.
+        loading: how the models are loaded.
     """
 
     methods: tuple[str, ...]
@@ -45,6 +47,7 @@ class Request:
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
     mirror: Path | None = None
+    loading: Loading = dataclasses.field(default_factory=Loading)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Mistakes:
+class Mistakes:
     """Collects the messages of request errors, so that a person sees them all at once."""
 
     def __init__(self) -> None:
@@ -92,14 +95,16 @@ def expand(request: Request) -> list[RunSpec]:
     registry.load(request.plugins)
     names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
     request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
-    mistakes = _Mistakes()
+    mistakes = Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
     chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
     data = DataSource(request.mirror)
     chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
-    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
+    sources = [
+        mistakes.attempt(partial(models.resolve, name, request.loading, request.mirror)) for name in request.models
+    ]
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
@@ -121,6 +126,23 @@ def expand(request: Request) -> list[RunSpec]:
         spec = _spec(method, usable[index][0], posed[index, source, settings], source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
+
+
+def methods_of(request: Request) -> list[Method]:
+    """The methods of a request with every combination of their options; ``--set train.…`` is not for it.
+
+    Raises:
+        RequestError: with every mistake found.
+    """
+    mistakes = Mistakes()
+    given = mistakes.attempt(lambda: _parse_sets(request)) or {}
+    if "train" in given or any(grid.overrides(options)[1] for options in given.values()):
+        mistakes.messages.append("--set train.…: training options are flags here, such as --batch-size.")
+    if taskoptions.OWNER in given:
+        mistakes.messages.append("--set task.…: memory does not depend on a task's options.")
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
+    mistakes.stop()
+    return list(dict.fromkeys(method for method, _ in itertools.chain(*chosen)))
 
 
 def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
@@ -273,12 +295,7 @@ def _spec(
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
-        "model": {
-            "name": source.name,
-            "source": source.source,
-            "revision": source.revision,
-            "fingerprint": source.fingerprint,
-        },
+        "model": source.spec,
         "train": {**_plain(settings), "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
         "seed": seed,
         "code": {
@@ -308,11 +325,14 @@ def check_methods(specs: list[RunSpec]) -> None:
     for spec in _distinct(specs):
         plan = spec.spec["task"]["form"]
         backbone = models.sketch(spec.source, plan["model_kind"], spec.task.labels)
+        scheme = spec.source.loading.quantize
         try:
             forms.check_room(plan, backbone, spec.spec["train"]["max_length"])
             with torch.random.fork_rng():
-                module = spec.method.attach(backbone)
-            forms.check_module(plan, module, spec.method.name)
+                if scheme is None:
+                    forms.check_module(plan, spec.method.attach(backbone), spec.method.name)
+                else:
+                    quantize.check(backbone, partial(_begin, spec.method, backbone), scheme)
         except ValueError as error:
             known = (f"{spec.method.name}:", "Task ", "max_length")
             message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
@@ -324,12 +344,19 @@ def check_methods(specs: list[RunSpec]) -> None:
         raise RequestError(wrong)
 
 
+def _begin(method: Method, backbone: Any) -> None:
+    """Attach a method to a weightless model, and let one that looks at data begin."""
+    module = method.attach(backbone)
+    if isinstance(method, DataInitialized):
+        method.initialize(module, quantize.weightless_batches(backbone))
+
+
 def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
         told = json.dumps([taskoptions.plain(spec.task), spec.spec["task"]["form"]])
-        key = (spec.method, spec.task.name, told, spec.source.location)
+        key = (spec.method, spec.task.name, told, spec.source.location, spec.source.loading)
         if key not in seen:
             seen.add(key)
             yield spec

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -298,7 +299,7 @@ def _group(spec: RunSpec, chosen: dict[str, Space], wanted: Search) -> Group:
 
 
 def _sample(group: Group, number: int) -> dict[str, Any]:
-    """The values of trial ``number``: the grid's; else the defaults first, then Optuna's choice."""
+    """The values of trial ``number``: the grid's; else the defaults, two or more spread evenly, then Optuna's."""
     if all(space.values for space in group.spaces.values()):
         found = {}
         for name, space in group.spaces.items():
@@ -308,16 +309,30 @@ def _sample(group: Group, number: int) -> dict[str, Any]:
     default = {name: group.base.spec["method"][name] for name in group.spaces}
     if number == 0 and all(space.holds(default[name]) for name, space in group.spaces.items()):
         return default
+    if number < max(3, group.budget // 3):
+        bases = itertools.cycle((2, 3, 5, 7, 11))
+        return {
+            name: space.at(_halton(number + 1, base))
+            for (name, space), base in zip(group.spaces.items(), bases, strict=False)
+        }
     study = _replay(group, group.history[:number])
-    study.sampler = _sampler(group, number)
+    study.sampler = _sampler(number)
     return dict(study.ask(_distributions(group)).params)
 
 
-def _sampler(group: Group, number: int) -> optuna.samplers.BaseSampler:
-    """Random at first, then tree-structured Parzen estimators; the seed is the trial's number for every method."""
-    sampler: optuna.samplers.BaseSampler = _optuna().samplers.TPESampler(
-        seed=number, n_startup_trials=max(3, group.budget // 3)
-    )
+def _halton(index: int, base: int) -> float:
+    """The radical inverse of an index: numbers in (0, 1) that fill it evenly, ½ ¼ ¾ ⅛ … in base 2."""
+    found, share = 0.0, 1.0
+    while index:
+        share /= base
+        index, digit = divmod(index, base)
+        found += digit * share
+    return found
+
+
+def _sampler(number: int) -> optuna.samplers.BaseSampler:
+    """Tree-structured Parzen estimators (Bergstra et al. 2011); the seed is the trial's number for every method."""
+    sampler: optuna.samplers.BaseSampler = _optuna().samplers.TPESampler(seed=number, n_startup_trials=1)
     return sampler
 
 

@@ -31,8 +31,9 @@ def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str,
     """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
+    held = {id(value) for value in (*module.parameters(), *module.buffers())}  # not what a quantised map writes beside
     for name, value in module.state_dict(keep_vars=True).items():
-        if (value.requires_grad or id(value) not in originals) and id(value) not in seen:
+        if id(value) in held - seen and (value.requires_grad or id(value) not in originals):
             seen.add(id(value))
             state[name] = value.detach().cpu().contiguous()
     return state
