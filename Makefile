@@ -1,10 +1,12 @@
 # Two commands: `make demo` runs the main job, `make test` checks everything. Each installs what it needs, once.
+# `make gate` trains the small models and fails when something got worse than results/baselines/ci.json;
+# `make baseline` measures that file anew (on a quiet machine, and when a change was meant).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test browsers clean
+.PHONY: demo test gate baseline browsers clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/bench run --methods full,lora,lst,head --task demo/docstrings --model minilm
@@ -14,6 +16,20 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+GATE := results/gate
+CI := results/baselines/ci
+# A run that fails is for the check to judge (1); a wrong request (2) stops here.
+MEASURE = rm -rf $(GATE) && { OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/bench run --plan $(CI).toml --out $(GATE) \
+	--workers 2 --quiet > /dev/null || [ $$? -eq 1 ]; }
+
+gate: $(VENV)/.installed-test
+	$(MEASURE)
+	$(BIN)/bench check $(GATE) --baseline $(CI).json --junit $(GATE)/junit.xml
+
+baseline: $(VENV)/.installed-test
+	$(MEASURE)
+	$(BIN)/bench baseline $(GATE) --out $(CI).json
 
 # What the report's browser tests need; they are skipped without it. A Chromium of the system's own is used first.
 browsers: $(VENV)/.installed-test

@@ -60,7 +60,9 @@ class Pool:
 
     def submit(self, job: Job) -> None:
         """Start a job in a fresh process."""
-        threads = max(1, _cores() // self.slots) if self.slots > 1 else None
+        # OMP_NUM_THREADS is the word of whoever started this: the same on machines of any size.
+        shared = self.slots > 1 and not os.environ.get("OMP_NUM_THREADS")
+        threads = max(1, _cores() // self.slots) if shared else None
         self._gpus[job.run_id] = self._gpu(job)
         self._order(
             {

@@ -13,6 +13,7 @@ from bench.api import DataSource
 from bench.errors import RequestError
 from bench.registry import task_entry
 from bench.tasks import docstrings
+from bench.tasks._kept import kept
 from bench.tasks.docstrings import LABELS, NAME, Row, area_of, first_sentence, read_module, sources, splits, unique
 
 
@@ -174,3 +175,42 @@ def test_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RequestError, match="has none in"):
         splits()
     splits.cache_clear()
+
+
+def test_rows_are_kept_until_a_source_or_the_code_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, code = tmp_path / "source.py", tmp_path / "code.py"
+    source.write_text("1")
+    code.write_text("2")
+    calls: list[int] = []
+
+    def read() -> dict[str, list[tuple[str, ...]]]:
+        calls.append(1)
+        return {"train": [("text", "area", "group")], "validation": []}
+
+    def again() -> int:
+        assert kept(read, [source], code) == {"train": [("text", "area", "group")], "validation": []}
+        return len(calls)
+
+    assert [again(), again()] == [1, 1]
+    source.write_text("12")
+    assert again() == 2
+    code.write_text("3")
+    assert [again(), again()] == [3, 3]
+    for damaged in ("{", '{"train": [["text", 1]]}', "[]"):
+        for path in (tmp_path / "cache").rglob("*.json"):
+            path.write_text(damaged)
+        calls.clear()
+        assert [again(), again()] == [1, 1], damaged
+    monkeypatch.setenv("XDG_CACHE_HOME", str(source))
+    assert again() == 2, "a folder that cannot be written"
+
+
+def test_a_kept_split_has_the_fingerprint_of_a_fresh_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fingerprints = []
+    for _ in range(2):
+        docstrings._kept_splits.cache_clear()
+        fingerprints.append({side: docstrings.fingerprint(rows) for side, rows in docstrings._kept_splits().items()})
+    docstrings._kept_splits.cache_clear()
+    assert fingerprints == [{side: docstrings.fingerprint(rows) for side, rows in splits().items()}] * 2
