@@ -144,7 +144,7 @@ def test_a_task_of_a_kind_needs_what_the_kind_asks_for() -> None:
         name, kind, labels, main_score, higher_is_better, help = "half", "generation", (), "loss", False, ""
         load = score = template = max_new_tokens = targets = None
 
-    with pytest.raises(TypeError, match="task half lacks references, each"):
+    with pytest.raises(TypeError, match="task 'half' lacks references, each"):
         registry.register_task(Half())  # type: ignore[arg-type]
 
 
