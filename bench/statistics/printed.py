@@ -14,6 +14,8 @@ from bench.statistics.configurations import Configuration
 if TYPE_CHECKING:
     from rich.console import Console
 
+_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
+
 
 def show(records: Sequence[Record], analysis: Analysis, console: Console, weights: pscp.Weights | None) -> None:
     """Print everything; ``weights`` adds PSCP."""
@@ -214,12 +216,13 @@ def _grid(console: Console, heads: Sequence[str], cells: Sequence[Sequence[str]]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
     for index, head in enumerate(heads):
         if index < words:
-            table.add_column(Text(head), overflow="fold")
+            longest = max((len(units.clean(row[index])) for row in cells), default=0)
+            table.add_column(Text(head), overflow="fold", min_width=min(_LABEL_LEAST, longest))
         else:
             table.add_column(Text(head), justify="right", no_wrap=True)
     for row in cells:
         table.add_row(*(Text(units.clean(cell)) for cell in row))
-    console.print(table)
+    console.print(table, crop=False, no_wrap=True, overflow="ignore")
 
 
 def _say(console: Console, line: str, style: str = "") -> None:
