@@ -1,8 +1,8 @@
 """tunebench: compare parameter-efficient fine-tuning methods under one trainer.
 
-``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame; ``bench.load`` gives a saved
-tuned model back. A plugin needs ``bench.option``, ``bench.register_method`` and ``bench.register_task``. Importing
-this loads neither torch nor transformers.
+``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame; ``bench.compare_runs`` compares
+the methods of a results folder; ``bench.load`` gives a saved tuned model back. A plugin needs ``bench.option``,
+``bench.register_method`` and ``bench.register_task``. Importing this loads neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from bench.registry import register_method, register_task
 
 if TYPE_CHECKING:
     from bench.card import load
-    from bench.python import run
+    from bench.python import compare_runs, run
 
-__all__ = ["RequestError", "load", "option", "register_method", "register_task", "run"]
+__all__ = ["RequestError", "compare_runs", "load", "option", "register_method", "register_task", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        from bench.python import run
+    if name in ("run", "compare_runs"):
+        from bench import python
 
-        return run
+        return getattr(python, name)
     if name == "load":
         from bench.card import load
 

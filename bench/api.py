@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from bench.backbone import Backbone
 
-# Heads that a backbone can have and methods are tested on; of these, tasks of TASK_KINDS can be run so far.
+# Heads that a backbone can have and methods are tested on.
 KINDS = ("classification", "regression", "causal-lm", "seq2seq", "image-classification")
-TASK_KINDS = ("classification", "regression")
+# What a task asks for; ``bench.forms`` says which head answers it in which family of models.
+TASK_KINDS = ("classification", "regression", "generation", "language-modelling", "image-classification")
 
 Batch = dict[str, "torch.Tensor"]
 
@@ -167,12 +168,19 @@ class DataSource:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint."""
+    """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint.
+
+    Attributes:
+        group: column of train whose equal rows must not be torn apart when dev rows are held out of it.
+        others: further rows that are scored at the end, by the suffix of their scores ("mismatched").
+    """
 
     train: Dataset
     validation: Dataset
     fingerprint: str
     source: str
+    group: str | None = None
+    others: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -223,4 +231,67 @@ class Task(Protocol):
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Score predictions (class indices or numbers) against references; each score by its standard name."""
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """What a task of the kind ``generation`` has in the place of ``encode``: prompts, and texts to answer them."""
+
+    @property
+    def template(self) -> str:
+        """The prompt, with ``{column}`` where a row's text goes."""
+        ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens an answer may have: training answers are cut to it, generation stops there."""
+        ...
+
+    def targets(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The text to learn for each row."""
+        ...
+
+    def references(self, rows: Mapping[str, Sequence[Any]]) -> list[Any]:
+        """What the written text is scored against: a text a row, or a list of texts that are all right."""
+        ...
+
+    def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
+        """The main score of each example by itself, where the whole score is their mean; else None."""
+        ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A task of classification whose examples are answered together: the candidates of one question.
+
+    Rows of one ``group`` are one example of the score, its standard error and the table of predictions; they are
+    never torn apart, and each is trained on by itself.
+    """
+
+    @property
+    def group(self) -> str | None:
+        """The column that rows of one example share."""
+        ...
+
+    def settle(self, logits: Any, rows: Dataset) -> tuple[list[Any], list[Any]]:
+        """Predictions and references of the examples, one each, as ``score`` takes them.
+
+        Args:
+            logits: (rows, classes) of the encoded rows, in their order.
+            rows: the same rows; those of an example stand in any order.
+        """
+        ...
+
+
+@runtime_checkable
+class Resolves(Protocol):
+    """A task that finds out from its data what nobody said (columns, labels) before anything else is asked of it."""
+
+    def resolve(self, source: DataSource) -> Task:
+        """The same task with nothing left open; the same data and options give an equal one in every process.
+
+        Raises:
+            RequestError: when the data cannot be had or does not say enough.
+        """
         ...

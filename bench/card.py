@@ -79,7 +79,7 @@ class Tuned:
 
     Attributes:
         model: in eval mode on the CPU; forward takes a batch by keyword and gives ``.logits``.
-        tokenizer: the base model's own.
+        tokenizer: the base model's own; None where it reads images.
         card: what is known of the run that made it.
         method: the method with its hyper-parameters.
         backbone: the base model it is attached to.
@@ -130,7 +130,8 @@ def load(
             f"'{source.name}' has {source.fingerprint}, so the tuned weights would give other answers. Name the "
             "right base with model=, or load it all the same with any_base=True."
         )
-    backbone = models.load(source, spec["task"]["kind"], tuple(spec["task"]["labels"]))
+    head = spec["task"].get("form", {}).get("model_kind", spec["task"]["kind"])
+    backbone = models.load(source, head, tuple(spec["task"]["labels"]))
     original = {}
     if keep_original:
         original = {key: value.detach().clone() for key, value in backbone.model.state_dict().items()}
@@ -139,7 +140,8 @@ def load(
     except ValueError as error:
         raise RequestError(str(error)) from error
     _fill(module, folder)
-    return Tuned(module.eval(), models.tokenizer(source), found, method, backbone, original)
+    tokenizer = None if models.family(source) == "vision" else models.tokenizer(source)
+    return Tuned(module.eval(), tokenizer, found, method, backbone, original)
 
 
 def _fill(module: nn.Module, folder: Path) -> None:

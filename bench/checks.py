@@ -92,6 +92,18 @@ def beats_majority(predictions: Sequence[Any], references: Sequence[Any], kind: 
     return PASS if right > common else f"fail: accuracy {right:.4f}, of the majority class {common:.4f}"
 
 
+def beats_untrained(before: np.ndarray[Any, Any] | None, after: np.ndarray[Any, Any]) -> str:
+    """A language model must find the same held-out tokens likelier than before training.
+
+    Args:
+        before, after: log-probabilities of the tokens, (tokens,); before is None where nothing was trained.
+    """
+    if before is None:
+        return "skip: it came trained"
+    old, new = -float(np.mean(before)), -float(np.mean(after))
+    return PASS if new < old else f"fail: loss {new:.4f} a token, untrained {old:.4f}"
+
+
 def seeds_differ(trained_sha256: str | None, others: Mapping[int, str | None]) -> str:
     """Runs that differ in nothing but the seed must end in different weights.
 

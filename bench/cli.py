@@ -106,7 +106,7 @@ def _run(commands: Any) -> None:
     what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
     what.add_argument("--seeds", metavar="0,1", help="one run per seed (default: 0)")
     what.add_argument(
-        "--set", action="append", metavar="M.OPTION=V", help="set a method's option, or train.OPTION; repeatable"
+        "--set", action="append", metavar="M.OPTION=V", help="set an option of a method, of task or train; repeatable"
     )
     what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
     _plugin_flag(what)
@@ -138,6 +138,11 @@ def _train_flags(group: Any) -> None:
     group.add_argument("--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32)")
     group.add_argument("--checkpoint", metavar="C", help="score the best weights on dev, or the last (default: best)")
     group.add_argument(
+        "--forgetting",
+        metavar="TEXT",
+        help="also compare the loss on a general text, before and after: wikitext, stdlib",
+    )
+    group.add_argument(
         "--gradient-checkpointing", action="store_const", const="true", help="recompute activations to save memory"
     )
 
@@ -145,6 +150,7 @@ def _train_flags(group: Any) -> None:
 TRAIN_FLAGS = (
     "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
     "device", "precision", "checkpoint", "gradient_checkpointing",
+    "forgetting",
 )  # fmt: skip
 
 

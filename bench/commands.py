@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     if values.get("dry_run"):
         request, _, out = _request(values)
         expanded = specs.expand(request)
+        _tell(expanded)
         specs.check_methods(expanded)
         return _dry_run(expanded, Store(out))
     chosen, store = compare(values)
@@ -51,6 +52,8 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
 
     request, options, out = _request(values)
     expanded = specs.expand(request)
+    if not values.get("quiet"):
+        _tell(expanded)
     store = Store(out)
     store.prepare()
     _warn(store.records()[1])
@@ -79,6 +82,19 @@ def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
 def _warn(warnings: list[str]) -> None:
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
+
+
+def _tell(expanded: list[Any]) -> None:
+    """Say what tasks found out by themselves, so that a wrong guess is seen before anything is trained."""
+    said: dict[str, None] = {}
+    for spec in expanded:
+        notes = getattr(spec.task, "notes", ())
+        facts = spec.spec["task"]
+        rows = f"{facts['train_rows']:,} rows to learn from, {facts['validation_rows']:,} to score"
+        if notes:
+            said["; ".join((f"{spec.task.name}: {notes[0]}", *notes[1:], rows))] = None
+    for line in said:
+        sys.stderr.write(f"bench: {line}. Another choice: --set task.OPTION=VALUE (bench show FILE lists them)\n")
 
 
 def _merged(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -280,5 +296,9 @@ def show(arguments: argparse.Namespace) -> int:
     """``bench show``: one method, task or model in full."""
     from bench import explain
 
-    explain.explain(arguments.name, arguments.plugin, Console())
+    wrong: list[str] = []
+    mirror = mirror_folder(None, wrong)
+    if wrong:
+        raise RequestError(wrong)
+    explain.explain(arguments.name, arguments.plugin, Console(), mirror)
     return 0

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,30 @@ _CHUNK_BATCHES = 50  # batches whose rows are sorted by length together
 _ENCODE_ROWS = 2000
 
 
+class Rows(Protocol):
+    """Encoded examples, however a task's form keeps them."""
+
+    @property
+    def labels(self) -> Any:
+        """One label a row, (rows,)."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """What a row costs, in tokens, shape (rows,): rows of like length share a batch."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The given rows, in that order."""
+        ...
+
+    def collate(self, rows: Sequence[int], padding: dict[str, int]) -> Batch:
+        """The tensors of some rows, padded alike, ``labels`` among them; what the module's forward takes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Tokenised rows: ragged integer columns stored flat, and one label a row.
@@ -29,11 +53,15 @@ class Encoded:
         columns: name → int32 values of all rows, one after the other.
         offsets: (rows + 1,) where each row starts; the same for every column.
         labels: (rows,) int64 class indices or float32 targets.
+        cut: rows that were too long and lost tokens.
+        examples: the dataset the rows were made from, where the task needs it again for its scores.
     """
 
     columns: dict[str, np.ndarray[Any, Any]]
     offsets: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any]
+    cut: int = 0
+    examples: Any = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,7 +118,8 @@ def encode(rows: Any, task: Task, tokenizer: Any, max_length: int, cache_key: st
 
 
 def _flatten(parts: list[dict[str, list[Any]]]) -> Encoded:
-    names = [name for name in parts[0] if name != "labels"]
+    names = [name for name in parts[0] if name not in ("labels", "cut")]
+    cut = sum(sum(part.get("cut", ())) for part in parts)
     labels = np.asarray([label for part in parts for label in part["labels"]])
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
     lengths = [len(ids) for part in parts for ids in part["input_ids"]]
@@ -98,7 +127,7 @@ def _flatten(parts: list[dict[str, list[Any]]]) -> Encoded:
         name: np.concatenate([np.asarray(ids, dtype=np.int32) for part in parts for ids in part[name]])
         for name in names
     }
-    return Encoded(columns, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), labels)
+    return Encoded(columns, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), labels, cut)
 
 
 def cache_folder() -> Path:
@@ -114,7 +143,7 @@ def _read(path: Path) -> Encoded | None:
     try:
         arrays = load_file(path)
         columns = {name[7:]: array for name, array in arrays.items() if name.startswith("column.")}
-        return Encoded(columns, arrays["offsets"], arrays["labels"])
+        return Encoded(columns, arrays["offsets"], arrays["labels"], int(arrays["cut"][0]))
     except (OSError, SafetensorError, KeyError):
         return None  # absent or damaged: it is made again
 
@@ -126,26 +155,63 @@ def _write(path: Path, encoded: Encoded) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(save({**arrays, "offsets": encoded.offsets, "labels": encoded.labels}))
+            file.write(
+                save({**arrays, "offsets": encoded.offsets, "labels": encoded.labels, "cut": np.array([encoded.cut])})
+            )
         Path(file.name).replace(path)
     except OSError:
         return  # a cache that cannot be written only costs time
 
 
-def hold_out(rows: int, size: int, seed: int = 0) -> tuple[list[int], list[int]]:
+def hold_out(
+    rows: int, size: int, seed: int = 0, groups: np.ndarray[Any, Any] | None = None
+) -> tuple[list[int], list[int]]:
     """Split row numbers into (train, dev): at most ``size`` and at most a tenth of the rows become dev.
 
-    The split depends on the number of rows alone, so every method and every seed has the same dev split.
+    The split depends on the number of rows alone, or their groups, so every method and every seed has the same dev
+    split. Rows of one group (``groups``, (rows,) of codes) stay on one side: what is learned from some methods of a
+    class is no help with others of it.
     """
     size = min(size, rows // 10)
-    order = np.random.default_rng(seed).permutation(rows)
-    return sorted(order[size:].tolist()), sorted(order[:size].tolist())
+    if groups is None:
+        order = np.random.default_rng(seed).permutation(rows)
+        return sorted(order[size:].tolist()), sorted(order[:size].tolist())
+    chosen = np.isin(groups, _some_groups(groups, size, seed))
+    return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
 
 
-def subsample(rows: Sequence[int], size: int | None, seed: int = 0) -> list[int]:
-    """At most ``size`` of the rows, drawn once for all methods and seeds, in their order."""
+def _some_groups(groups: np.ndarray[Any, Any], size: int, seed: int | list[int]) -> list[Any]:
+    """Whole groups, drawn one after the other as long as they fit into ``size`` rows."""
+    names, counts = np.unique(groups, return_counts=True)
+    taken, chosen = 0, []
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        if taken + counts[index] <= size:
+            taken += int(counts[index])
+            chosen.append(names[index])
+    return chosen
+
+
+def groups_of(dataset: Any, column: str | None) -> np.ndarray[Any, Any] | None:
+    """A code for each row of a ``datasets.Dataset``, equal where the column is; None without a column."""
+    if column is None:
+        return None
+    codes: dict[Any, int] = {}
+    return np.asarray([codes.setdefault(value, len(codes)) for value in dataset[column]], dtype=np.int64)
+
+
+def subsample(
+    rows: Sequence[int], size: int | None, seed: int = 0, groups: np.ndarray[Any, Any] | None = None
+) -> list[int]:
+    """At most ``size`` of the rows, drawn once for all methods and seeds, in their order; groups whole or not at all.
+
+    Args:
+        groups: (len(rows),) codes of the rows' groups.
+    """
     if size is None or size >= len(rows):
         return list(rows)
+    if groups is not None:
+        chosen = np.flatnonzero(np.isin(groups, _some_groups(groups, size, [seed, 1])))
+        return [rows[index] for index in chosen.tolist()]
     chosen = np.random.default_rng([seed, 1]).choice(len(rows), size, replace=False)
     return [rows[index] for index in sorted(chosen.tolist())]
 

@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.api import DataSource
 from bench.errors import RequestError, unknown
@@ -61,6 +61,30 @@ def load_split(source: DataSource, dataset: str, config: str | None, split: str,
             return _read(files, f"mirror:{_title(dataset, config)}")
         missed = _not_in_mirror(source.mirror, dataset, config, split)
     return _from_hub(dataset, config, split, revision, missed)
+
+
+def load_splits(source: DataSource, dataset: str, config: str | None, revision: str | None) -> dict[str, Loaded]:
+    """Load every split there is, by name: from the mirror when it has the data set, else from the Hub or its cache.
+
+    Raises:
+        RequestError: as ``load_split``; also when the mirror has several configurations and none is named.
+    """
+    _check_names(dataset, config, "train")
+    missed = ""
+    if source.mirror is not None and source.mirror.is_dir():
+        folder = source.mirror / dataset / (config or "")
+        splits = sorted({file.name.split("-")[0] for file in folder.glob("*-*.parquet")})
+        if splits:
+            return {split: load_split(source, dataset, config, split, revision) for split in splits}
+        configs = sorted(path.name for path in folder.glob("*/") if any(path.glob("*.parquet")))
+        if configs and config is None:
+            raise RequestError(
+                f"'{dataset}' has several configurations in the mirror: {', '.join(configs)}. Name one after a colon: "
+                f"{dataset}:{configs[0]}"
+            )
+        missed = _not_in_mirror(source.mirror, dataset, config, "train")
+    loaded = _ask_hub(dataset, config, None, revision, missed)
+    return {split: _of_hub(part, dataset, config, revision) for split, part in loaded.items()}
 
 
 def _check_names(dataset: str, config: str | None, split: str) -> None:
@@ -138,6 +162,11 @@ def _not_in_mirror(mirror: Path, dataset: str, config: str | None, split: str) -
 
 
 def _from_hub(dataset: str, config: str | None, split: str, revision: str | None, missed: str) -> Loaded:
+    return _of_hub(_ask_hub(dataset, config, split, revision, missed), dataset, config, revision)
+
+
+def _ask_hub(dataset: str, config: str | None, split: str | None, revision: str | None, missed: str) -> Any:
+    """A split as a Dataset, or all of them in a DatasetDict."""
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -156,18 +185,29 @@ def _from_hub(dataset: str, config: str | None, split: str, revision: str | None
     )
     try:
         with _cache_only_when_unreachable() as no_network:
-            loaded = datasets.load_dataset(dataset, config, split=split, revision=revision)
+            return datasets.load_dataset(dataset, config, split=split, revision=revision)
     except failures as error:
-        _refuse(f"'{_title(dataset, config)}', split '{split}',", missed, no_network or str(error), error)
-    _check_commit(loaded, _title(dataset, config), revision)
+        wanted = f"'{_title(dataset, config)}'" + (f", split '{split}'," if split else "")
+        _refuse(wanted, missed, no_network or str(error), error)
+
+
+def _of_hub(loaded: datasets.Dataset, dataset: str, config: str | None, revision: str | None) -> Loaded:
+    commits = _commits(loaded)
+    _check_commit(commits, _title(dataset, config), revision)
     digest = hashlib.sha256(f"{loaded._fingerprint}\n{revision}".encode()).hexdigest()
-    return Loaded(loaded, digest, f"hub:{_title(dataset, config)}" + (f"@{revision}" if revision else ""))
+    known = revision or (commits.pop() if len(commits) == 1 else None)  # what an open revision came down to
+    return Loaded(loaded, digest, f"hub:{_title(dataset, config)}" + (f"@{known}" if known else ""))
 
 
-def _check_commit(loaded: datasets.Dataset, title: str, revision: str | None) -> None:
+def _commits(loaded: datasets.Dataset) -> set[str]:
+    """The commits of the Hub that a data set was made from, as its cache's folders are named."""
+    names = {Path(file["filename"]).parent.name for file in loaded.cache_files}
+    return {name for name in names if _COMMIT.fullmatch(name)}
+
+
+def _check_commit(commits: set[str], title: str, revision: str | None) -> None:
     """Refuse another commit than the pinned one: without the Hub, ``datasets`` takes the newest in the cache."""
-    commits = {Path(file["filename"]).parent.name for file in loaded.cache_files}
-    others = {commit for commit in commits if _COMMIT.fullmatch(commit)} - {revision}
+    others = commits - {revision}
     if revision is not None and _COMMIT.fullmatch(revision) and others:
         raise RequestError(
             f"The Hub's cache has '{title}' at commit {', '.join(sorted(others))}, but the task is pinned to "

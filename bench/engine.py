@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Batch
-from bench.data import Encoded, evaluation_batches, to_device
+from bench.data import Rows, evaluation_batches, to_device
 
 _LATENCY_WARMUP, _LATENCY_RUNS = 5, 30
 
@@ -34,9 +34,13 @@ class Engine:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
-    def batch(self, data: Encoded, rows: Sequence[int]) -> Batch:
+    def batch(self, data: Rows, rows: Sequence[int]) -> Batch:
         """Collate rows and move them to the device."""
-        return to_device(data.collate(rows, self.padding), self.device)
+        return self.moved(data.collate(rows, self.padding))
+
+    def moved(self, batch: Batch) -> Batch:
+        """The batch on the device."""
+        return to_device(batch, self.device)
 
     def synchronise(self) -> None:
         """Wait for the device, so that a clock read now counts finished work."""
@@ -44,34 +48,45 @@ class Engine:
             torch.cuda.synchronize(self.device)
 
     def logits(self, module: nn.Module, batch: Batch) -> Tensor:
-        """Forward without labels or gradient: (rows, labels) in fp32."""
+        """Forward without labels or gradient: (rows, labels) in fp32, or (rows, tokens, vocabulary)."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with torch.inference_mode(), self.autocast():
             return module(**inputs).logits.float()  # type: ignore[no-any-return]
 
-    def predict(self, module: nn.Module, data: Encoded, batch_size: int) -> tuple[np.ndarray[Any, Any], float]:
+    def over(
+        self, module: nn.Module, lengths: np.ndarray[Any, Any], batch_size: int, act: Callable[[list[int]], Any]
+    ) -> tuple[list[Any], np.ndarray[Any, Any], float]:
+        """What ``act`` gives for each batch of row numbers, in eval mode and without gradient; longest rows first.
+
+        Returns:
+            One result a batch, the row numbers in the order of the batches, and the seconds it took.
+        """
+        was_training = module.training
+        module.eval()
+        batches = evaluation_batches(lengths, batch_size)
+        self.synchronise()
+        start = time.perf_counter()
+        with torch.inference_mode(), self.autocast():
+            parts = [act(rows) for rows in batches]
+        self.synchronise()
+        seconds = time.perf_counter() - start
+        module.train(was_training)
+        return parts, np.concatenate([np.asarray(rows) for rows in batches]), seconds
+
+    def predict(self, module: nn.Module, data: Rows, batch_size: int) -> tuple[np.ndarray[Any, Any], float]:
         """Logits of every row in row order, shape (rows, labels), and the seconds it took.
 
         The module is put in eval mode for it and put back after.
         """
-        was_training = module.training
-        module.eval()
-        batches = evaluation_batches(data.lengths, batch_size)
-        parts: list[Tensor] = []
-        self.synchronise()
-        start = time.perf_counter()
-        for rows in batches:
-            parts.append(self.logits(module, self.batch(data, rows)))
-        self.synchronise()
-        seconds = time.perf_counter() - start
-        module.train(was_training)
-        order = np.concatenate([np.asarray(rows) for rows in batches])
+        parts, order, seconds = self.over(
+            module, data.lengths, batch_size, lambda rows: self.logits(module, self.batch(data, rows))
+        )
         found = torch.cat(parts).cpu().numpy()
         result = np.empty_like(found)
         result[order] = found
         return result, seconds
 
-    def latency_ms(self, module: nn.Module, data: Encoded) -> float:
+    def latency_ms(self, module: nn.Module, data: Rows) -> float:
         """Median milliseconds of one row of median length, one at a time, after warm-up."""
         row = int(np.argsort(data.lengths, kind="stable")[len(data) // 2])
         batch = self.batch(data, [row])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import models, options, registry
-from bench.api import Mergeable, Task
+from bench import models, options, registry, taskoptions
+from bench.api import DataSource, Mergeable, Task
 from bench.errors import RequestError, unknown
 from bench.record import shown
 from bench.report.about import About, OptionFact
@@ -28,7 +28,11 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
         ]
     registry.load(plugins)
     if what == "tasks":
-        return [
+        groups = [
+            {"name": name, "help": f"all of {', '.join(members)}", "kind": "group", "main_score": None}
+            for name, members in registry.task_groups().items()
+        ]
+        return groups + [
             {"name": name, "help": task.help, "kind": task.kind, "main_score": task.main_score}
             for name, task in registry.tasks().items()
         ]
@@ -68,8 +72,8 @@ def about(names: Iterable[str], plugins: Sequence[Path] = ()) -> dict[str, About
     return found
 
 
-def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
-    """Print everything about a method, task or model.
+def explain(name: str, plugins: Sequence[Path], console: Console, mirror: Path | None = None) -> None:
+    """Print everything about a method, task or model; ``mirror`` is where data sets are looked for first.
 
     Raises:
         RequestError: when there is none of that name.
@@ -78,8 +82,13 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
     methods, tasks = registry.methods(), registry.tasks()
     if name in methods or (name[: name.find(":") + 1] or name) in registry.families():
         _method(registry.method_entry(name).value, console)
-    elif name in tasks:
-        _task(tasks[name], console)
+    elif name in tasks or registry.opens(name):
+        task = registry.task_entry(name).value
+        _task(tasks[name] if name in tasks else taskoptions.resolved(task, DataSource(mirror)), console)
+    elif name in registry.task_groups():
+        _say(console, f"{name}: one name for {len(registry.task_names(name))} tasks")
+        for member in registry.task_names(name):
+            _say(console, f"{member}: {tasks[member].help}")
     elif name in models.ALIASES:
         alias = models.ALIASES[name]
         _say(console, f"{name}: {alias.parameters} parameters, licence {alias.licence}")
@@ -88,16 +97,17 @@ def explain(name: str, plugins: Sequence[Path], console: Console) -> None:
             _say(console, f"Used first, where it is installed: the package {alias.distribution}")
     elif name == "train":
         _say(console, "train: options of the trainer, the same for every method; set with --set train.OPTION=VALUE\n")
-        _options(TrainSettings, console)
+        _options(options.options(TrainSettings), console)
     else:
-        raise RequestError(unknown("method, task or model", name, {*methods, *tasks, *models.ALIASES, "train"}))
+        there = {*methods, *tasks, *registry.task_groups(), *models.ALIASES, "train"}
+        raise RequestError(unknown("method, task or model", name, there))
 
 
 def _method(cls: Any, console: Console) -> None:
     _say(console, f"{cls.name}\n")
     _say(console, inspect.getdoc(cls) or "")
     _say(console, f"\n{' '.join(_abilities(cls))}\n")
-    _options(cls, console)
+    _options(options.options(cls), console)
 
 
 def _abilities(cls: Any) -> list[str]:
@@ -106,11 +116,11 @@ def _abilities(cls: Any) -> list[str]:
     return [swept, merges, f"Defined in {registry.method_entry(cls.name).file.name}."]
 
 
-def _options(cls: type, console: Console) -> None:
+def _options(known: Mapping[str, options.Option], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("option", "type", "default", "what it does"):
         table.add_column(heading, overflow="fold")
-    for option in options.options(cls).values():
+    for option in known.values():
         table.add_row(option.name, option.type_name, _default(option), option.limits.help + _choices(option))
     console.print(table, highlight=False)
 
@@ -132,6 +142,12 @@ def _task(task: Task, console: Console) -> None:
     for name in ("dataset", "config", "revision"):
         if getattr(task, name, None):
             _say(console, f"{name}: {getattr(task, name)}")
+    for note in getattr(task, "notes", ()):
+        _say(console, note)
+    known = taskoptions.declared(task)
+    if known:
+        _say(console, f"\nSet with --set {taskoptions.OWNER}.OPTION=VALUE:\n")
+        _options(known, console)
 
 
 def _say(console: Console, text: str) -> None:

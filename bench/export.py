@@ -76,7 +76,8 @@ def _peft(tuned: Tuned, to: Path) -> None:
     save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
               to / "adapter_model.safetensors", metadata={"format": "pt"})  # fmt: skip
     (to / "adapter_config.json").write_text(written + "\n", encoding="utf-8")
-    tuned.tokenizer.save_pretrained(to)
+    if tuned.tokenizer is not None:
+        tuned.tokenizer.save_pretrained(to)
 
 
 def _beside(tuned: Tuned, below: str) -> dict[str, Tensor]:
@@ -113,7 +114,8 @@ def _merged(tuned: Tuned, to: Path) -> None:
             "model to write."
         )
     model.save_pretrained(to, safe_serialization=True)
-    tuned.tokenizer.save_pretrained(to)
+    if tuned.tokenizer is not None:
+        tuned.tokenizer.save_pretrained(to)
 
 
 def _same_names(model: Any, original: Mapping[str, Tensor]) -> bool:

@@ -187,6 +187,19 @@ def _config(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
     return config
 
 
+def configuration(source: ModelSource) -> Any:
+    """The model's configuration, without a head's settings (RequestError)."""
+    return _config(source, "causal-lm", ())
+
+
+def family(source: ModelSource) -> str:
+    """``encoder``, ``decoder``, ``encoder-decoder``, or ``vision`` for models that read images (RequestError)."""
+    config = configuration(source)
+    if hasattr(config, "image_size"):
+        return "vision"
+    return "-".join(stack.name for stack in ARCHITECTURES[config.model_type].stacks)
+
+
 def sketch(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     """Build the model's shape on the meta device: no weights are read, no memory is taken."""
     import torch

@@ -104,7 +104,18 @@ def outcome(record: Record) -> str:
         return f"{record['status']}: {record['error']}"
     value = main_value(record)
     score = f"{record['main_score']} {value:.4f}" if value is not None else f"{record['main_score']} undefined"
-    return f"{score}, {record['speed']['total_seconds']:.1f} s"
+    return f"{score}, {record['speed']['total_seconds']:.1f} s{_cut(record)}"
+
+
+def _cut(record: Record) -> str:
+    """How many texts were longer than the run takes; nothing where none was."""
+    found = record.get("data", {})
+    parts = [
+        f"{found[f'{name}_cut']:,} of {found[f'{name}_rows']:,} {what}"
+        for name, what in (("train", "training texts"), ("validation", "scored texts"))
+        if found.get(f"{name}_cut")
+    ]
+    return f"; {' and '.join(parts)} were cut to {found['max_length']} tokens" if parts else ""
 
 
 def _step(message: dict[str, Any]) -> str:

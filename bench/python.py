@@ -1,4 +1,4 @@
-"""The Python API: ``bench.run`` does what the command does and returns a table."""
+"""The Python API: ``bench.run`` does what the command does and returns a table, ``bench.compare_runs`` the pairs."""
 
 from __future__ import annotations
 
@@ -47,6 +47,37 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
             values[name] = _text(values[name])
     chosen, _ = commands.compare({**values, "methods": methods, "task": task, "set": sets, "plugin": plugins})
     return table.frame(chosen)
+
+
+def compare_runs(folder: str | Path, baseline: str | None = None, alpha: float = 0.05) -> pd.DataFrame:
+    """Compare the methods of a results folder pair by pair, on their per-example predictions.
+
+    Args:
+        folder: what ``--out`` named.
+        baseline: a method to compare all others with, corrected as a family of its own.
+        alpha: level of tests and intervals.
+
+    Returns:
+        One row per pair, the better one ``first``: ``difference`` (first minus second, in the score's unit) with
+        ``low`` and ``high`` of its interval, ``p_value``, ``p_holm`` (corrected over the pairs of the task and model),
+        ``p_baseline``, ``different``, the ``test``, ``seeds`` and ``examples`` it rests on; for ties ``detectable``,
+        ``seeds_needed`` and ``examples_needed``; for pairs that cannot be compared the ``reason``.
+
+    Raises:
+        RequestError: when the folder holds no records, or the baseline is not there.
+    """
+    import pandas as pd
+
+    from bench.statistics.analysis import COLUMNS, analyse, rows
+    from bench.store import Store
+
+    place = Path(folder)
+    if not (place / "runs").is_dir():
+        raise RequestError(f"{place} holds no records: there is no folder {place / 'runs'}.")
+    if not 0 < alpha < 0.5:
+        raise RequestError(f"alpha: {alpha!r} is not a number between 0 and 0.5.")
+    records, _ = Store(place).records()
+    return pd.DataFrame(rows(analyse(records, place, baseline, alpha)), columns=list(COLUMNS))
 
 
 def _text(value: Any) -> str:

@@ -179,10 +179,19 @@ def group(record: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The records of every (task, model), by name."""
+    """The records of every (task, model), by name; a task with several configurations is several tasks, whose names
+    say what tells them apart ("glue/sst2 form=words")."""
+    options: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    records = list(records)
+    for record in records:
+        options[group(record)[0]].append(record["spec"]["task"].get("options", {}))
+    differing = {name: _differing(settings) for name, settings in options.items()}
     found: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        found[group(record)].append(record)
+        name, model = group(record)
+        there = record["spec"]["task"].get("options", {})
+        told = (f"{key}={shown(there.get(key))}" for key in differing[name])
+        found[" ".join([name, *told]), model].append(record)
     return dict(sorted(found.items()))
 
 

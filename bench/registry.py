@@ -85,6 +85,8 @@ def _sources(file: Path) -> list[Path]:
 _methods: dict[str, Entry] = {}
 _tasks: dict[str, Entry] = {}
 _families: dict[str, Family] = {}
+_groups: dict[str, tuple[str, ...]] = {}
+_openers: list[Callable[[str], Task | None]] = []
 _plugins: set[Path] = set()
 _state = {"builtin": False}
 
@@ -147,6 +149,18 @@ def register_task(task: Task) -> Task:
     return task
 
 
+def register_group(name: str, members: Iterable[str]) -> None:
+    """Let one name stand for several tasks (``glue``); ValueError when a task has that name."""
+    if name in _tasks:
+        raise ValueError(f"a group of tasks cannot be called '{name}': a task is")
+    _groups[name] = tuple(members)
+
+
+def register_opener(opener: Callable[[str], Task | None]) -> None:
+    """Make tasks of names that nobody registered (``data.csv``): the opener gives the task, or None for other names."""
+    _openers.append(opener)
+
+
 def load(plugins: Iterable[Path] = ()) -> None:
     """Import the built-in methods and tasks, installed plugins and the given plugin files, each once.
 
@@ -199,11 +213,32 @@ def method_entry(name: str) -> Entry:
     return _methods[name]
 
 
+def opens(name: str) -> Task | None:
+    """The task that an opener makes of a name, None when no opener knows what it is (RequestError)."""
+    return next((task for opener in _openers if (task := opener(name)) is not None), None)
+
+
 def task_entry(name: str) -> Entry:
     """Return the registered task; raises RequestError with the nearest name when there is none."""
-    if name not in _tasks:
-        raise RequestError(unknown("task", name, _tasks))
-    return _tasks[name]
+    if name in _tasks:
+        return _tasks[name]
+    task = opens(name)
+    if task is not None:
+        return Entry(task, Path(inspect.getfile(type(task))).resolve())
+    ways = (
+        " Or give your own data: a .csv, .tsv, .jsonl, .json or .parquet file, a folder of images, or hub:owner/name."
+    )
+    raise RequestError(unknown("task", name, {*_tasks, *_groups}) + ways)
+
+
+def task_names(name: str) -> tuple[str, ...]:
+    """The tasks that a name stands for: those of a group, or itself."""
+    return _groups.get(name, (name,))
+
+
+def task_groups() -> dict[str, tuple[str, ...]]:
+    """Groups of tasks by name, sorted."""
+    return {name: _groups[name] for name in sorted(_groups)}
 
 
 def methods() -> dict[str, type[Method]]:

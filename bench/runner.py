@@ -8,7 +8,8 @@ import random
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import card, checks, environment, flops, metrics, models, options, registry
-from bench.api import AlreadyTrained, Batch, CountsParameters, DataInitialized, DataSource, Mergeable, Method, Task
-from bench.backbone import Backbone, count, trainable
-from bench.data import (
-    Encoded,
-    encode,
-    evaluation_batches,
-    hold_out,
-    subsample,
-    training_batches,
+from bench import card, checks, environment, flops, forms, models, options, registry, taskoptions
+from bench.api import (
+    AlreadyTrained,
+    Batch,
+    CountsParameters,
+    DataInitialized,
+    DataSource,
+    Mergeable,
+    Method,
+    Settles,
+    Task,
 )
+from bench.backbone import Backbone, count, trainable
+from bench.data import Rows, evaluation_batches, groups_of, hold_out, subsample, training_batches
 from bench.engine import Engine
 from bench.errors import RequestError
+from bench.forgetting import Forgetting
+from bench.forms.base import Outcome, Seat
 from bench.job import Job
 from bench.memory import gpu_is_busy, measure_call
 from bench.probe import measure, measure_scoring
@@ -47,9 +53,10 @@ Emit = Callable[[dict[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    train: Encoded
-    dev: Encoded | None
-    validation: Encoded
+    train: Rows
+    dev: Rows | None
+    validation: Rows
+    others: dict[str, Rows]
 
 
 class Run:
@@ -65,10 +72,12 @@ class Run:
             registry.method_entry(spec["method"]["name"]).value, chosen, spec["method"]["name"]
         )
         self.trains = not isinstance(self.method, AlreadyTrained)
-        self.task: Task = registry.task_entry(spec["task"]["name"]).value
+        self.data_source = DataSource(Path(job.mirror) if job.mirror else None)
+        self.task: Task = taskoptions.rebuild(spec["task"], self.data_source)
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
+        self.forgetting: Forgetting | None = None
         self.source = models.resolve(spec["model"]["name"])
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
@@ -108,9 +117,16 @@ class Run:
             "gpu_shared": gpu_is_busy(device),
         }
         self.emit({"event": "phase", "name": "loading"})
-        tokenizer = models.tokenizer(self.source)
+        plan = self.job.spec["task"]["form"]
+        tokenizer = models.tokenizer(self.source) if forms.reads_text(self.task) else None
         self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
-        self.data = self._load_data(tokenizer)
+        config = models.configuration(self.source)
+        seat = self.seat = Seat(self.engine, self.settings, tokenizer, config)
+        self.form = forms.make(plan, self.task, self.source, seat)
+        if self.settings.forgetting is not None:
+            self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, seat)
+        self.record["dev_score"] = dict(zip(("name", "higher_is_better"), self.form.dev, strict=True))
+        self.data = self._load_data()
         self.module, backbone = self._attached(self.seed)
         self.declared = frozenset(trainable(self.module))
         if not self.declared and self.trains:
@@ -119,7 +135,7 @@ class Run:
             self.emit({"event": "phase", "name": "initialising"})
             self._initialize(self.method)
         self.before = checks.digests(checks.frozen(self.module))
-        self.untrained = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
+        self.untrained = self.form.numbers(self.module, self._sample)
         self._count()
 
     def _initialize(self, method: DataInitialized) -> None:
@@ -139,8 +155,10 @@ class Run:
     def _attached(self, seed: int) -> tuple[nn.Module, Backbone]:
         """A fresh pretrained model with the method attached, on the device, from a seed."""
         seed_everything(seed)
-        backbone = models.load(self.source, self.task.kind, self.task.labels)
+        backbone = models.load(self.source, self.job.spec["task"]["form"]["model_kind"], self.task.labels)
         backbone.model.to(self.engine.device)
+        if self.forgetting is not None:
+            self.forgetting.before(backbone.model)
         self.originals = original_tensors(backbone)
         if self.record["compute"]["base_inference_flops"] is None:
             self.record["compute"]["base_inference_flops"] = flops.of_inference(backbone.model, self._longest())
@@ -150,29 +168,43 @@ class Run:
             recompute_activations(backbone.model)
         return module, backbone
 
-    def _load_data(self, tokenizer: Any) -> _Data:
-        mirror = Path(self.job.mirror) if self.job.mirror else None
-        splits = self.task.load(DataSource(mirror))
+    def _load_data(self) -> _Data:
+        splits = self.task.load(self.data_source)
         if splits.fingerprint != self.job.spec["task"]["fingerprint"]:
             raise RequestError("The data changed while the run was waiting; start it again.")
-        train_rows, dev_rows = hold_out(len(splits.train), self.settings.dev_size)
+        groups = groups_of(splits.train, splits.group)
+        train_rows, dev_rows = hold_out(len(splits.train), self.settings.dev_size, groups=groups)
         train_rows = subsample(train_rows, self.settings.train_size)
-        rows = subsample(range(len(splits.validation)), self.settings.eval_size)
         key = f"{splits.fingerprint}|{self.source.fingerprint}|{self.job.spec['code']['task']}|{self.task.name}"
+        key += "".join(f"|{name}={value!r}" for name, value in taskoptions.plain(self.task).items())
 
-        def encoded(dataset: Any, rows: Sequence[int], name: str) -> Encoded:
-            chosen = dataset.select(rows)
-            return encode(chosen, self.task, tokenizer, self.settings.max_length, f"{key}|{name}|{len(dataset)}")
+        def encoded(dataset: Any, rows: Sequence[int], name: str) -> Rows:
+            found = self.form.encode(dataset.select(rows), f"{key}|{name}|{len(dataset)}")
+            if len(found) == 0:
+                raise RequestError(f"Task '{self.task.name}': its {name} rows hold no text of two tokens or more.")
+            return found
+
+        def scored(dataset: Any, name: str) -> Rows:
+            together = groups_of(dataset, self.task.group) if isinstance(self.task, Settles) else None
+            chosen = subsample(range(len(dataset)), self.settings.eval_size, groups=together)
+            return encoded(dataset, chosen, name)
 
         dev = encoded(splits.train, dev_rows, "dev") if dev_rows else None
-        return _Data(
+        found = _Data(
             encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
             dev,
-            encoded(splits.validation, rows, "validation"),
+            scored(splits.validation, "validation"),
+            {name: scored(dataset, f"validation_{name}") for name, dataset in splits.others.items()},
         )
+        self.record["data"] = {
+            f"{name}_{what}": value
+            for name, rows in (("train", found.train), ("validation", found.validation))
+            for what, value in (("rows", len(rows)), ("cut", getattr(rows, "cut", 0)))
+        } | {"max_length": self.seat.longest}
+        return found
 
     @property
-    def _sample(self) -> Encoded:
+    def _sample(self) -> Rows:
         return self.data.validation.take(range(min(_CHECK_ROWS, len(self.data.validation))))
 
     def _count(self) -> None:
@@ -241,19 +273,14 @@ class Run:
     def _fit(self) -> Fit:
         evaluate = None
         if self.data.dev is not None:
-            dev = self.data.dev
-
-            def evaluate() -> float:
-                predictions = self._answers(self.engine.predict(self.module, dev, self.settings.eval_batch_size)[0])
-                return self.task.score(predictions, dev.labels.tolist())[self.task.main_score]
-
+            evaluate = partial(self.form.dev_score, self.module, self.data.dev)
         seed_everything(self.seed)
         steps, begun = self.settings.steps, time.perf_counter()
 
         def report(point: dict[str, Any]) -> None:
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
-        fit = self._trainer().fit(self._batches(), evaluate, self.task.higher_is_better, report)
+        fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
         self.record["curve"] = fit.curve
         self.record["speed"] |= {
             "train_samples_per_second": fit.per_second(fit.samples),
@@ -267,42 +294,39 @@ class Run:
 
     # -- scoring --------------------------------------------------------------------------------------------
 
-    def _answers(self, logits: np.ndarray[Any, Any]) -> list[Any]:
-        """Class indices, or numbers for regression."""
-        if self.task.kind == "regression":
-            return [float(value) for value in logits.reshape(-1)]
-        return [int(value) for value in logits.argmax(axis=-1)]
-
     def _score(self, fit: Fit) -> None:
         self.emit({"event": "phase", "name": "scoring"})
-        validation = self.data.validation
-        logits, seconds = self.engine.predict(self.module, validation, self.settings.eval_batch_size)
-        if not np.isfinite(logits).all():
+        outcome = self.form.judge(self.module, self.data.validation)
+        if not outcome.finite:
             fit.diverged = fit.scored_step
             return
-        predictions, references = self._answers(logits), validation.labels.tolist()
-        self.record["scores"] = self.task.score(predictions, references)
+        self.record["scores"] = dict(outcome.scores)
+        for name, rows in self.data.others.items():
+            more = self.form.judge(self.module, rows).scores
+            self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
         self.record["main_score"] = self.task.main_score
         self.record["higher_is_better"] = self.task.higher_is_better
-        if self.task.main_score in metrics.METRICS:  # a task may bring a score of its own
-            self.record["stderr"] = metrics.standard_error(self.task.main_score, predictions, references)
+        self.record["stderr"] = outcome.stderr
         self.record["speed"] |= {
-            "inference_samples_per_second": len(validation) / seconds,
-            "inference_latency_ms": self.engine.latency_ms(self.module, validation),
+            "inference_samples_per_second": outcome.rows / outcome.seconds,
+            "inference_latency_ms": self.engine.latency_ms(self.module, self.data.validation),
         }
-        write_predictions(Path(self.job.predictions), logits, predictions, references)
+        write_predictions(Path(self.job.predictions), outcome.columns)
         self.record["predictions"] = f"predictions/{self.job.run_id}.parquet"
-        self._check(predictions, references)
+        if self.forgetting is not None:
+            self.record["forgetting"] = self.forgetting.after(self.module)
+        self._check(outcome)
 
-    def _check(self, predictions: list[Any], references: list[Any]) -> None:
+    def _check(self, outcome: Outcome) -> None:
         found: dict[str, str] = self.record["checks"]
-        trained = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
+        trained = self.form.numbers(self.module, self._sample)
         state = saved_state(self.module, self.originals)
         found["only declared parameters moved"] = checks.frozen_unchanged(self.declared, self.before, self.module)
         if self.trains:
             self.record["parameters"]["trained_sha256"] = checks.digest(trainable(self.module))
             found["trained differs from untrained"] = checks.trained_differs(self.untrained, trained)
-        found["beats majority"] = checks.beats_majority(predictions, references, self.task.kind)
+        name, answer = self.form.beats(self.untrained if self.trains else None, trained, outcome)
+        found[name] = answer
         tolerance = _TOLERANCE[self.settings.precision]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(self.job.adapter or folder) / card.WEIGHTS
@@ -316,22 +340,22 @@ class Run:
             del self.module
             fresh, _ = self._attached(self.seed + 1)
             load_state(path, fresh)
-            again = self.engine.predict(fresh, self._sample, self.settings.eval_batch_size)[0]
+            again = self.form.numbers(fresh, self._sample)
         found["save and load reproduces"] = checks.reload_reproduces(trained, again, tolerance)
 
     def _merge(self, method: Mergeable, trained: np.ndarray[Any, Any]) -> str:
         """Fold the tuned weights into the base ones, measure inference again, and answer the merge check.
 
         Args:
-            trained: logits of the check's rows before merging.
+            trained: the form's numbers of the check's rows before merging.
         """
         try:
             self.module = method.merge(self.module)
         except ValueError as error:  # some settings cannot be folded in (the method says which)
             return f"skip: {error}"
         validation = self.data.validation
-        merged = self.engine.predict(self.module, self._sample, self.settings.eval_batch_size)[0]
-        _, seconds = self.engine.predict(self.module, validation, self.settings.eval_batch_size)
+        merged = self.form.numbers(self.module, self._sample)
+        seconds = self.form.again(self.module, validation)
         self.record["speed"] |= {
             "merged_inference_samples_per_second": len(validation) / seconds,
             "merged_inference_latency_ms": self.engine.latency_ms(self.module, validation),
@@ -378,7 +402,9 @@ def seed_everything(seed: int) -> None:
 
 
 def padding_of(tokenizer: Any) -> dict[str, int]:
-    """The value that pads each input column."""
+    """The value that pads each input column; nothing is padded where a model reads images (no tokenizer)."""
+    if tokenizer is None:
+        return {}
     return {
         "input_ids": tokenizer.pad_token_id or 0,
         "attention_mask": 0,
@@ -386,22 +412,19 @@ def padding_of(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def write_predictions(
-    path: Path, logits: np.ndarray[Any, Any], predictions: Sequence[Any], references: Sequence[Any]
-) -> None:
-    """One row per validation example, in its order: prediction, reference and logits; written atomically."""
+def write_predictions(path: Path, columns: Mapping[str, Any]) -> None:
+    """One row per validation example, in its order: its number and the given columns; written atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = len(next(iter(columns.values())))
     table = pa.table(
         {
-            "row": pa.array(range(len(predictions)), pa.int32()),
-            "prediction": pa.array(predictions),
-            "reference": pa.array(references),
-            "logits": pa.array(list(logits.astype(np.float32))),
+            "row": pa.array(range(rows), pa.int32()),
+            **{name: pa.array(values) for name, values in columns.items()},
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    partial_file = path.with_suffix(".partial")
+    pq.write_table(table, partial_file)
+    partial_file.replace(path)

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import models, options, registry
-from bench.api import AlreadyTrained, DataSource, Method, Task
-from bench.data import hold_out, steps_per_epoch
+from bench import forgetting, forms, models, options, registry, taskoptions
+from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
+from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
 from bench.settings import TrainSettings
@@ -29,7 +29,7 @@ class Request:
         methods, tasks, models: names.
         ranks: values of each method's swept option, as texts; empty: the method's default.
         seeds: one run per seed.
-        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method or ``train``.
+        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``.
         train: training options given by their own flags.
         plugins: Python files to load.
         mirror: folder of data sets in the Hub's layout.
@@ -89,22 +89,31 @@ def expand(request: Request) -> list[RunSpec]:
         RequestError: with every mistake found.
     """
     registry.load(request.plugins)
+    names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
+    request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
     mistakes = _Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     settings = mistakes.attempt(lambda: _settings(request, given.get("train", {})))
     chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
-    tasks = [mistakes.attempt(partial(_task, name)) for name in request.tasks]
-    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
     data = DataSource(request.mirror)
-    facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks if task is not None]
+    chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
+    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
+    tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
+    facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
+    if settings is not None and settings.forgetting is not None:
+        mistakes.attempt(partial(forgetting.general_text, settings.forgetting, data))
+    posed = [
+        (task, mistakes.attempt(partial(_pose, task, fact, source, settings)), source)
+        for task, fact in zip(tasks, facts, strict=True)
+        for source in sources
+        if None not in (fact, source, settings)
+    ]
     mistakes.stop()
     found: dict[str, RunSpec] = {}
-    for fact, source, method, seed in itertools.product(
-        zip(tasks, facts, strict=True), sources, itertools.chain(*chosen), seeds
-    ):
-        spec = _spec(method, fact[0], fact[1], source, (settings, seed))
+    for (task, fact, source), method, seed in itertools.product(posed, itertools.chain(*chosen), seeds):
+        spec = _spec(method, task, fact, source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
 
@@ -117,9 +126,9 @@ def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
         owner, dot, name = left.strip().partition(".")
         if not equals or not dot or not name:
             wrong.append(f"--set {text}: write it as METHOD.OPTION=VALUE, for example lora.rank=4 or train.clip=0.5.")
-        elif owner != "train" and owner not in request.methods:
-            known = {*request.methods, "train"}
-            kind = "owner of an option (a method of this run, or train)"
+        elif owner not in {*request.methods, "train", taskoptions.OWNER}:
+            known = {*request.methods, "train", taskoptions.OWNER}
+            kind = "owner of an option (a method of this run, task, or train)"
             wrong.append(f"--set {text}: {unknown(kind, owner, known)}")
         else:
             given.setdefault(owner, {})[name.strip()] = value.strip()
@@ -196,31 +205,54 @@ def _whole(flag: str, text: str, low: int) -> int:
     return number
 
 
-def _task(name: str) -> Task:
-    task: Task = registry.task_entry(name).value
-    return task
+def _tasks(name: str, given: dict[str, str], data: DataSource) -> list[Task]:
+    """The task once per combination of its options' listed values, nothing in it left open."""
+    chosen = taskoptions.variants(registry.task_entry(name).value, given)
+    return [taskoptions.resolved(task, data) for task in chosen]
 
 
-def _task_facts(task: Task, data: DataSource) -> dict[str, Any]:
+def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Splits]:
+    """What a specification keeps of a task, and its rows."""
     splits = task.load(data)
-    return {
+    chosen = taskoptions.plain(task)
+    found = {
         "fingerprint": splits.fingerprint,
         "source": splits.source,
         "kind": task.kind,
         "labels": list(task.labels),
         "train_rows": len(splits.train),
         "validation_rows": len(splits.validation),
+        **({"options": chosen} if chosen else {}),
     }
+    return found, splits
+
+
+def _pose(
+    task: Task, facts: tuple[dict[str, Any], Splits], source: models.ModelSource, settings: TrainSettings
+) -> tuple[dict[str, Any], int]:
+    """A task's facts with the form in which it is put to a model, and the rows that are left to learn from
+    (RequestError where it cannot be)."""
+    found, splits = facts
+    train = splits.train
+    rows = len(hold_out(len(train), settings.dev_size, groups=groups_of(train, splits.group))[0])
+    plan = forms.choose(task, source.name, models.family(source))
+    forms.check_columns(task, plan, train.column_names)
+    forgetting.check(settings.forgetting, plan, source.name)
+    return {**found, "form": {**plan, **forms.amounts(task, plan, train, source, settings.max_length)}}, rows
 
 
 def _spec(
-    method: Method, task: Task, facts: dict[str, Any], source: models.ModelSource, rest: tuple[TrainSettings, int]
+    method: Method,
+    task: Task,
+    posed: tuple[dict[str, Any], int],
+    source: models.ModelSource,
+    rest: tuple[TrainSettings, int],
 ) -> RunSpec:
-    settings, seed = rest
+    (facts, rows), (settings, seed) = posed, rest
     if settings.lr is not None:
         method = dataclasses.replace(method, lr=settings.lr)  # type: ignore[type-var]
-    rows = len(hold_out(facts["train_rows"], settings.dev_size)[0])
-    per_epoch = steps_per_epoch(min(rows, settings.train_size or rows), settings.batch_size, settings.grad_accum)
+    examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
+    per_epoch = steps_per_epoch(max(1, examples), settings.batch_size, settings.grad_accum)
     steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
     spec = {
         "method": {"name": method.name, **_plain(method)},
@@ -258,12 +290,16 @@ def check_methods(specs: list[RunSpec]) -> None:
 
     wrong: list[str] = []
     for spec in _distinct(specs):
-        backbone = models.sketch(spec.source, spec.task.kind, spec.task.labels)
+        plan = spec.spec["task"]["form"]
+        backbone = models.sketch(spec.source, plan["model_kind"], spec.task.labels)
         try:
+            forms.check_room(plan, backbone, spec.spec["train"]["max_length"])
             with torch.random.fork_rng():
-                spec.method.attach(backbone)
+                module = spec.method.attach(backbone)
+            forms.check_module(plan, module, spec.method.name)
         except ValueError as error:
-            message = str(error) if str(error).startswith(f"{spec.method.name}:") else f"{spec.method.name}: {error}"
+            known = (f"{spec.method.name}:", "Task ", "max_length")
+            message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
             if message not in wrong:
                 wrong.append(message)
         except Exception:
@@ -276,7 +312,8 @@ def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
-        key = (spec.method, spec.task.name, spec.source.location)
+        told = json.dumps([taskoptions.plain(spec.task), spec.spec["task"]["form"]])
+        key = (spec.method, spec.task.name, told, spec.source.location)
         if key not in seen:
             seen.add(key)
             yield spec

@@ -228,6 +228,7 @@ register_task(
         labels=LABELS,
         metrics=("accuracy",),
         main_score="accuracy",
+        group="group",
         help="area of the standard library that a docstring's first sentence comes from (needs no download)",
     )
 )

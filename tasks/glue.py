@@ -6,7 +6,7 @@ those of the Hub's data set card.
 
 from __future__ import annotations
 
-from bench.registry import register_task
+from bench.registry import register_group, register_task
 from bench.tasks.text import TextTask
 
 DATASET = "nyu-mll/glue"
@@ -37,7 +37,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]]
         ("premise", "hypothesis"),
         ("entailment", "neutral", "contradiction"),
         ("accuracy",),
-        "does the premise entail or contradict the hypothesis? (matched genres)",
+        "does the premise entail or contradict the hypothesis? (matched genres; mismatched beside)",
     ),
     "qnli": (("question", "sentence"), _ENTAILMENT, ("accuracy",), "does the sentence answer the question?"),
     "rte": (_PAIR, _ENTAILMENT, ("accuracy",), "does the first sentence entail the second?"),
@@ -62,6 +62,9 @@ for _config, (_text, _labels, _metrics, _help) in _TABLE.items():
             metrics=_metrics,
             main_score=_metrics[0],
             validation_split="validation_matched" if _config == "mnli" else "validation",
+            other_splits=(("mismatched", "validation_mismatched"),) if _config == "mnli" else (),
             help=_help,
         )
     )
+
+register_group("glue", (f"glue/{_config}" for _config in _TABLE))

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.api import TASK_KINDS, DataSource, Splits
+from bench.api import DataSource, Splits, option
 from bench.errors import RequestError, unknown
 from bench.metrics import METRICS, compute
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bench.datasource import Loaded
 
+KINDS = ("classification", "regression")
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -29,10 +30,13 @@ class TextTask:
         dataset, config, revision: the data set on the Hub, its configuration and the commit its data is pinned to.
         text: the one or two text columns, in the order they are given to the tokenizer.
         label: the column of class indices (classification) or numbers (regression).
-        kind: one of ``bench.api.TASK_KINDS``.
+        kind: one of KINDS.
         labels: class names in the order of their indices; empty for regression.
         metrics: names of ``bench.metrics.METRICS``; ``main_score`` is the one of them to rank by.
         train_split, validation_split: the split to learn from, and the official one for the final score.
+        other_splits: (suffix, split) of further splits that are scored at the end.
+        group: column whose equal rows belong together; they are never torn apart.
+        whole: the same for a wider bond that matters only when dev rows are held out (a passage's questions).
     """
 
     name: str
@@ -49,11 +53,24 @@ class TextTask:
     higher_is_better: bool = True
     train_split: str = "train"
     validation_split: str = "validation"
+    other_splits: tuple[tuple[str, str], ...] = ()
+    group: str | None = None
+    whole: str | None = None
+    form: str = option(
+        "auto",
+        "how a model answers: head: a classification head; words: a decoder's likelihood of label words; text: an "
+        "encoder-decoder's; auto: head on encoders and decoders, text on encoder-decoders (numbers: head)",
+        choices=("auto", "head", "words", "text"),
+    )
+    template: str | None = option(
+        None, "words, text: the prompt, with {column} for a row's text and \\n for a new line; none: a line a column"
+    )
+    words: tuple[str, ...] = option((), "words, text: a text for each label, in the labels' order; none: their names")
 
     def __post_init__(self) -> None:
         """Refuse a task that contradicts itself, where it is defined (ValueError)."""
-        if self.kind not in TASK_KINDS:
-            raise ValueError(f"task '{self.name}': {unknown('kind', self.kind, TASK_KINDS)}")
+        if self.kind not in KINDS:
+            raise ValueError(f"task '{self.name}': {unknown('kind', self.kind, KINDS)}")
         if len(self.text) not in (1, 2):
             raise ValueError(f"task '{self.name}' has {len(self.text)} text columns; it takes one or two")
         for metric in self.metrics:
@@ -71,12 +88,15 @@ class TextTask:
         return load_split(source, self.dataset, self.config, split, self.revision)
 
     def load(self, source: DataSource) -> Splits:
-        """Fetch both splits and check them; the columns of the data set are kept as they are.
+        """Fetch the splits and check them; the columns of the data set are kept as they are.
 
         Raises:
             RequestError: when a split cannot be had, or with one message for everything that is wrong in it.
         """
-        parts = {split: self.read(source, split) for split in (self.train_split, self.validation_split)}
+        others = dict(self.other_splits)
+        parts = {
+            split: self.read(source, split) for split in (self.train_split, self.validation_split, *others.values())
+        }
         wrong = [
             f"{part.source}, split '{split}': {problem}."
             for split, part in parts.items()
@@ -84,12 +104,14 @@ class TextTask:
         ]
         if wrong:
             raise RequestError([f"Task '{self.name}' cannot use {message}" for message in wrong])
-        train, validation = parts[self.train_split], parts[self.validation_split]
+        prints = "\n".join(part.fingerprint for part in parts.values())
         return Splits(
-            train.dataset,
-            validation.dataset,
-            fingerprint=hashlib.sha256(f"{train.fingerprint}\n{validation.fingerprint}".encode()).hexdigest(),
-            source=" + ".join(dict.fromkeys((train.source, validation.source))),
+            parts[self.train_split].dataset,
+            parts[self.validation_split].dataset,
+            fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
+            source=" + ".join(dict.fromkeys(part.source for part in parts.values())),
+            group=self.whole or self.group,
+            others={suffix: parts[split].dataset for suffix, split in others.items()},
         )
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
@@ -97,7 +119,7 @@ class TextTask:
 
         Returns:
             input_ids and attention_mask, token_type_ids where the tokenizer has them, each a list per row; labels,
-            an int (class index) or a float (regression) per row.
+            an int (class index) or a float (regression) per row; cut, whether the row lost tokens.
         """
         texts = [list(rows[column]) for column in self.text]
         encoded = tokenizer(
@@ -110,6 +132,7 @@ class TextTask:
         inputs: dict[str, list[Any]] = {name: encoded[name] for name in _MODEL_INPUTS if name in encoded}
         number = float if self.kind == "regression" else int
         inputs["labels"] = [number(value) for value in rows[self.label]]
+        inputs["cut"] = _lost(encoded, max_length)
         return inputs
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
@@ -118,7 +141,8 @@ class TextTask:
 
     def _problems(self, dataset: datasets.Dataset) -> list[str]:
         there = dataset.column_names
-        missing = [column for column in (*self.text, self.label) if column not in there]
+        needed = (*self.text, self.label, *filter(None, (self.group, self.whole)))
+        missing = [column for column in needed if column not in there]
         if missing:
             return [f"no column {_quoted(missing)} (there: {', '.join(there)})"]
         if len(dataset) == 0:
@@ -133,6 +157,13 @@ class TextTask:
         else:
             problem = _class_problem(self.label, table[self.label], self.labels)
         return [*problems, problem] if problem else problems
+
+
+def _lost(encoded: Any, max_length: int) -> list[bool]:
+    """Which rows were longer than ``max_length`` and lost tokens."""
+    if encoded.encodings is None:  # a slow tokenizer does not say
+        return [len(ids) >= max_length for ids in encoded["input_ids"]]
+    return [bool(one.overflowing) for one in encoded.encodings]
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -52,6 +52,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 @contextlib.contextmanager
 def registry_restored() -> Iterator[None]:
     """Forget, at the end, the plugins that were loaded: other tests go over all registered methods."""
+    registry.load()  # the built-in ones are loaded once per process, and must not be forgotten
     tables = (registry._methods, registry._tasks, registry._plugins)
     before = [copy.copy(table) for table in tables]
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bench.metrics.sufficient import OF_SUMS, statistics
 
 Array = NDArray[Any]
 
@@ -16,16 +18,19 @@ SEED = 0
 _CELLS = 1 << 20  # draws held at once, 8 MB an array, whatever the number of examples
 
 
-def bootstrap(name: str, predictions: Array, references: Array) -> Array:
+def bootstrap(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> Array:
     """Scores of 1,000 seeded resamples of n examples; nan where a resample has no defined score.
 
     Args:
-        name: f1, matthews_correlation, pearson or spearmanr.
-        predictions, references: (n,) class indices or numbers.
+        name: a metric that is not a mean over examples.
+        predictions, references: n of each, as ``bench.metrics.compute`` takes them.
     """
     if name in _OF_COUNTS:
-        return _OF_COUNTS[name](*_confusions(predictions, references))
-    x, y = predictions.astype(np.float64), references.astype(np.float64)
+        return _OF_COUNTS[name](*_confusions(np.asarray(predictions), np.asarray(references)))
+    if name in OF_SUMS:
+        sums = statistics(name, predictions, references)
+        return np.concatenate([OF_SUMS[name](draws @ sums) for draws in _draws(len(sums))])
+    x, y = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return np.full(RESAMPLES, np.nan)
     return np.concatenate([_OF_DRAWS[name](x, y, draws) for draws in _draws(len(x))])
@@ -118,6 +123,14 @@ def f1(confusions: Array, classes: Array) -> Array:
     return _divide(2.0 * hits, total)
 
 
+def f1_macro(confusions: Array, classes: Array) -> Array:
+    """Mean F1 of the classes predicted or there, for (b, k, k) confusion matrices: (b,)."""
+    hits = np.diagonal(confusions, axis1=1, axis2=2)
+    total = confusions.sum(1) + confusions.sum(2)  # (b, k): predicted plus true
+    each = np.divide(2.0 * hits, total, out=np.zeros(total.shape), where=total > 0)
+    return _divide(each.sum(1), (total > 0).sum(1))
+
+
 def matthews_correlation(confusions: Array, classes: Array) -> Array:
     """Matthews correlation for (b, k, k) confusion matrices: (b,), 0 where a side has a single class.
 
@@ -182,6 +195,7 @@ def _divide(above: Array, below: Array) -> Array:
 
 _OF_COUNTS: dict[str, Callable[[Array, Array], Array]] = {
     "f1": f1,
+    "f1_macro": f1_macro,
     "matthews_correlation": matthews_correlation,
 }
 _OF_DRAWS: dict[str, Callable[[Array, Array, Array], Array]] = {"pearson": pearson, "spearmanr": spearman}

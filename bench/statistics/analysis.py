@@ -237,33 +237,22 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
+COLUMNS = (
+    "task", "model", "score_name", "first", "second", "difference", "low", "high", "p_value", "p_holm", "p_baseline",
+    "different", "test", "seeds", "examples", "detectable", "seeds_needed", "examples_needed", "reason",
+)  # fmt: skip
+
+
 def rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """Every pair as a flat row of plain values, for a data frame or JSON; differences are first minus second."""
+    """Every pair as a flat row of COLUMNS, for a data frame or JSON; differences are first minus second."""
     made = []
     for group in analysis.groups:
         for pair in group.pairs:
             found, settling = pair.comparison, pair.settling
-            made.append(
-                {
-                    "task": group.task,
-                    "model": group.model,
-                    "score_name": group.score,
-                    "first": pair.first,
-                    "second": pair.second,
-                    "difference": found and found.difference,
-                    "low": found and found.low,
-                    "high": found and found.high,
-                    "p_value": found and found.p_value,
-                    "p_holm": pair.p_holm,
-                    "p_baseline": pair.p_baseline,
-                    "different": pair.different if found else None,
-                    "test": found and found.test,
-                    "seeds": found and found.seeds,
-                    "examples": found and found.estimate.examples,
-                    "detectable": settling and settling.detectable,
-                    "seeds_needed": settling and settling.seeds,
-                    "examples_needed": settling and settling.examples,
-                    "reason": pair.reason or None,
-                }
-            )
+            values: list[Any] = [group.task, group.model, group.score, pair.first, pair.second]
+            values += [found.difference, found.low, found.high, found.p_value] if found else [None] * 4
+            values += [pair.p_holm, pair.p_baseline, pair.different if found else None]
+            values += [found.test, found.seeds, found.estimate.examples] if found else [None] * 3
+            values += [settling.detectable, settling.seeds, settling.examples] if settling else [None] * 3
+            made.append(dict(zip(COLUMNS, [*values, pair.reason or None], strict=True)))
     return made

@@ -75,6 +75,31 @@ def test_dev_is_held_out_and_always_the_same() -> None:
     assert len(hold_out(200, 1000)[1]) == 20, "at most a tenth"
 
 
+def test_groups_are_held_out_and_drawn_whole() -> None:
+    groups = np.random.default_rng(0).integers(0, 60, 1000)
+    train, dev = hold_out(1000, 80, groups=groups)
+    assert 60 < len(dev) <= 80 and sorted([*train, *dev]) == list(range(1000))
+    assert not set(groups[train]) & set(groups[dev])
+    assert hold_out(1000, 80, groups=groups) == (train, dev)
+    assert hold_out(1000, 80, groups=np.zeros(1000))[1] == [], "one group cannot be torn"
+    rows = subsample(range(1000), 100, groups=groups)
+    assert 60 < len(rows) <= 100 and not set(groups[rows]) & set(np.delete(groups, rows))
+
+
+def test_methods_of_one_class_are_not_in_train_and_dev() -> None:
+    from bench import registry
+    from bench.api import DataSource
+    from bench.data import groups_of
+
+    registry.load()
+    splits = registry.task_entry("demo/docstrings").value.load(DataSource())
+    groups = groups_of(splits.train, splits.group)
+    assert groups is not None
+    train, dev = hold_out(len(splits.train), 1000, groups=groups)
+    names = np.asarray(splits.train["group"])
+    assert len(dev) > 100 and not set(names[train]) & set(names[dev])
+
+
 def test_subsample_is_fixed_and_in_order() -> None:
     rows = subsample(range(100), 10)
     assert rows == subsample(range(100), 10) == sorted(rows) and len(set(rows)) == 10

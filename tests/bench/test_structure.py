@@ -13,11 +13,14 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
     {"errors", "api", "record", "units", "architectures", "job", "settings"},
-    {"registry", "options", "metrics", "environment", "store", "datasource"},
-    {"backbone", "tracker", "checks", "data", "statistics", "table", "report"},
+    {"registry", "options", "metrics", "environment", "store", "datasource", "columns", "splitting"},
+    {"backbone", "tracker", "checks", "data", "statistics", "table", "report", "taskoptions", "tables"},
+    {"ownparts"},
+    {"owncells"},
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
-    {"probe", "flops", "planfile", "progress", "pool", "card"},
+    {"probe", "flops", "planfile", "progress", "pool", "card", "forms"},
+    {"forgetting"},
     {"runner", "specs", "explain", "export"},
     {"worker", "sweep"},
     {"reporting"},

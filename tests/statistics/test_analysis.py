@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+import bench
 from bench import RequestError
 from bench.statistics import configurations
 from bench.statistics.analysis import analyse, over_tasks, rows
@@ -190,6 +191,19 @@ def test_rows_are_flat_and_complete(tmp_path):
     made = rows(analyse(predicted.sweep(tmp_path, SHARES), tmp_path))
     assert len(made) == 3 and len({tuple(row) for row in made}) == 1
     assert made[0]["seeds_needed"] != 0 and json.dumps(made)
+
+
+def test_the_python_call_returns_the_pairs(tmp_path):
+    predicted.sweep(tmp_path, SHARES)
+    frame = bench.compare_runs(tmp_path, baseline="lora")
+    assert list(frame[["first", "second", "different"]].itertuples(index=False, name=None)) == [
+        ("full", "lora", False), ("full", "lst", True), ("lora", "lst", True),
+    ]  # fmt: skip
+    assert (frame["p_holm"] >= frame["p_value"]).all() and frame["p_baseline"].notna().tolist() == [True, False, True]
+    with pytest.raises(RequestError, match="holds no records"):
+        bench.compare_runs(tmp_path / "nowhere")
+    with pytest.raises(RequestError, match="alpha: 2 is not"):
+        bench.compare_runs(tmp_path, alpha=2)
 
 
 def test_the_command_prints_pairs_and_what_would_settle_them(bench_here, tmp_path):

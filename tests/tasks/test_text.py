@@ -139,13 +139,14 @@ def test_encode_cuts_the_longer_text_and_does_not_pad(tokenizer: Any) -> None:
     assert encoded["token_type_ids"] == [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]
     assert encoded["attention_mask"] == [[1] * 7, [1] * 5]
     assert encoded["labels"] == [2, 0]
+    assert encoded["cut"] == [True, False]
 
 
 def test_encode_gives_numbers_for_regression_and_only_what_the_tokenizer_has(tokenizer: Any) -> None:
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     encoded = REGRESSION.encode({"left": ["a", "b c"], "label": [1, 2.5]}, tokenizer, 8)
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    assert list(encoded) == ["input_ids", "attention_mask", "labels"]
+    assert list(encoded) == ["input_ids", "attention_mask", "labels", "cut"]
     assert encoded["input_ids"] == [[1, 3, 2], [1, 4, 5, 2]]
     assert encoded["labels"] == [1.0, 2.5] and type(encoded["labels"][0]) is float
 

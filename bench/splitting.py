@@ -1,0 +1,46 @@
+"""Making a validation split where data comes without one: seeded, stratified by label, groups and repeats whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def make(classes: np.ndarray[Any, Any] | None, groups: np.ndarray[Any, Any], share: float, seed: int) -> tuple[
+    np.ndarray[Any, Any], np.ndarray[Any, Any]
+]:  # fmt: skip
+    """Split row numbers into (train, validation).
+
+    Args:
+        classes: (rows,) class of each row, for its share of both sides to be alike; None without classes.
+        groups: (rows,) rows of one group stay on one side; a group counts for the class of its first row.
+        share: of the groups of each class that go to validation, rounded; a class keeps one group in train.
+        seed: the split depends on it and on the rows' order alone.
+    """
+    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    kinds = np.zeros(len(first), np.int64) if classes is None else classes[first]
+    generator = np.random.default_rng(seed)
+    chosen = np.zeros(len(first), bool)
+    for kind in np.unique(kinds):
+        members = generator.permutation(np.flatnonzero(kinds == kind))
+        size = min(round(share * len(members)), len(members) - 1)
+        chosen[members[:size]] = True
+    outside = chosen[group_of]
+    return np.flatnonzero(~outside), np.flatnonzero(outside)
+
+
+def repeats(columns: Sequence[pa.ChunkedArray]) -> np.ndarray[Any, Any]:
+    """Numbers (rows,) that are equal for rows with equal cells: 64-bit hashes, so that a big table's texts are looked
+    at one chunk at a time."""
+    from pandas.util import hash_array
+
+    found = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        parts = [hash_array(chunk.to_numpy(zero_copy_only=False), categorize=False) for chunk in column.chunks]
+        found = found * np.uint64(0x9E3779B97F4A7C15) + np.concatenate(parts)
+    return found
