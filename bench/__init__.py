@@ -1,8 +1,9 @@
 """tunebench: compare parameter-efficient fine-tuning methods under one trainer.
 
-``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame; ``bench.compare_runs`` compares
-the methods of a results folder; ``bench.load`` gives a saved tuned model back. A plugin needs ``bench.option``,
-``bench.register_method`` and ``bench.register_task``. Importing this loads neither torch nor transformers.
+``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame; ``bench.plan`` plans memory as
+``bench plan`` does; ``bench.compare_runs`` compares the methods of a results folder; ``bench.load`` gives a saved tuned
+model back. A plugin needs ``bench.option``, ``bench.register_method`` and ``bench.register_task``. Importing this loads
+neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from bench.registry import register_method, register_task
 
 if TYPE_CHECKING:
     from bench.card import load
-    from bench.python import compare_runs, run
+    from bench.python import compare_runs, plan, run
 
-__all__ = ["RequestError", "compare_runs", "load", "option", "register_method", "register_task", "run"]
+__all__ = ["RequestError", "compare_runs", "load", "option", "plan", "register_method", "register_task", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("run", "compare_runs"):
+    if name in ("run", "plan", "compare_runs"):
         from bench import python
 
         return getattr(python, name)

@@ -161,9 +161,13 @@ class ExportsToPeft(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Where data sets come from: a mirror in the Hub's layout (``BENCH_DATA``, ``--data-dir``), then the Hub."""
+    """Where data sets come from: a mirror in the Hub's layout (``BENCH_DATA``, ``--data-dir``), then the Hub.
+
+    With ``fill``, what the mirror lacks is copied into it from the Hub first (``bench fetch``).
+    """
 
     mirror: Path | None = None
+    fill: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,7 +123,7 @@ def load(
     name = spec["method"]["name"]
     chosen = {option: value for option, value in spec["method"].items() if option != "name"}
     method: Method = options.build(registry.method_entry(name).value, chosen, name)
-    source = models.resolve(model or spec["model"]["name"])
+    source = models.resolve(model or spec["model"]["name"], models.Loading.of(spec["model"]))
     if source.fingerprint != spec["model"]["fingerprint"] and not any_base:
         raise RequestError(
             f"{folder} was tuned on {spec['model']['source']} with the fingerprint {spec['model']['fingerprint']}; "

@@ -55,9 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _run(commands)
+    _plan(commands)
     _report(commands)
     _stats(commands)
     _export(commands)
+    _compare(commands)
+    _gate(commands)
+    _fetch(commands)
     listing = commands.add_parser("list", help="what there is: methods, tasks or models")
     listing.add_argument("what", choices=("methods", "tasks", "models"))
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -103,14 +107,20 @@ def _run(commands: Any) -> None:
     what.add_argument("--adapter", metavar="DIR[,E]", help="score adapters in peft's format, without training")
     what.add_argument("--task", metavar="T[,U]", help="tasks, such as glue/sst2; see: bench list tasks")
     what.add_argument("--model", metavar="M[,N]", help="alias, local folder or Hub id (default: minilm)")
+    what.add_argument("--revision", metavar="R", help="commit, branch or tag of the models (or --model M@R)")
+    what.add_argument("--quantize", metavar="Q", help="int8 or nf4: the frozen base in 8 or 4 bits")
+    what.add_argument("--trust-remote-code", action="store_true", help="run Python code that a model brings")
+    what.add_argument("--allow-pickle", action="store_true", help="read pickled weights where there are no safetensors")
     what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
     what.add_argument("--seeds", metavar="0,1", help="one run per seed (default: 0)")
     what.add_argument(
         "--set", action="append", metavar="M.OPTION=V", help="set an option of a method, of task or train; repeatable"
     )
     what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
+    what.add_argument("--experiment", metavar="A,B", help="experiments of the plan file to run (default: all)")
     _plugin_flag(what)
     _train_flags(run.add_argument_group("training"))
+    _tune_flags(run.add_argument_group("tuning, on the dev split"))
     where = run.add_argument_group("where and how")
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
     where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
@@ -147,11 +157,63 @@ def _train_flags(group: Any) -> None:
     )
 
 
+def _tune_flags(group: Any) -> None:
+    group.add_argument(
+        "--tune", metavar="O[,P]",
+        help="options to tune, for every method (lr) or one (lora.alpha): from a tenth of the default to ten times it, "
+        "or lr=1e-4:1e-2 for a range, lr=1e-4|1e-3 for a grid",
+    )  # fmt: skip
+    group.add_argument("--trials", metavar="N", help="trials of every configuration (default: 6, or the whole grid)")
+    group.add_argument(
+        "--prune", metavar="P", help="stop trials that are behind: median, halving, none (default: median)"
+    )
+
+
 TRAIN_FLAGS = (
     "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
     "device", "precision", "checkpoint", "gradient_checkpointing",
     "forgetting",
 )  # fmt: skip
+
+
+def _plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say how much memory methods need, without weights or a GPU",
+        description="Plan the memory of fine-tuning from a model's configuration alone: peak, its split, whether it "
+        "fits a budget, and how far batch size and length can go. The step of bench run is done with fake tensors "
+        "under CUDA's rules.",
+    )
+    what = plan.add_argument_group("what to plan")
+    what.add_argument("--methods", metavar="A,B", help="methods to plan; see: bench list methods")
+    what.add_argument("--model", metavar="M[,N]", help="config.json, folder with one, alias or Hub id")
+    what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
+    what.add_argument("--set", action="append", metavar="M.OPTION=V", help="set a method's option; repeatable")
+    what.add_argument("--kind", metavar="K", help="classification, regression, causal-lm, seq2seq or image-"
+                      "classification (default: what the architecture is for)")  # fmt: skip
+    what.add_argument("--task", metavar="T", help="take the kind and the number of classes from a task")
+    _plugin_flag(what)
+    how = plan.add_argument_group("how it is trained")
+    how.add_argument("--batch-size", metavar="N", help="rows per pass (default: 32)")
+    how.add_argument("--max-length", metavar="N", help="tokens of every row (default: 128)")
+    how.add_argument("--target-length", metavar="N", help="tokens of an encoder-decoder's targets (default: as input)")
+    how.add_argument("--grad-accum", metavar="N", help="passes per optimizer step (default: 1)")
+    how.add_argument("--precision", metavar="P", help="fp32; bf16: base weights in bf16, what a method adds in fp32, "
+                     "autocast; bf16-autocast: all weights in fp32, autocast, as bench run --precision bf16 does; "
+                     "bf16-plain: as bf16 without autocast, as peft's scripts do (default: fp32)")  # fmt: skip
+    how.add_argument("--optimizer", metavar="O", help="adamw (fused, as bench run), adamw-foreach (torch's default), "
+                     "sgd or adamw8bit (an estimate) (default: adamw)")  # fmt: skip
+    how.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations to save memory")
+    how.add_argument("--dropout", metavar="P", help="the model's dropout (default: as configured)")
+    how.add_argument("--attention", metavar="A", help="auto, sdpa or eager (default: auto)")
+    how.add_argument("--keep-outputs", action="store_true", help="the loop holds each step's logits, as scripts do")
+    where = plan.add_argument_group("where and how")
+    where.add_argument("--device", metavar="D", help="whose rules: cuda or cpu (default: cuda)")
+    where.add_argument("--budget", metavar="SIZE", help="does it fit, and how much would? such as 24GB or 22.5GiB")
+    where.add_argument("--json", action="store_true", help="print the plans as JSON instead of the table")
+    where.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")
+    where.add_argument("--quiet", action="store_true", help="no progress")
+    plan.set_defaults(act=_command("plan"), parser=plan)
 
 
 def _export(commands: Any) -> None:
@@ -168,6 +230,24 @@ def _export(commands: Any) -> None:
     export.add_argument("--model", metavar="M", help="where the base model is now (default: as the run names it)")
     _plugin_flag(export)
     export.set_defaults(act=_command("export"), parser=export)
+
+
+def _fetch(commands: Any) -> None:
+    fetch = commands.add_parser(
+        "fetch",
+        help="fill a mirror of data sets and models for machines without a network",
+        description="Copy what runs need from the Hub into a folder. Elsewhere, BENCH_DATA=DIR HF_HUB_OFFLINE=1 "
+        "bench run … reads it. What the folder holds already is not fetched again.",
+    )
+    fetch.add_argument("--tasks", metavar="T,U", help="tasks whose data to bring; see: bench list tasks")
+    fetch.add_argument("--models", metavar="M,N", help="aliases or Hub ids, with @REVISION where it matters")
+    fetch.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to fill")
+    fetch.add_argument("--revision", metavar="R", help="commit, branch or tag of the models")
+    fetch.add_argument(
+        "--allow-pickle", action="store_true", help="bring pickled weights where there are no safetensors"
+    )
+    _plugin_flag(fetch)
+    fetch.set_defaults(act=_command("fetch"), parser=fetch)
 
 
 def _report(commands: Any) -> None:
@@ -216,3 +296,58 @@ def _stats(commands: Any) -> None:
     stats.add_argument("--beta", metavar="X", help="exponent of PSCP's penalties (default: 1, as its authors)")
     stats.add_argument("--json", action="store_true", help="print JSON")
     stats.set_defaults(act=_command("stats"), parser=stats)
+
+
+def _compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="what changed between two folders of runs",
+        description="Match the runs of two folders (yesterday's and today's, two branches, two machines) by what they "
+        "are, and show the change in every metric with its noise.",
+    )
+    compare.add_argument("first", type=Path, metavar="A", help="folder of records: before")
+    compare.add_argument("second", type=Path, metavar="B", help="folder of records: after")
+    compare.add_argument(
+        "--alpha", type=_rate, default=0.05, metavar="X", help="error rate of all marks (default: 0.05)"
+    )
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write one self-contained HTML file")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    compare.set_defaults(act=_command("compare", "compare.commands"), parser=compare)
+
+
+def _gate(commands: Any) -> None:
+    baseline = commands.add_parser(
+        "baseline",
+        help="write what bench check compares with: means, spreads and tolerances of a folder's runs",
+        description="Write a small JSON file with the means of a folder's runs, their spread over seeds and the "
+        "tolerances that follow from it. Each configuration needs two seeds or more.",
+    )
+    baseline.add_argument("folder", type=Path, metavar="DIR")
+    baseline.add_argument("--out", type=Path, required=True, metavar="FILE", help="the baseline to write")
+    baseline.add_argument(
+        "--alarm-rate", type=_rate, default=0.005, metavar="X",
+        help="chance that unchanged code fails the whole check on scores and speed (default: 0.005)",
+    )  # fmt: skip
+    baseline.set_defaults(act=_command("baseline", "gate.commands"), parser=baseline)
+    check = commands.add_parser(
+        "check",
+        help="compare a folder's runs with a baseline; exit code 1 when something got worse",
+        description="Exact for parameter counts and memory, within the baseline's tolerances for scores and speed. "
+        "Exit code 0: it holds; 1: something got worse or is missing; 2: the request was wrong.",
+    )
+    check.add_argument("folder", type=Path, metavar="DIR")
+    check.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="made by bench baseline")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
+    check.add_argument("--github", action="store_true", help="print annotations (by itself in GitHub Actions)")
+    check.add_argument("--all", action="store_true", help="print also what stayed the same")
+    check.set_defaults(act=_command("check", "gate.commands"), parser=check)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
+    return value

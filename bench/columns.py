@@ -128,7 +128,7 @@ def _prose(
     text, label = named
     names = [name for name in table.column_names if name not in aside]
     looks = {name: look(table, name) for name in names}
-    texts = [name for name in names if looks[name].texts]
+    texts = [name for name in names if looks[name].texts and not looks[name].number]
     others = [name for name in names if name.lower() not in _NUMBERS]
     if kind == "language-modelling" or (kind is None and label is None and len(others) == 1 and texts == others):
         if len(text) > 1 or label is not None:
@@ -154,7 +154,7 @@ def _answered(looks: dict[str, _Look], text: tuple[str, ...], label: str | None)
     """Which columns ask and which answers: those that were named, and by name what was not."""
     if text and label:
         return text, label
-    by_name = {name.lower(): name for name, one in looks.items() if one.texts}
+    by_name = {name.lower(): name for name, one in looks.items() if one.texts and not one.number}
     for asks, answers in ANSWERED:
         if answers in by_name and all(name in by_name for name in asks):
             there, last = tuple(by_name[name] for name in asks), by_name[answers]

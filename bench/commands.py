@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -16,67 +17,98 @@ from bench.errors import RequestError
 from bench.record import Record
 from bench.store import Store
 from bench.sweep import Options, Sweep
+from bench.tuning import Tuner
 
-_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds")
+_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
+_LOADING = ("trust_remote_code", "allow_pickle")
 _SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
+_WHOLE = (*_SWITCHES, "plugin", "data_dir", "out", "workers")  # one value for all experiments of a plan
 
 
 def run(arguments: argparse.Namespace) -> int:
     """``bench run``: expand, check, do what is missing, show the comparison."""
-    from bench import specs
-
-    values = _merged(arguments)
-    if values.get("dry_run"):
-        request, _, out = _request(values)
-        expanded = specs.expand(request)
-        _tell(expanded)
-        specs.check_methods(expanded)
-        return _dry_run(expanded, Store(out))
-    chosen, store = compare(values)
-    _show(chosen, store, bool(values.get("json")))
+    asked = _merged(arguments)
+    if asked[0].get("dry_run"):
+        work, options, out = _expanded(asked)
+        _tell(work)
+        return _dry_run(work, options, out)
+    chosen, store = compare(asked)
+    _show(chosen, store, bool(asked[0].get("json")))
     return _verdict(chosen)
 
 
-def compare(values: dict[str, Any]) -> tuple[list[Record], Store]:
-    """Do what is missing of a request, write the report, and return the plan's records.
+def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
+    """Do what is missing of some requests, write the report, and return the plan's records.
 
     Args:
-        values: flags by name.
+        asked: flags by name, once per experiment; where and how to run is taken from the first.
 
     Raises:
-        RequestError: when the request is wrong, before anything is run.
+        RequestError: when a request is wrong, before anything is run.
     """
-    from bench import specs
+    from bench import plans, specs
     from bench.report import build
     from bench.reporting import extras
 
-    request, options, out = _request(values)
-    expanded = specs.expand(request)
-    if not values.get("quiet"):
-        _tell(expanded)
+    work, options, out = _expanded(asked)
+    quiet = bool(asked[0].get("quiet"))
+    if not quiet:
+        _tell(work)
     store = Store(out)
-    store.prepare()
-    _warn(store.records()[1])
-    sweep = Sweep(expanded, store, options, watcher=_silent())
+    sweep = Sweep(work.plain, store, options, _silent(), tuner=Tuner(work.tuned))
+    for folder in (store, sweep.trials) if work.tuned else (store,):
+        folder.prepare()
+        _warn(folder.records()[1])
+    _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
     specs.check_methods(todo)
-    if todo:
-        watcher = _watcher(len(todo), bool(values.get("quiet")))
-        sweep.watcher = watcher
-        try:
-            sweep.run()
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise RequestError(
-                f"The output folder {out} cannot be written any more: {why}. Records are kept."
-            ) from error
-        finally:
-            watcher.close()
-    records, warnings = store.records()
+    watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
+    sweep.watcher = watcher
+    try:
+        plans.write(store.folder, asked, work.plain, work.tuned)
+        sweep.run()
+        records, warnings = store.records()
+        build(records, store.folder / "report.html", extras(records, store.folder, options.plugins))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RequestError(f"The output folder {out} cannot be written any more: {why}. Records are kept.") from error
+    finally:
+        watcher.close()
     _warn(warnings)
-    build(records, store.folder / "report.html", extras(records, store.folder, request.plugins))
-    wanted = {spec.run_id for spec in expanded}
+    wanted = {spec.run_id for spec in sweep.wanted()}
     return [record for record in records if record["run_id"] in wanted], store
+
+
+@dataclasses.dataclass
+class _Work:
+    """What was asked for, expanded: runs that are known, and configurations to tune first."""
+
+    plain: list[Any]
+    tuned: list[Any]
+
+
+def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
+    """The runs of all experiments, each once; every mistake in any of them is said at once."""
+    from bench import specs, tuning
+
+    wrong: list[str] = []
+    plain: dict[str, Any] = {}
+    tuned: dict[str, Any] = {}
+    for values in asked:
+        where = f"experiment {values['experiment']}: " if "experiment" in values else ""
+        try:
+            request, options, out = _request(values)
+            found = specs.expand(request)
+            tune = _split(values.get("tune")), values.get("trials"), values.get("prune")
+            if search := tuning.search(*tune, request):
+                found, groups = tuning.groups(search, found)
+                tuned |= {group.key: group for group in groups}
+            plain |= {spec.run_id: spec for spec in found if spec.run_id not in plain}
+        except RequestError as error:
+            wrong += [f"{where}{message}" for message in error.messages]
+    if wrong:
+        raise RequestError(wrong)
+    return _Work(list(plain.values()), list(tuned.values())), options, out
 
 
 def _warn(warnings: list[str]) -> None:
@@ -84,10 +116,10 @@ def _warn(warnings: list[str]) -> None:
         sys.stderr.write(f"bench: {warning}\n")
 
 
-def _tell(expanded: list[Any]) -> None:
+def _tell(work: _Work) -> None:
     """Say what tasks found out by themselves, so that a wrong guess is seen before anything is trained."""
     said: dict[str, None] = {}
-    for spec in expanded:
+    for spec in [*work.plain, *(group.base for group in work.tuned)]:
         notes = getattr(spec.task, "notes", ())
         facts = spec.spec["task"]
         rows = f"{facts['train_rows']:,} rows to learn from, {facts['validation_rows']:,} to score"
@@ -97,28 +129,39 @@ def _tell(expanded: list[Any]) -> None:
         sys.stderr.write(f"bench: {line}. Another choice: --set task.OPTION=VALUE (bench show FILE lists them)\n")
 
 
-def _merged(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Flags over the plan file over nothing."""
+def _merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Flags over the plan file over nothing, once per experiment of the plan."""
     from bench import planfile
 
     flags = {name: value for name, value in vars(arguments).items() if value not in (None, False, [])}
-    path = flags.pop("plan", None)
+    path, chosen = flags.pop("plan", None), _split(flags.pop("experiment", None))
     if path is None:
-        return flags
-    known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
-    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers")} | {name: bool for name in _SWITCHES}
-    found = planfile.read(path, known)
-    if "plugin" in found:
-        found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in flags:
-            found.pop(other, None)
-    merged = {**found, **flags}
-    merged["set"] = [*found.get("set", []), *flags.get("set", [])]
+        if chosen:
+            raise RequestError("--experiment chooses from a plan file: name it with --plan FILE.")
+        return [flags]
+    plan = planfile.read(path, _plan_keys(), frozenset(_WHOLE), chosen)
+    merged = []
+    for found in plan.requests:
+        if "plugin" in found:
+            found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
+        for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            if one in flags:
+                found.pop(other, None)
+        values = {**found, **flags}
+        sets = planfile.relevant(found.get("set", []), values, plan.methods)
+        merged.append({**values, "set": [*sets, *flags.get("set", [])]})
     return merged
 
 
+def _plan_keys() -> dict[str, type]:
+    known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
+    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers", "trials", "prune")}
+    known |= {name: str for name in ("revision", "quantize")}
+    return known | {name: bool for name in (*_SWITCHES, *_LOADING)}
+
+
 def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
+    from bench.models import Loading
     from bench.specs import Request
 
     wrong = []
@@ -143,17 +186,24 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     request = Request(
         methods=methods,
         tasks=_split(values["task"]),
-        models=_split(values.get("model")) or ("minilm",),
+        models=_models(values),
         ranks=_split(values.get("ranks")),
         seeds=_split(values.get("seeds")) or ("0",),
         sets=sets,
         train={name: values[name] for name in TRAIN_FLAGS if name in values},
         plugins=plugins,
         mirror=mirror,
+        loading=Loading(values.get("quantize"), *(bool(values.get(name)) for name in _LOADING)),
     )
     switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
     options = Options(workers=workers, plugins=plugins, mirror=mirror, **switches)
     return request, options, Path(values.get("out", DEFAULT_OUT))
+
+
+def _models(values: dict[str, Any]) -> tuple[str, ...]:
+    """The models of a request, ``--revision`` written into those that name none."""
+    names, revision = _split(values.get("model")) or ("minilm",), values.get("revision")
+    return tuple(name if not revision or "@" in name else f"{name}@{revision}" for name in names)
 
 
 def mirror_folder(given: Any, wrong: list[str]) -> Path | None:
@@ -187,20 +237,37 @@ def _watcher(total: int, quiet: bool) -> Any:
     return (Bars if console.is_terminal else Lines)(console, total)
 
 
-def _dry_run(expanded: list[Any], store: Store) -> int:
+def _dry_run(work: _Work, options: Options, out: Path) -> int:
+    from bench import estimate, specs
     from bench.progress import title
 
-    records, warnings = store.records() if store.folder.is_dir() else ([], [])
+    specs.check_methods([*work.plain, *(group.base for group in work.tuned)])
+    records, warnings = Store(out).records() if out.is_dir() else ([], [])
     _warn(warnings)
     there = {record["run_id"]: record["status"] for record in records}
-    for spec in expanded:
-        options = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
+    for spec in work.plain:
+        chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         state = there.get(spec.run_id, "to do")
         steps = spec.spec["train"]["steps"] or "no"
         sys.stdout.write(f"{spec.run_id}  {state:<11}  {title(spec.spec)}, {steps} steps\n")
-        sys.stdout.write(f"{'':31}{options}\n")
-    done = sum(spec.run_id in there for spec in expanded)
-    sys.stdout.write(f"{len(expanded)} runs, {done} already there.\n")
+        sys.stdout.write(f"{'':31}{chosen}\n")
+    sweep = Sweep(work.plain, Store(out), options, _silent(), tuner=Tuner(work.tuned))
+    missing = sweep.missing()
+    for group in work.tuned:
+        state = f"{len(group.history)} of {group.budget}"
+        ranges = ", ".join(f"{name} in {space.words()}" for name, space in group.spaces.items())
+        seeds = ", ".join(map(str, group.seeds))
+        sys.stdout.write(f"{group.key}  {state:<11}  {title(group.base.spec).rpartition(', seed')[0]}), ")
+        sys.stdout.write(f"{group.base.spec['train']['steps']} steps\n")
+        sys.stdout.write(f"{'':31}{group.budget} trials of {ranges}; then the best with seeds {seeds}\n")
+    finals = [final for group in work.tuned for final in sweep.tuner.finals(group)]
+    done = sum(spec.run_id in there for spec in (*work.plain, *finals))
+    trials = sum(group.budget for group in work.tuned)
+    total = len(work.plain) + sum(len(group.seeds) for group in work.tuned)
+    before = f" after {trials} trials" if trials else ""
+    sys.stdout.write(f"{total} runs{before}, {done} already there.\n")
+    todo = [spec.spec for spec in sweep.ahead(missing)]
+    sys.stdout.write(f"{estimate.sentence(todo, records, options.workers)}\n")
     return 0
 
 
@@ -220,6 +287,14 @@ def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
 def _verdict(chosen: list[Record]) -> int:
     fell_short = any(text.startswith("fail") for record in chosen for text in record["checks"].values())
     return int(fell_short or any(record["status"] != "ok" for record in chosen))
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """``bench plan``: memory before a run."""
+    from bench.planner import command
+
+    values = {name: value for name, value in vars(arguments).items() if value not in (None, False, [])}
+    return command.run(values)
 
 
 def stats(arguments: argparse.Namespace) -> int:
@@ -259,6 +334,25 @@ def _number(text: str | None, flag: str, ends: tuple[float, float], wrong: list[
         wrong.append(f"{flag}: '{text}' is not a number between {ends[0]:g} and {ends[1]:g}.")
         return None
     return value
+
+
+def fetch(arguments: argparse.Namespace) -> int:
+    """``bench fetch``: fill a mirror."""
+    from bench import fetch as fetching
+    from bench import registry
+    from bench.quiet import quiet
+
+    tasks, names = _split(arguments.tasks), _split(arguments.models)
+    if not tasks and not names:
+        raise RequestError("Say what to fetch: --tasks glue/sst2,glue/rte, --models minilm, or both.")
+    registry.load(arguments.plugin)
+    wanted = fetching.Wanted(tasks, names, arguments.revision, arguments.allow_pickle)
+    with quiet():
+        for line in fetching.fetch(wanted, arguments.to):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"Use it with BENCH_DATA={arguments.to.resolve()} HF_HUB_OFFLINE=1\n")
+    return 0
 
 
 def export(arguments: argparse.Namespace) -> int:

@@ -6,13 +6,11 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bench import hub, mirror
 from bench.api import DataSource
 from bench.errors import RequestError, unknown
 
@@ -55,10 +53,20 @@ def load_split(source: DataSource, dataset: str, config: str | None, split: str,
         if not source.mirror.is_dir():
             raise RequestError(f"The data mirror {source.mirror} (--data-dir, BENCH_DATA) is not a folder.")
         folder = source.mirror / dataset / (config or "")
+        pinned = mirror.pinned(folder)
+        other = pinned is not None and revision is not None and _COMMIT.fullmatch(revision) and pinned != revision
         files = sorted(folder.glob(f"{split}-*.parquet"))
+        if source.fill and (other or not files):
+            mirror.fetch_split(source.mirror, dataset, config, split, revision)
+            files, pinned, other = sorted(folder.glob(f"{split}-*.parquet")), mirror.pinned(folder), False
         if files:
+            if other:
+                raise RequestError(
+                    f"The mirror folder {folder} holds '{_title(dataset, config)}' at commit {pinned}, but the task is "
+                    f"pinned to {revision}. Fetch that one with bench fetch."
+                )
             _check_shards(files)
-            return _read(files, f"mirror:{_title(dataset, config)}")
+            return _read(files, f"mirror:{_title(dataset, config)}" + (f"@{pinned}" if pinned else ""))
         missed = _not_in_mirror(source.mirror, dataset, config, split)
     return _from_hub(dataset, config, split, revision, missed)
 
@@ -243,10 +251,4 @@ def _cache_only_when_unreachable() -> Iterator[str]:
 
 
 def _hub_resolves(endpoint: str) -> bool:
-    if {"https", "all"} & urllib.request.getproxies().keys():
-        return True  # the proxy resolves names, this machine need not
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, None)
-    except socket.gaierror:
-        return False
-    return True
+    return hub.resolves(endpoint)

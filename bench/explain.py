@@ -23,8 +23,9 @@ def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
     """Rows of name, help and facts for ``methods``, ``tasks`` or ``models``."""
     if what == "models":
         return [
-            {"name": name, "help": f"{alias.parameters}, {alias.hub}, {alias.licence}", "hub": alias.hub}
-            for name, alias in sorted(models.ALIASES.items())
+            {"name": name, "help": f"{alias.parameters:>6}  {alias.licence:<17}  {alias.source}", "hub": alias.hub}
+            | {"parameters": alias.parameters, "licence": alias.licence, "source": alias.source}
+            for name, alias in models.ALIASES.items()
         ]
     registry.load(plugins)
     if what == "tasks":
@@ -90,11 +91,7 @@ def explain(name: str, plugins: Sequence[Path], console: Console, mirror: Path |
         for member in registry.task_names(name):
             _say(console, f"{member}: {tasks[member].help}")
     elif name in models.ALIASES:
-        alias = models.ALIASES[name]
-        _say(console, f"{name}: {alias.parameters} parameters, licence {alias.licence}")
-        _say(console, f"Hub id: {alias.hub}")
-        if alias.distribution:
-            _say(console, f"Used first, where it is installed: the package {alias.distribution}")
+        _model(name, models.ALIASES[name], console)
     elif name == "train":
         _say(console, "train: options of the trainer, the same for every method; set with --set train.OPTION=VALUE\n")
         _options(options.options(TrainSettings), console)
@@ -148,6 +145,20 @@ def _task(task: Task, console: Console) -> None:
     if known:
         _say(console, f"\nSet with --set {taskoptions.OWNER}.OPTION=VALUE:\n")
         _options(known, console)
+
+
+def _model(name: str, alias: models.Alias, console: Console) -> None:
+    _say(console, f"{name}: {alias.parameters} parameters, licence {alias.licence}")
+    if alias.about:
+        _say(console, alias.about)
+    if alias.hub:
+        _say(console, f"Hub id: {alias.hub} (a revision: --model {name}@REVISION)")
+    if alias.distribution:
+        _say(console, f"Used first, where it is installed: the package {alias.distribution}")
+    _say(console, f"On this machine it would come from: {alias.source}")
+    card = alias.packaged()
+    if card is not None and (card / "pretraining.json").is_file():
+        _say(console, f"How it was pretrained, and how well it transfers: {card.parent / 'MODELS.md'}")
 
 
 def _say(console: Console, text: str) -> None:

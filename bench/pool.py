@@ -12,31 +12,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from bench.executor import WorkerDied
 from bench.job import Job
 
 
-class WorkerDied(RuntimeError):
-    """The worker itself ended; the runs it was doing are lost and can be done again."""
-
-
 class Pool:
-    """One worker process and the jobs given to it. Use as a context manager: leaving it ends the worker."""
+    """One worker process and the jobs given to it, an ``Executor`` of this machine.
 
-    def __init__(self) -> None:
+    Args:
+        workers: jobs at once. Several share the CPU's cores, and each gets the GPU with the fewest of them.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.slots = workers
+        self._gpus: dict[str, int | None] = {}  # of the jobs at work
         self._folder = tempfile.TemporaryDirectory(prefix="tunebench-")
         self._errors = (Path(self._folder.name) / "worker.log").open("w")
-        # -P: a file tasks.py in the folder one stands in must not be imported in place of ours.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"},
-        )
+        self._process = self._launch()
         assert self._process.stdout is not None and self._process.stdin is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)
@@ -44,20 +41,50 @@ class Pool:
         self._selector.register(self._stdout, selectors.EVENT_READ)
         self._pending = b""
 
-    def __enter__(self) -> Pool:
+    def _launch(self) -> subprocess.Popen[bytes]:
+        # -P: a file tasks.py in the folder one stands in must not be imported in place of ours.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"},
+        )
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, job: Job, gpu: int | None = None) -> None:
+    def submit(self, job: Job) -> None:
         """Start a job in a fresh process."""
-        order = {
-            "job": dataclasses.asdict(job),
-            "result": str(self._file(job.run_id, "json")),
-            "log": str(self._file(job.run_id, "log")),
-            "gpu": gpu,
-        }
+        threads = max(1, _cores() // self.slots) if self.slots > 1 else None
+        self._gpus[job.run_id] = self._gpu(job)
+        self._order(
+            {
+                "job": dataclasses.asdict(dataclasses.replace(job, workers=self.slots, threads=threads)),
+                "result": str(self._file(job.run_id, "json")),
+                "log": str(self._file(job.run_id, "log")),
+                "gpu": self._gpus[job.run_id],
+            }
+        )
+
+    def _gpu(self, job: Job) -> int | None:
+        """The GPU of a job when several run at once; None leaves the choice to torch."""
+        if job.spec["train"]["device"] != "cuda" or self.slots == 1:
+            return None
+        import torch
+
+        taken = Counter(self._gpus.values())
+        return min(range(torch.cuda.device_count()), key=lambda gpu: taken[gpu])
+
+    def stop(self, run_ids: Iterable[str]) -> None:
+        """Ask runs to finish their step and leave their record."""
+        self._order({"stop": list(run_ids)})
+
+    def _order(self, order: dict[str, Any]) -> None:
         try:
             self._stdin.write((json.dumps(order) + "\n").encode())
             self._stdin.flush()
@@ -76,7 +103,11 @@ class Pool:
         if data == b"":
             raise self._death()
         *lines, self._pending = (self._pending + (data or b"")).split(b"\n")
-        return [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines]
+        for message in found:
+            if message["event"] == "exit":
+                self._gpus.pop(message["run_id"], None)
+        return found
 
     def _death(self) -> WorkerDied:
         code = self._process.wait()
@@ -114,3 +145,8 @@ class Pool:
 
     def _file(self, run_id: str, ending: str) -> Path:
         return Path(self._folder.name) / f"{run_id}.{ending}"
+
+
+def _cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bench.record import Record, main_value
 
+STOPPING = "Stopping: the runs at work finish their step. Press Ctrl-C again to stop at once."
+
 
 class Silent:
     """Shows nothing."""
@@ -18,6 +20,8 @@ class Silent:
     def event(self, run_id: str, message: dict[str, Any]) -> None: ...
 
     def finished(self, record: Record) -> None: ...
+
+    def stopping(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -41,6 +45,9 @@ class Lines:
 
     def finished(self, record: Record) -> None:
         self._say(f"{self.names[record['run_id']]}: {outcome(record)}")
+
+    def stopping(self) -> None:
+        self._say(STOPPING)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -88,14 +95,19 @@ class Bars:
         self.progress.remove_task(row)
         self.console.print(f"{description}: {outcome(record)}", markup=False, highlight=False)
 
+    def stopping(self) -> None:
+        self.console.print(STOPPING, markup=False, highlight=False)
+
     def close(self) -> None:
         """Take the bars off the screen."""
         self.progress.stop()
 
 
 def title(spec: dict[str, Any]) -> str:
-    """Method, task, model and seed of a run, in words."""
-    return f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, seed {spec['seed']})"
+    """Method, task, model and seed of a run, in words; of a trial its number too."""
+    trial = (spec.get("tuning") or {}).get("trial")
+    which = f"seed {spec['seed']}" if trial is None else f"trial {trial + 1} of {spec['tuning']['trials']}"
+    return f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, {which})"
 
 
 def outcome(record: Record) -> str:
@@ -103,6 +115,9 @@ def outcome(record: Record) -> str:
     if record["status"] != "ok":
         return f"{record['status']}: {record['error']}"
     value = main_value(record)
+    if value is None and any(point["dev_score"] is not None for point in record["curve"]) and not record["scores"]:
+        last = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None][-1]
+        return f"dev {record['main_score']} {last:.4f} at the end, {record['speed']['total_seconds']:.1f} s"
     score = f"{record['main_score']} {value:.4f}" if value is not None else f"{record['main_score']} undefined"
     return f"{score}, {record['speed']['total_seconds']:.1f} s{_cut(record)}"
 

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
+from bench import quickcheck
+
 SCHEMA = 1
 
 Record = dict[str, Any]
@@ -70,7 +72,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
 
 
 def _nulls(part: str) -> dict[str, Any]:
-    return dict.fromkeys(schema()["properties"][part]["required"])
+    return dict.fromkeys(schema()["properties"][part]["properties"])
 
 
 @functools.cache
@@ -87,7 +89,19 @@ def problems(record: object) -> list[str]:
     Follows ``record.schema.json``, with two differences: names that the schema does not know are let through,
     so that a later version's extra fields do not make a record unreadable, and numbers must be finite.
     """
-    return list(_faults(record, schema(), "record"))
+    if _whole()(record):
+        return []
+    return faults_by(record, schema(), "record") or ["record is not plain JSON"]
+
+
+@functools.cache
+def _whole() -> quickcheck.Check:
+    return quickcheck.compiled(schema(), schema()["$defs"])
+
+
+def faults_by(value: object, rule: Mapping[str, Any], name: str) -> list[str]:
+    """What keeps a value from following a JSON Schema (the keywords that ours use), one line per fault."""
+    return list(_faults(value, rule, name))
 
 
 def _faults(value: object, rule: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -106,7 +120,7 @@ def _faults(value: object, rule: Mapping[str, Any], where: str) -> Iterator[str]
         if not re.search(rule.get("pattern", ""), value) or len(value) < rule.get("minLength", 0):
             yield f"{where} is {_shown(value)}, which does not fit {rule.get('pattern', 'a name')}"
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value) or value < rule.get("minimum", -math.inf):
+        if not -math.inf < value < math.inf or value < rule.get("minimum", -math.inf):
             yield f"{where} is {value}, which is not finite or too small"
     elif isinstance(value, list):
         items = rule.get("items", {})
@@ -132,7 +146,7 @@ def _member_faults(value: Mapping[str, Any], rule: Mapping[str, Any], where: str
 def _all_amounts(values: list[Any]) -> bool:
     """Whether all are finite numbers from 0 up, told quickly; a wrong one is then looked for one by one."""
     plain = set(map(type, values)) <= {int, float}
-    return plain and (not values or (min(values) >= 0 and math.isfinite(sum(values))))
+    return plain and (not values or (min(values) >= 0 and sum(values) < math.inf))
 
 
 def _is(value: object, kind: str) -> bool:
@@ -173,9 +187,38 @@ def scored(record: Mapping[str, Any]) -> bool:
     return record["status"] == "ok" and main_value(record) is not None
 
 
+def tuned(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """One sentence on how runs were tuned ("best of 6"), with those that were not; None when none was."""
+    found = list(records)
+    options = {name for record in found for name in (record["spec"].get("tuning") or {}).get("options", ())}
+    if not options:
+        return None
+    budgets = sorted({record["spec"]["tuning"]["trials"] for record in found if record["spec"].get("tuning")})
+    plain = sorted({record["spec"]["method"]["name"] for record in found if not record["spec"].get("tuning")})
+    words = ["learning rate" if name == "lr" else name for name in sorted(options)]
+    said = f"Tuned: {', '.join(words)} is the best of {' or '.join(map(str, budgets))} on the dev split"
+    said += ", the same number for every configuration" if len(budgets) == 1 else ", not the same number for all"
+    return said + (f"; not tuned: {', '.join(plain)}." if plain else ".")
+
+
 def group(record: Mapping[str, Any]) -> tuple[str, str]:
     """What may be compared: runs of one task on one model, as (task, model)."""
-    return record["spec"]["task"]["name"], record["spec"]["model"]["name"]
+    return record["spec"]["task"]["name"], model_title(record["spec"]["model"])
+
+
+def model_title(model: Mapping[str, Any]) -> str:
+    """What to call a specification's model: its name, and how it is quantised."""
+    return " ".join(str(model[part]) for part in ("name", "quantize") if model.get(part))
+
+
+def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """``data`` and ``model weights`` → their different fingerprints, where runs that are compared have several."""
+    specs = [record["spec"] for record in records]
+    found = {
+        what: sorted({spec[part]["fingerprint"] for spec in specs} - {None})
+        for part, what in (("task", "data"), ("model", "model weights"))
+    }
+    return {what: prints for what, prints in found.items() if len(prints) > 1}
 
 
 def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
@@ -211,7 +254,8 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
     """What to call each run: its method, and where the method has several configurations what tells them apart.
 
     Hyper-parameters are compared over all records of a method ("lora rank=8"), settings of the trainer over
-    those of the same task and model ("lora steps=100"). Seeds are not part of a label.
+    those of the same task and model ("lora steps=100"). Seeds are not part of a label, and neither are the values
+    that tuning chose ("lora lr=tuned", where others were not tuned).
 
     Returns:
         Label by run id.
@@ -220,18 +264,24 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
     for record in records:
         spec = record["spec"]
         name = spec["method"]["name"]
-        options[name].append(spec["method"])
-        options[(name, *group(record))].append(spec["train"])
+        options[name].append(_told(spec, "method"))
+        options[(name, *group(record))].append(_told(spec, "train"))
     differing = {key: _differing(settings) for key, settings in options.items()}
     found = {}
     for record in records:
         spec = record["spec"]
         name = spec["method"]["name"]
-        told = {key: spec["method"].get(key) for key in differing[name]}
+        told = {key: _told(spec, "method").get(key) for key in differing[name]}
         for key in differing[(name, *group(record))]:
-            told.setdefault(key, spec["train"].get(key))
+            told.setdefault(key, _told(spec, "train").get(key))
         found[record["run_id"]] = " ".join([name, *(f"{key}={shown(value)}" for key, value in told.items())])
     return found
+
+
+def _told(spec: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """A part of a specification with ``tuned`` for what was tuned: its value follows from the search."""
+    tuned = (spec.get("tuning") or {}).get("options", ())
+    return {key: "tuned" if key in tuned else value for key, value in spec[part].items()}
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ import random
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -78,7 +79,10 @@ class Run:
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
         self.forgetting: Forgetting | None = None
-        self.source = models.resolve(spec["model"]["name"])
+        self.step = 0
+        self.trial = (spec.get("tuning") or {}).get("trial") is not None  # tuned on dev; validation stays unseen
+        mirror = Path(job.mirror) if job.mirror else None
+        self.source = models.resolve(spec["model"]["name"], models.Loading.of(spec["model"]), mirror)
         if self.source.fingerprint != spec["model"]["fingerprint"]:
             raise RequestError("The model changed while the run was waiting; start it again.")
 
@@ -87,12 +91,13 @@ class Run:
         begun = time.perf_counter()
         self._prepare()
         setup = time.perf_counter()
-        self._measure_memory()
-        self._count_flops()
+        if not self.trial:
+            self._measure_memory()
+            self._count_flops()
         probed = time.perf_counter()
         fit = self._fit() if self.trains else Fit()
         trained = time.perf_counter()
-        if fit.diverged is None:
+        if fit.diverged is None and not self.trial:
             self._score(fit)
         ended = time.perf_counter()
         self.record["speed"] |= {
@@ -155,14 +160,19 @@ class Run:
     def _attached(self, seed: int) -> tuple[nn.Module, Backbone]:
         """A fresh pretrained model with the method attached, on the device, from a seed."""
         seed_everything(seed)
-        backbone = models.load(self.source, self.job.spec["task"]["form"]["model_kind"], self.task.labels)
+        head = self.job.spec["task"]["form"]["model_kind"]
+        backbone = models.load(self.source, head, self.task.labels)
         backbone.model.to(self.engine.device)
         if self.forgetting is not None:
             self.forgetting.before(backbone.model)
         self.originals = original_tensors(backbone)
         if self.record["compute"]["base_inference_flops"] is None:
             self.record["compute"]["base_inference_flops"] = flops.of_inference(backbone.model, self._longest())
-        self.expected = self.method.trainable_count(backbone) if isinstance(self.method, CountsParameters) else None
+        shape = backbone
+        if self.source.loading.quantize:  # its tensors' shapes are those of the packed values
+            shape = models.sketch(self.source, head, self.task.labels)
+        self.packed_away = count(list(shape.model.parameters())) - count(list(backbone.model.parameters()))
+        self.expected = self.method.trainable_count(shape) if isinstance(self.method, CountsParameters) else None
         module = self.method.attach(backbone).to(self.engine.device)
         if self.settings.gradient_checkpointing:
             recompute_activations(backbone.model)
@@ -193,8 +203,8 @@ class Run:
         found = _Data(
             encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
             dev,
-            scored(splits.validation, "validation"),
-            {name: scored(dataset, f"validation_{name}") for name, dataset in splits.others.items()},
+            dev if dev is not None and self.trial else scored(splits.validation, "validation"),
+            {} if self.trial else {name: scored(rows, f"validation_{name}") for name, rows in splits.others.items()},
         )
         self.record["data"] = {
             f"{name}_{what}": value
@@ -209,7 +219,7 @@ class Run:
 
     def _count(self) -> None:
         chosen = list(trainable(self.module).values())
-        total = count(list(self.module.parameters()))
+        total = count(list(self.module.parameters())) + self.packed_away
         self.record["parameters"] |= {
             "trainable": count(chosen),
             "total": total,
@@ -278,14 +288,19 @@ class Run:
         steps, begun = self.settings.steps, time.perf_counter()
 
         def report(point: dict[str, Any]) -> None:
+            self.step = point["step"]
+            if "loss" in point:
+                self.record["curve"].append(point)  # so that a run that is stopped keeps it
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
         fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
         self.record["curve"] = fit.curve
+        self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
         self.record["speed"] |= {
             "train_samples_per_second": fit.per_second(fit.samples),
             "train_tokens_per_second": fit.per_second(fit.tokens),
             "step_seconds": fit.step_seconds,
+            "reference_step_seconds": fit.reference_seconds,
             "warmup_steps": fit.warmup_steps,
             "train_seconds": fit.train_seconds,
         }
@@ -335,7 +350,9 @@ class Run:
                 self.record["adapter"] = f"adapters/{self.job.run_id}"
                 card.write(path.parent, self.record)
             del state
-            if isinstance(self.method, Mergeable):
+            if isinstance(self.method, Mergeable) and self.source.loading.quantize:
+                found["merged equals unmerged"] = "skip: the base is quantised, nothing can be folded into it"
+            elif isinstance(self.method, Mergeable):
                 found["merged equals unmerged"] = self._merge(self.method, trained)
             del self.module
             fresh, _ = self._attached(self.seed + 1)
@@ -370,6 +387,10 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         run = Run(job, emit)
         run.go()
         return run.record
+    except KeyboardInterrupt:  # told to stop, between two steps
+        record = run.record if run is not None else blank(job.spec, job.run_id)
+        at = f" after step {run.step}" if run is not None and run.step else ""
+        return record | {"status": "interrupted", "error": f"stopped by the user{at}; the same command starts it again"}
     except Exception as error:  # the sweep goes on: the record carries what went wrong
         record = run.record if run is not None else blank(job.spec, job.run_id)
         record["status"] = "oom" if out_of_memory(error) else "failed"
@@ -379,11 +400,14 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         return record
 
 
-def recompute_activations(model: Any) -> None:
-    """Switch gradient checkpointing on; transformers 5.23 gave the call another name."""
+def recompute_activations(model: Any, **options: Any) -> None:
+    """Switch gradient checkpointing on; transformers 5.23 gave the call another name.
+
+    ``options`` are further ones of torch.utils.checkpoint.checkpoint.
+    """
     name = "activation_checkpointing_enable"
     enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, **options})
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -425,6 +449,9 @@ def write_predictions(path: Path, columns: Mapping[str, Any]) -> None:
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_suffix(".partial")
-    pq.write_table(table, partial_file)
-    partial_file.replace(path)
+    unfinished = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
+    try:
+        pq.write_table(table, unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import forgetting, forms, models, options, registry, taskoptions
-from bench.api import AlreadyTrained, DataSource, Method, Splits, Task
+from bench import forgetting, forms, grid, models, options, quantize, registry, taskoptions
+from bench.api import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
 from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
+from bench.models import Loading
 from bench.settings import TrainSettings
 
 DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
@@ -29,10 +30,12 @@ class Request:
         methods, tasks, models: names.
         ranks: values of each method's swept option, as texts; empty: the method's default.
         seeds: one run per seed.
-        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``.
+        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``, or ``METHOD.train`` for one
+            method's training; a comma lists values to try.
         train: training options given by their own flags.
         plugins: Python files to load.
-        mirror: folder of data sets in the Hub's layout.
+        mirror: folder of data sets in the Hub's layout, and of models.
+        loading: how the models are loaded.
     """
 
     methods: tuple[str, ...]
@@ -44,6 +47,7 @@ class Request:
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     plugins: tuple[Path, ...] = ()
     mirror: Path | None = None
+    loading: Loading = dataclasses.field(default_factory=Loading)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,7 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Mistakes:
+class Mistakes:
     """Collects the messages of request errors, so that a person sees them all at once."""
 
     def __init__(self) -> None:
@@ -91,31 +95,54 @@ def expand(request: Request) -> list[RunSpec]:
     registry.load(request.plugins)
     names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
     request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
-    mistakes = _Mistakes()
+    mistakes = Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
-    settings = mistakes.attempt(lambda: _settings(request, given.get("train", {})))
-    chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
+    mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
     data = DataSource(request.mirror)
     chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
-    sources = [mistakes.attempt(partial(models.resolve, name)) for name in request.models]
+    sources = [
+        mistakes.attempt(partial(models.resolve, name, request.loading, request.mirror)) for name in request.models
+    ]
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
     mistakes.attempt(partial(_check_importable, request))
-    if settings is not None and settings.forgetting is not None:
-        mistakes.attempt(partial(forgetting.general_text, settings.forgetting, data))
-    posed = [
-        (task, mistakes.attempt(partial(_pose, task, fact, source, settings)), source)
-        for task, fact in zip(tasks, facts, strict=True)
-        for source in sources
-        if None not in (fact, source, settings)
-    ]
+    wanted = list(dict.fromkeys(settings for _, settings in itertools.chain(*chosen)))
+    for name in dict.fromkeys(settings.forgetting for settings in wanted):
+        if name is not None:
+            mistakes.attempt(partial(forgetting.general_text, name, data))
+    usable = [(task, fact) for task, fact in zip(tasks, facts, strict=True) if fact is not None]
+    places = list(itertools.product(range(len(usable)), [source for source in sources if source is not None]))
+    posed = {
+        (index, source, settings): mistakes.attempt(
+            partial(_pose, usable[index][0], usable[index][1], source, settings)
+        )
+        for (index, source), settings in itertools.product(places, wanted)
+    }
     mistakes.stop()
     found: dict[str, RunSpec] = {}
-    for (task, fact, source), method, seed in itertools.product(posed, itertools.chain(*chosen), seeds):
-        spec = _spec(method, task, fact, source, (settings, seed))
+    for (index, source), (method, settings), seed in itertools.product(places, itertools.chain(*chosen), seeds):
+        spec = _spec(method, usable[index][0], posed[index, source, settings], source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
+
+
+def methods_of(request: Request) -> list[Method]:
+    """The methods of a request with every combination of their options; ``--set train.…`` is not for it.
+
+    Raises:
+        RequestError: with every mistake found.
+    """
+    mistakes = Mistakes()
+    given = mistakes.attempt(lambda: _parse_sets(request)) or {}
+    if "train" in given or any(grid.overrides(options)[1] for options in given.values()):
+        mistakes.messages.append("--set train.…: training options are flags here, such as --batch-size.")
+    if taskoptions.OWNER in given:
+        mistakes.messages.append("--set task.…: memory does not depend on a task's options.")
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
+    mistakes.stop()
+    return list(dict.fromkeys(method for method, _ in itertools.chain(*chosen)))
 
 
 def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
@@ -155,12 +182,24 @@ def _check_importable(request: Request) -> None:
         raise RequestError(wrong)
 
 
-def _settings(request: Request, given: dict[str, str]) -> TrainSettings:
-    merged = {**request.train, **given}
-    if merged.get("steps") is not None and merged.get("epochs") is not None:
+def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> list[TrainSettings]:
+    """The training settings of one method, once per combination of listed values.
+
+    Args:
+        shared: what ``--set train.OPTION`` gave.
+        own: what was set for the method alone, which wins over flags and shared settings.
+    """
+    flags = {**request.train, **shared}
+    if flags.get("steps") is not None and flags.get("epochs") is not None:
         raise RequestError("Give either --steps or --epochs, not both.")
-    settings: TrainSettings = options.build(TrainSettings, merged, "train")
-    return dataclasses.replace(settings, device=_device(settings.device))
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in own:
+            flags.pop(other, None)
+    found = []
+    for values in grid.product(TrainSettings, {**flags, **own}):
+        settings: TrainSettings = options.build(TrainSettings, values, "train")
+        found.append(dataclasses.replace(settings, device=_device(settings.device)))
+    return found
 
 
 def _device(wanted: str) -> str:
@@ -172,27 +211,26 @@ def _device(wanted: str) -> str:
     return "cuda" if there and wanted == "auto" else ("cpu" if wanted == "auto" else wanted)
 
 
-def _variants(name: str, given: dict[str, str], request: Request) -> list[Method]:
-    """The method once per combination of listed values (``--ranks 4,8``, ``--set lst.heads=official,scaled``)."""
+def _variants(name: str, sets: dict[str, dict[str, str]], request: Request) -> list[tuple[Method, TrainSettings]]:
+    """The method and its training settings, once per combination of listed values."""
     cls = registry.method_entry(name).value
     known = options.options(cls)
+    given, own = grid.overrides(sets.get(name, {}))
     wrong = [unknown(f"option of {name}", option, known) for option in given if option not in known]
+    wrong += [] if "lr" not in own else [f"--set {name}.train.lr: write --set {name}.lr=VALUE."]
     if wrong:
         raise RequestError(wrong)
-    if "lr" in given and request.train.get("lr") is not None:
-        raise RequestError(f"--lr and --set {name}.lr both set the same option.")
-    axes: dict[str, list[str]] = {}
-    for option, text in given.items():
-        listed = options.is_list(known[option])
-        axes[option] = [text] if listed else [part.strip() for part in text.split(",")]
+    shared = "--lr" if request.train.get("lr") is not None else "--set train.lr"
+    if "lr" in given and (request.train.get("lr") is not None or "lr" in sets.get("train", {})):
+        raise RequestError(f"{shared} and --set {name}.lr both set the same option.")
     if request.ranks and cls.swept is not None:
         if cls.swept in given:
             raise RequestError(f"--ranks and --set {name}.{cls.swept} both set the same option.")
         for text in request.ranks:
             _whole("--ranks", text, 1)
-        axes[cls.swept] = list(request.ranks)
-    combinations = itertools.product(*axes.values())
-    return [options.build(cls, dict(zip(axes, values, strict=True)), name) for values in combinations]
+        given = {**given, cls.swept: ",".join(request.ranks)}
+    methods = [options.build(cls, values, name) for values in grid.product(cls, given)]
+    return list(itertools.product(methods, _settings(request, sets.get("train", {}), own)))
 
 
 def _whole(flag: str, text: str, low: int) -> int:
@@ -257,12 +295,7 @@ def _spec(
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
-        "model": {
-            "name": source.name,
-            "source": source.source,
-            "revision": source.revision,
-            "fingerprint": source.fingerprint,
-        },
+        "model": source.spec,
         "train": {**_plain(settings), "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
         "seed": seed,
         "code": {
@@ -292,11 +325,14 @@ def check_methods(specs: list[RunSpec]) -> None:
     for spec in _distinct(specs):
         plan = spec.spec["task"]["form"]
         backbone = models.sketch(spec.source, plan["model_kind"], spec.task.labels)
+        scheme = spec.source.loading.quantize
         try:
             forms.check_room(plan, backbone, spec.spec["train"]["max_length"])
             with torch.random.fork_rng():
-                module = spec.method.attach(backbone)
-            forms.check_module(plan, module, spec.method.name)
+                if scheme is None:
+                    forms.check_module(plan, spec.method.attach(backbone), spec.method.name)
+                else:
+                    quantize.check(backbone, partial(_begin, spec.method, backbone), scheme)
         except ValueError as error:
             known = (f"{spec.method.name}:", "Task ", "max_length")
             message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
@@ -308,12 +344,19 @@ def check_methods(specs: list[RunSpec]) -> None:
         raise RequestError(wrong)
 
 
+def _begin(method: Method, backbone: Any) -> None:
+    """Attach a method to a weightless model, and let one that looks at data begin."""
+    module = method.attach(backbone)
+    if isinstance(method, DataInitialized):
+        method.initialize(module, quantize.weightless_batches(backbone))
+
+
 def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
         told = json.dumps([taskoptions.plain(spec.task), spec.spec["task"]["form"]])
-        key = (spec.method, spec.task.name, told, spec.source.location)
+        key = (spec.method, spec.task.name, told, spec.source.location, spec.source.loading)
         if key not in seen:
             seen.add(key)
             yield spec

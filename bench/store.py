@@ -8,7 +8,9 @@ a folder at once, and any of them may be killed at any moment.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import gc
 import json
 import math
 import os
@@ -27,6 +29,8 @@ _DAY_SECONDS = 86_400
 # A waiter holds the lock for microseconds while it looks: trying again keeps that from reading as a claim.
 _CLAIM_TRIES = 5
 _POLL_SECONDS = 0.05
+# What flock answers on disks that know no locks, as some network disks do.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class Store:
@@ -55,6 +59,35 @@ class Store:
                 f"The output folder {self.folder} cannot be written ({reason}: {error.filename}). "
                 "Choose another with --out."
             ) from error
+
+    def warning(self) -> str | None:
+        """What a person must know of this folder before a sweep: that its disk knows no locks."""
+        descriptor = self._open_lock("0" * 16)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return (
+                f"The disk of {self.folder} knows no file locks ({error.strerror}): do not start a second sweep on "
+                "this folder while one is at work. It would damage nothing, but do runs twice."
+            )
+        finally:
+            os.close(descriptor)
+        return None
+
+    def held(self, run_id: str) -> bool:
+        """Whether a process has claimed a run; False too where the disk knows no locks, or nobody ever did."""
+        try:
+            descriptor = os.open(self._path("locks", run_id, ".lock"), os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return not _locked(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
 
     def write(self, record: Record) -> Path:
         """Write a record to its file in one step: readers see the earlier file, or this one, never a part.
@@ -97,23 +130,24 @@ class Store:
             The records by run id, and one sentence for each file that could not be read.
         """
         found, warnings = [], []
-        for path in sorted(self._runs.glob("*.json")):
-            if path.name.startswith(".") or not path.is_file():
-                continue
-            try:
-                found.append(_load(path))
-            except FileNotFoundError:
-                continue  # another process set it aside between the listing and the reading
-            except ValueError as error:
-                warnings.append(self._set_aside(path, error))
-            except OSError as error:
-                warnings.append(f"{path} could not be read ({error.strerror}).")
+        with _uncollected():
+            for path in sorted(self._runs.glob("[!.]*.json")):
+                try:
+                    found.append(_load(path))
+                except (FileNotFoundError, IsADirectoryError):
+                    continue  # another process set it aside between the listing and the reading; or no file at all
+                except ValueError as error:
+                    warnings.append(self._set_aside(path, error))
+                except OSError as error:
+                    warnings.append(f"{path} could not be read ({error.strerror}).")
         self._sweep()
         return found, warnings
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[bool]:
         """Claim a run for this process: yields True when nobody else holds it, else False, without waiting.
+
+        Where the disk knows no locks it is always True: a run may then be done twice, which damages no record.
 
         The kernel drops a claim with the process that holds it, however that ends. Lock files stay where they
         are: removing one would let two processes lock two files of the same name.
@@ -192,7 +226,20 @@ class Store:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one in its folder, so that it is there whole or as it was before."""
+    """Write a file through a temporary one in its folder, so that it is there whole or as it was before.
+
+    Raises:
+        OSError: when the disk does not take it.
+    """
+    try:
+        _write_and_rename(path, data)
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise
+        _write_and_rename(path, data)  # another process swept the temporary file up: its clock is a day ahead
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -205,11 +252,26 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)  # there only when the disk, or Ctrl-C, stopped us half-way
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause the search for unreachable cycles: over millions of new values it takes longer than reading them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def _locked(descriptor: int, how: int) -> bool:
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return True
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections import Counter
+import signal
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from bench.checks import seeds_differ
+from bench.errors import RequestError
+from bench.executor import Executor, WorkerDied
 from bench.job import Job
-from bench.pool import Pool, WorkerDied
+from bench.pool import Pool
 from bench.record import Record, blank
 from bench.specs import RunSpec
 from bench.store import Store
+from bench.tuning import Tuner, is_trial, pruned
 
+_POLL_SECONDS = 0.5  # how long Ctrl-C may wait to be noticed
 _AGAIN = ("interrupted",)  # statuses that count as not done
 
 
@@ -28,6 +33,8 @@ class Watcher(Protocol):
     def event(self, run_id: str, message: dict[str, Any]) -> None: ...
 
     def finished(self, record: Record) -> None: ...
+
+    def stopping(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -51,153 +58,240 @@ class Options:
 
 @dataclass
 class Sweep:
-    """A plan at work on a store."""
+    """A plan at work on a store.
+
+    Attributes:
+        open_executor: makes what carries out the runs; None: this machine, as many at once as the options say.
+        tuner: the configurations that are tuned; their trials go to the folder ``tuning`` below the store's.
+    """
 
     specs: list[RunSpec]
     store: Store
     options: Options
     watcher: Watcher
-    active: dict[str, int | None] = field(default_factory=dict)  # run id → its GPU, where several run at once
+    open_executor: Callable[[], Executor] | None = None
+    tuner: Tuner = field(default_factory=lambda: Tuner(()))
+    active: dict[str, RunSpec] = field(default_factory=dict)
+    did: set[str] = field(default_factory=set)  # what this sweep is through with, however it ended
+    _claims: dict[str, ExitStack] = field(default_factory=dict)
+    _points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # dev scores of trials at work
+    _pruned: set[str] = field(default_factory=set)
+
+    @property
+    def trials(self) -> Store:
+        """Where the trials' records are."""
+        return Store(self.store.folder / "tuning")
 
     def missing(self) -> list[RunSpec]:
-        """The runs of the plan that are not there, in the plan's order."""
+        """The runs of the plan that are not there and can be done now, in the plan's order."""
         records = {record["run_id"]: record for record in self.store.records()[0]}
-        return [spec for spec in self.specs if self.options.fresh or not self._done(records.get(spec.run_id))]
+        plain = [spec for spec in self.specs if self.options.fresh or not self._done(records.get(spec.run_id))]
+        return [spec for spec in (*plain, *self.tuner.open(self._read)) if spec.run_id not in self.did]
+
+    def _read(self, spec: RunSpec) -> Record | None:
+        """The record of a run that counts as done, else None."""
+        try:
+            record = self._of(spec).read(spec.run_id)
+        except RequestError:
+            return None  # it was damaged, and is set aside now
+        if spec.run_id in self.did:
+            return record if record is not None and (record["status"] not in _AGAIN or pruned(record)) else None
+        return record if not self.options.fresh and self._done(record) else None
+
+    def _of(self, spec: RunSpec) -> Store:
+        return self.trials if is_trial(spec.spec) else self.store
+
+    def ahead(self, missing: list[RunSpec]) -> list[RunSpec]:
+        """Everything still to do, trials and the runs after them with default values standing for later ones."""
+        tuned = [spec for spec in missing if "tuning" in spec.spec]
+        return [spec for spec in missing if spec not in tuned] + self.tuner.ahead(self._read)
+
+    def wanted(self) -> list[RunSpec]:
+        """The runs whose records answer the request, those of winners as far as they are known."""
+        return [*self.specs, *(spec for group in self.tuner.groups for spec in self.tuner.finals(group))]
 
     def _done(self, record: Record | None) -> bool:
-        if record is None or record["status"] in _AGAIN:
+        if record is None or (record["status"] in _AGAIN and not pruned(record)):
             return False
         if record["status"] in ("failed", "oom") and self.options.retry_failed:
             return False
-        return not (self.options.save and record["status"] == "ok" and record["adapter"] is None)
+        missing = self.options.save and record["status"] == "ok" and record["adapter"] is None
+        return is_trial(record["spec"]) or not missing
 
     def run(self) -> None:
         """Do every missing run; another process's runs are left to it and waited for.
 
         Raises:
-            KeyboardInterrupt: after the runs at work were ended and recorded as interrupted.
+            KeyboardInterrupt: after Ctrl-C, once the runs at work finished their step and were recorded; after a
+                second one at once.
         """
-        waiting = self.missing()
-        while waiting:
-            waiting = self._round(waiting)
+        with Interrupts() as interrupts:
+            while waiting := self.missing():
+                self._round(waiting, interrupts)
 
-    def _round(self, waiting: list[RunSpec]) -> list[RunSpec]:
-        """Do what can be claimed; returns what another process holds, once it is free again."""
+    def _round(self, waiting: list[RunSpec], interrupts: Interrupts) -> None:
+        """Do what can be claimed, and wait for what another process holds."""
         held: list[RunSpec] = []
-        # The pool ends first: a claim is given up only when nobody writes for it any more.
-        with ExitStack() as claims, Pool() as pool:
-            free = {spec.run_id: claims.enter_context(ExitStack()) for spec in waiting}
+        # The executor ends first: a claim is given up only when nobody writes for it any more.
+        with ExitStack() as claims, (self.open_executor or self._pool)() as executor:
             queue = list(waiting)
             try:
-                while queue or self.active:
-                    while queue and len(self.active) < self.options.workers:
-                        self._start(pool, queue.pop(0), free, held)
-                    self._listen(pool, free)
+                while (queue and not interrupts.count) or self.active:
+                    while queue and len(self.active) < executor.slots and not interrupts.count:
+                        self._start(executor, queue.pop(0), claims, held)
+                    if interrupts.news():
+                        self.watcher.stopping()
+                        executor.stop(self.active)
+                    queue += self._listen(executor)
             except KeyboardInterrupt:
                 self._interrupted()
                 raise
             except WorkerDied as death:
                 for run_id in list(self.active):
-                    self._finish(pool, run_id, pool.result(run_id) or self._lost(run_id, f"{death}"), free)
-                return queue + held
+                    self._finish(run_id, executor.result(run_id) or self._lost(run_id, f"{death}"))
+        if interrupts.count:
+            raise KeyboardInterrupt
         for spec in held:
-            while not self.store.wait(spec.run_id, 3600):
-                continue
-        return [spec for spec in held if not self._done(self.store.read(spec.run_id))]
+            while not self._of(spec).wait(spec.run_id, _POLL_SECONDS):
+                if interrupts.count:
+                    raise KeyboardInterrupt
 
-    def _start(self, pool: Pool, spec: RunSpec, free: dict[str, ExitStack], held: list[RunSpec]) -> None:
-        run_id = spec.run_id
-        if not free[run_id].enter_context(self.store.claim(run_id)):
+    def _pool(self) -> Executor:
+        return Pool(self.options.workers)
+
+    def _start(self, executor: Executor, spec: RunSpec, claims: ExitStack, held: list[RunSpec]) -> None:
+        run_id, claim = spec.run_id, claims.enter_context(ExitStack())
+        if not claim.enter_context(self._of(spec).claim(run_id)):
             held.append(spec)
             return
-        if not self.options.fresh and self._done(self.store.read(run_id)):
-            free[run_id].close()  # another process finished it meanwhile
+        if self._read(spec) is not None:
+            claim.close()  # another process finished it meanwhile
             return
-        self.active[run_id] = self._gpu(spec)
+        self.active[run_id], self._claims[run_id] = spec, claim
         self.watcher.started(run_id, spec.spec)
-        pool.submit(self._job(spec), self.active[run_id])
+        if (why := self.tuner.hopeless(spec)) is not None:
+            self._finish(run_id, self._lost(run_id, why, log=""))
+            return
+        executor.submit(self._job(spec))
 
     def _job(self, spec: RunSpec) -> Job:
-        workers = self.options.workers
+        keep = self.options.save and not is_trial(spec.spec)
         return Job(
             run_id=spec.run_id,
             spec=spec.spec,
             plugins=tuple(str(plugin.resolve()) for plugin in self.options.plugins),
             mirror=str(self.options.mirror.resolve()) if self.options.mirror else None,
             predictions=str(self.store.predictions_path(spec.run_id).resolve()),
-            adapter=str(self.store.adapter_path(spec.run_id).resolve()) if self.options.save else None,
-            workers=workers,
-            threads=max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None,
+            adapter=str(self.store.adapter_path(spec.run_id).resolve()) if keep else None,
         )
 
-    def _gpu(self, spec: RunSpec) -> int | None:
-        """The GPU of the next run when several run at once; None leaves the choice to torch."""
-        if spec.spec["train"]["device"] != "cuda" or self.options.workers == 1:
-            return None
-        import torch
-
-        taken = Counter(self.active.values())
-        return min(range(torch.cuda.device_count()), key=lambda gpu: taken[gpu])
-
-    def _listen(self, pool: Pool, free: dict[str, ExitStack]) -> None:
-        for message in pool.events(0.5):
+    def _listen(self, executor: Executor) -> list[RunSpec]:
+        """Take in what happened; returns the runs that can be done because of it."""
+        new: list[RunSpec] = []
+        for message in executor.events(_POLL_SECONDS):
             run_id = message.pop("run_id", None)
             if run_id not in self.active:
                 continue
+            spec = self.active[run_id]
             if message["event"] == "exit":
-                record = pool.result(run_id) or self._lost(run_id, _death(message["code"]), pool.log_tail(run_id))
-                self._finish(pool, run_id, record, free)
+                record = executor.result(run_id) or self._lost(run_id, message["why"], executor.log_tail(run_id))
+                self._finish(run_id, record)
+                new += [after for after in self.tuner.after(spec, self._read) if after.run_id not in self.did]
             else:
                 self.watcher.event(run_id, message)
+                self._judge(executor, spec, message)
+        return new
+
+    def _judge(self, executor: Executor, spec: RunSpec, message: dict[str, Any]) -> None:
+        """Stop a trial that is far behind the others."""
+        if message.get("dev_score") is None or not is_trial(spec.spec):
+            return
+        points = self._points.setdefault(spec.run_id, [])
+        points.append((message["step"], message["dev_score"]))
+        last = message["step"] == message["steps"]
+        if not last and spec.run_id not in self._pruned and self.tuner.prune(spec, points):
+            self._pruned.add(spec.run_id)
+            executor.stop([spec.run_id])
 
     def _lost(self, run_id: str, why: str, log: str | None = None) -> Record:
         """The record of a run whose process left none; without a log it is the worker that died, and it counts as
         interrupted: the same command does it again."""
-        record = blank(self._spec(run_id), run_id)
+        record = blank(self.active[run_id].spec, run_id)
         record["status"] = "interrupted" if log is None else "failed"
         record["error"], record["traceback"] = why, log or None
         return record
 
-    def _finish(self, pool: Pool, run_id: str, record: Record, free: dict[str, ExitStack]) -> None:
-        if record["status"] == "ok":
+    def _finish(self, run_id: str, record: Record) -> None:
+        spec = self.active[run_id]
+        if record["status"] == "ok" and not is_trial(spec.spec):
             record["checks"]["seeds differ"] = self._seeds(record)
-        try:
-            self.store.write(record)
-        except ValueError as error:  # a plugin put something into it that no record can hold
-            record = self._lost(run_id, str(error), log="")
-            self.store.write(record)
+        if (summary := self.tuner.summary(spec)) is not None:
+            record["tuning"] = summary
+        if run_id in self._pruned and record["status"] in _AGAIN:
+            record |= {"tuning": {"pruned": True}, "error": "pruned: its dev score was behind earlier trials"}
+        if record["status"] not in _AGAIN or self._replaceable(spec):
+            try:
+                self._of(spec).write(record)
+            except ValueError as error:  # a plugin put something into it that no record can hold
+                record = self._lost(run_id, str(error), log="")
+                self._of(spec).write(record)
         del self.active[run_id]
-        free[run_id].close()
+        self.did.add(run_id)
+        self._claims.pop(run_id).close()
         self.watcher.finished(record)
+
+    def _replaceable(self, spec: RunSpec) -> bool:
+        """Whether an interrupted run may be written: what is done again keeps its earlier record."""
+        there = self._of(spec).read(spec.run_id)
+        return there is None or there["status"] in _AGAIN
 
     def _seeds(self, record: Record) -> str:
         """Compare with the records of the same run under other seeds."""
         twins = {}
-        for spec in self.specs:
+        for spec in self.wanted():
             if spec.spec["seed"] != record["spec"]["seed"] and _but_seed(spec.spec) == _but_seed(record["spec"]):
                 other = self.store.read(spec.run_id)
                 if other is not None and other["status"] == "ok":
                     twins[spec.spec["seed"]] = other["parameters"]["trained_sha256"]
         return seeds_differ(record["parameters"]["trained_sha256"], twins)
 
-    def _spec(self, run_id: str) -> dict[str, Any]:
-        return next(spec.spec for spec in self.specs if spec.run_id == run_id)
-
     def _interrupted(self) -> None:
-        for run_id in self.active:
-            there = self.store.read(run_id)
-            if there is None or there["status"] in _AGAIN:  # what is done again keeps its earlier record
-                self.store.write(self._lost(run_id, "stopped by the user; the same command starts it again"))
+        """Record what is stopped at once."""
+        for run_id, spec in self.active.items():
+            if self._replaceable(spec):
+                self._of(spec).write(self._lost(run_id, "stopped by the user; the same command starts it again"))
         self.active.clear()
+
+
+class Interrupts:
+    """Counts Ctrl-C while it is open: the first is only noted, the second raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._told = 0
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Ctrl-C is not ours to handle
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def news(self) -> bool:
+        """Whether there was one since the last question."""
+        told, self._told = self._told, self.count
+        return self._told > told
+
+    def _note(self, *_: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
 
 
 def _but_seed(spec: dict[str, Any]) -> dict[str, Any]:
     rest = copy.copy(spec)
     rest.pop("seed")
     return rest
-
-
-def _death(code: int) -> str:
-    if code == -9:
-        return "its process was killed (signal 9): by someone, or by the kernel because memory ran out"
-    return f"its process died from signal {-code}" if code < 0 else f"its process ended with exit code {code}"

@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import units
-from bench.record import SPLIT, Record, failed_checks, groups, labels, main_value, ranked, scored, without_weights
+from bench.record import (
+    SPLIT,
+    Record,
+    failed_checks,
+    groups,
+    labels,
+    main_value,
+    mixed,
+    model_title,
+    ranked,
+    scored,
+    tuned,
+    without_weights,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +81,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         "label": [names[record["run_id"]] for record in ordered],
         "method": [record["spec"]["method"]["name"] for record in ordered],
         "task": [record["spec"]["task"]["name"] for record in ordered],
-        "model": [record["spec"]["model"]["name"] for record in ordered],
+        "model": [model_title(record["spec"]["model"]) for record in ordered],
         "seed": [record["spec"]["seed"] for record in ordered],
         "status": [record["status"] for record in ordered],
         "score": [main_value(record) for record in ordered],
@@ -165,6 +178,8 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
         console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
         for note in _notes(members[(group.task, group.model)], names):
             console.print(note)
+        if (said := tuned(members[(group.task, group.model)])) is not None:
+            console.print(Text(said, style="dim"))
         for line in covered(group, alpha):
             console.print(Text(line, style="dim"))
         if hidden:
@@ -273,7 +288,7 @@ def _checks(record: Record) -> str:
 
 
 def _notes(ordered: Sequence[Record], names: Mapping[str, str]) -> list[Text]:
-    """What stands below a table: failed checks and the errors of runs without a score, the same ones together."""
+    """What stands below a table: failed checks, errors of runs without a score, and data or weights that differ."""
     from rich.text import Text
 
     found: dict[str, list[str]] = {}
@@ -284,4 +299,7 @@ def _notes(ordered: Sequence[Record], names: Mapping[str, str]) -> list[Text]:
         if not scored(record):
             reason = units.first_line(record["error"]) or "no reason was recorded"
             found.setdefault(f"{record['status']}: {reason}", []).append(who)
-    return [Text(units.clean(f"! {', '.join(who)}: {what}"), style="yellow") for what, who in found.items()]
+    said = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
+    for what, prints in mixed(ordered).items():
+        said.append(f"! rows mix {len(prints)} versions of the {what} ({', '.join(prints)}) and do not compare")
+    return [Text(units.clean(line), style="yellow") for line in said]

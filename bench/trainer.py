@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.api import Batch, FollowsSteps, GroupsParameters, Method
 from bench.backbone import trainable
 from bench.engine import Engine
+from bench.reference import Reference
 from bench.settings import TrainSettings
 
 _CURVE_POINTS = 200
@@ -26,6 +27,7 @@ class Fit:
     Attributes:
         curve: points of step, mean loss since the last point, learning rate, dev score or None.
         step_seconds: seconds of each optimizer step, evaluation excluded.
+        reference_seconds: seconds of the reference work at moments between the steps (see ``bench.reference``).
         samples, tokens: rows and real (unpadded) tokens of each step.
         diverged: step of the first non-finite loss, or None.
         scored_step: the step whose weights the module holds now.
@@ -35,6 +37,7 @@ class Fit:
 
     curve: list[dict[str, Any]] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
+    reference_seconds: list[float] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     diverged: int | None = None
@@ -138,8 +141,10 @@ class Trainer:
         interval = max(1, self.steps // _CURVE_POINTS)
         dev_steps = {round(self.steps * (i + 1) / self.settings.evaluations) for i in range(self.settings.evaluations)}
         clock, losses = _Clock(self.engine.device), []
+        reference = Reference(self.engine.device, _Clock(self.engine.device), self.steps)
         self.module.train()
         for number in range(1, self.steps + 1):
+            reference.at(number)
             rate = self.scheduler.get_last_lr()[0]
             losses.append(self._one(number, batches, fit, clock))
             at_dev = evaluate is not None and number in dev_steps
@@ -158,7 +163,7 @@ class Trainer:
                 fit.curve[-1]["dev_score"] = keeper.offer(number, evaluate(), self.settings.checkpoint == "best")
                 fit.dev_seconds += time.perf_counter() - start
             report(fit.curve[-1])
-        fit.step_seconds = clock.seconds()
+        fit.step_seconds, fit.reference_seconds = clock.seconds(), reference.clock.seconds()
         fit.train_seconds = sum(fit.step_seconds)
         fit.scored_step = keeper.restore(len(fit.step_seconds))
         return fit

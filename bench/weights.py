@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,8 +31,9 @@ def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str,
     """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
+    held = {id(value) for value in (*module.parameters(), *module.buffers())}  # not what a quantised map writes beside
     for name, value in module.state_dict(keep_vars=True).items():
-        if (value.requires_grad or id(value) not in originals) and id(value) not in seen:
+        if id(value) in held - seen and (value.requires_grad or id(value) not in originals):
             seen.add(id(value))
             state[name] = value.detach().cpu().contiguous()
     return state
@@ -42,9 +44,12 @@ def save_state(path: Path, state: dict[str, Tensor]) -> int:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial)
-    partial.replace(path)
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
+    try:
+        save_file(state, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path.stat().st_size
 
 

@@ -14,22 +14,30 @@ import os
 import selectors
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-_PROGRESS_INTERVAL = 0.2  # seconds between progress lines of a run
+from bench.emitter import Emitter
+from bench.executor import died
+
+_told_to_stop = False  # in a child: set by SIGINT, looked at after every step
 
 
 def main() -> None:
     """Serve jobs until standard input ends."""
     channel = os.dup(1)
     os.dup2(2, 1)  # a stray print of a library must not break the protocol
+    signal.signal(signal.SIGINT, _stop)  # children inherit it, so that there is no moment without it
     _preload()
     server = _Server(channel)
     server.send({"event": "ready"})
     server.serve()
+
+
+def _stop(*_: object) -> None:
+    global _told_to_stop
+    _told_to_stop = True
 
 
 def _preload() -> None:
@@ -80,11 +88,22 @@ class _Server:
                     return
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
-                    self._start(json.loads(line))
+                    self._obey(json.loads(line))
             self._reap()
 
+    def _obey(self, order: dict[str, Any]) -> None:
+        if "stop" not in order:
+            self._start(order)
+            return
+        for pid, run_id in self.children.items():
+            if run_id in order["stop"]:
+                os.kill(pid, signal.SIGINT)
+
     def _start(self, order: dict[str, Any]) -> None:
+        # Python drops the signals that reach a child before it has set itself up: they have to wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         pid = os.fork()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         if pid == 0:
             code = 1
             try:
@@ -113,23 +132,11 @@ class _Server:
         from bench.job import Job
         from bench.runner import execute
 
-        record = execute(Job(**{**job, "plugins": tuple(job["plugins"])}), self._progress(job["run_id"]))
+        emit = Emitter(lambda message: self.send({"run_id": job["run_id"], **message}), lambda: _told_to_stop)
+        record = execute(Job(**{**job, "plugins": tuple(job["plugins"])}), emit)
         partial = Path(order["result"] + ".partial")
         partial.write_text(json.dumps(record))
         partial.replace(order["result"])
-
-    def _progress(self, run_id: str) -> Any:
-        last = [0.0]
-
-        def emit(message: dict[str, Any]) -> None:
-            now = time.monotonic()
-            plain = message["event"] == "step" and message.get("dev_score") is None
-            if plain and message["step"] != message["steps"] and now - last[0] < _PROGRESS_INTERVAL:
-                return
-            last[0] = now
-            self.send({"run_id": run_id, **message})
-
-        return emit
 
     def _reap(self) -> None:
         while self.children:
@@ -137,7 +144,8 @@ class _Server:
             if pid == 0:
                 return
             run_id = self.children.pop(pid)
-            self.send({"event": "exit", "run_id": run_id, "code": os.waitstatus_to_exitcode(status)})
+            code = os.waitstatus_to_exitcode(status)
+            self.send({"event": "exit", "run_id": run_id, "code": code, "why": died(code)})
 
     def _kill_all(self) -> None:
         for pid in self.children:

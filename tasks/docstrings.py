@@ -61,7 +61,7 @@ LABELS = tuple(AREAS)
 _AREA_OF = {module: area for area, modules in AREAS.items() for module in modules.split()}
 
 # The pure-Python twin of a C module holds the docstrings; since Python 3.12 datetime's moved there too.
-_TWINS = {"_pydatetime": "datetime", "_pydecimal": "decimal", "_pyio": "io", "_py_warnings": "warnings"}
+TWINS = {"_pydatetime": "datetime", "_pydecimal": "decimal", "_pyio": "io", "_py_warnings": "warnings"}
 
 VALIDATION_PERCENT = 20
 _LONGEST = 400  # characters; the few longer "sentences" are tables and unpunctuated lists
@@ -127,9 +127,14 @@ def splits() -> dict[str, tuple[Row, ...]]:
         )
     sides: dict[str, list[Row]] = {"train": [], "validation": []}
     for row in rows:
-        bucket = int.from_bytes(hashlib.sha256(row.group.encode()).digest()[:8], "big") % 100
-        sides["validation" if bucket < VALIDATION_PERCENT else "train"].append(row)
-    return {side: tuple(members) for side, members in sides.items()}
+        sides[side(row.group)].append(row)
+    return {name: tuple(members) for name, members in sides.items()}
+
+
+def side(group: str) -> str:
+    """``train`` or ``validation``: where everything of a top-level class, function or module falls, by its name."""
+    bucket = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") % 100
+    return "validation" if bucket < VALIDATION_PERCENT else "train"
 
 
 def sources(root: Path) -> list[tuple[str, Path]]:
@@ -139,12 +144,12 @@ def sources(root: Path) -> list[tuple[str, Path]]:
     found = []
     for top in sorted(path.name for path in root.iterdir()):
         name = top.removesuffix(".py")
-        if area_of(_TWINS.get(name, name)) is None:
+        if area_of(TWINS.get(name, name)) is None:
             continue
         paths = root.joinpath(top).rglob("*.py") if name == top else [root / top]
         for path in paths:
             parts = list(path.relative_to(root).with_suffix("").parts)
-            parts[0] = _TWINS.get(parts[0], parts[0])
+            parts[0] = TWINS.get(parts[0], parts[0])
             if not {"test", "tests", "__pycache__"} & set(parts):
                 found.append((".".join(part for part in parts if part != "__init__"), path))
     return sorted(found)

@@ -186,6 +186,7 @@ def _measure(made: dict[str, Any], rng: random.Random, split: list[int], rates: 
         "train_samples_per_second": train,
         "train_tokens_per_second": train * 24.3,
         "step_seconds": [32 / train * (1 + rng.gauss(0, 0.05)) for _ in range(steps)],
+        "reference_step_seconds": [0.004 * (1 + rng.gauss(0, 0.05)) for _ in range(24)],
         "inference_samples_per_second": infer,
         "inference_latency_ms": 1e3 / infer + 3,
         "merged_inference_samples_per_second": 1.05 * infer if made["spec"]["method"]["name"] == "lora" else None,

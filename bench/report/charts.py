@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.report import capacity, curves, forgetting, memory, pareto, rates
+from bench.report import capacity, curves, forgetting, memory, pareto, rates, tuning
 from bench.report.chart import Chart, Scene, look
 from bench.report.published import Figure
 
@@ -21,6 +21,7 @@ def charts(scene: Scene, published: Sequence[Figure] = ()) -> list[Chart]:
         pareto.chart(scene),
         capacity.chart(scene, [figure for figure in published if not figure.average]),
         rates.chart(scene),
+        *tuning.charts(scene),
         Chart("memory", "What the training peak consists of", *memory.split(scene.ordered, scene.names), wide=True),
         Chart("phases", "Peak memory over phases", *memory.phases(scene.ordered, scene.names, looks)),
         *curves.charts(scene),

@@ -40,6 +40,10 @@ def own_part(spec: Mapping[str, Any], seeds: Sequence[int] = ()) -> str:
     method, rate = spec["method"], spec["train"].get("lr")
     name = method["name"]
     words = ["bench", "run", "--methods", name, "--task", spec["task"]["name"], "--model", spec["model"]["name"]]
+    words += ["--quantize", spec["model"]["quantize"]] if spec["model"].get("quantize") else []
+    words += [
+        f"--{flag.replace('_', '-')}" for flag in ("trust_remote_code", "allow_pickle") if spec["model"].get(flag)
+    ]
     words += ["--seeds", ",".join(map(str, seeds or [spec["seed"]]))]
     if rate is not None:
         words += ["--lr", shown(rate)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.record import Record, failed_checks, scored, shown
+from bench.record import Record, failed_checks, mixed, scored, shown, tuned
 from bench.report.chart import Scene
 from bench.report.escape import text
 from bench.report.rates import trials
@@ -94,6 +94,8 @@ def _pairs(scene: Scene) -> list[str]:
 
 
 def _tuning(done: Sequence[Setup]) -> str:
+    if (said := tuned([setup.first for setup in done])) is not None:
+        return text(said)
     tried = {setup.method: len(trials(setup.first)) for setup in done if trials(setup.first)}
     if tried:
         same = set(tried.values())
@@ -129,10 +131,8 @@ def warnings(records: Sequence[Record]) -> list[str]:
     """Reasons why the rows of one task and model may not compare."""
     said = []
     specs = [record["spec"] for record in records]
-    for part, what in (("task", "data"), ("model", "model weights")):
-        prints = {spec[part]["fingerprint"] for spec in specs} - {None}
-        if len(prints) > 1:
-            said.append(f"Rows mix {len(prints)} versions of the {what}: {join(brief(prints))}.")
+    for what, prints in mixed(records).items():
+        said.append(f"Rows mix {len(prints)} versions of the {what}: {join(brief(prints))}.")
     for key in sorted({key for spec in specs for key in spec["train"]} - {"lr"}):
         values = {shown(spec["train"].get(key)) for spec in specs}
         if len(values) > 1:

@@ -12,17 +12,19 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
-    {"errors", "api", "record", "units", "architectures", "job", "settings"},
-    {"registry", "options", "metrics", "environment", "store", "datasource", "columns", "splitting"},
+    {"errors", "api", "record", "units", "architectures", "job", "settings", "quickcheck", "emitter", "executor"},
+    {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
+    {"datasource", "columns", "splitting", "estimate", "spaces"},
     {"backbone", "tracker", "checks", "data", "statistics", "table", "report", "taskoptions", "tables"},
-    {"ownparts"},
+    {"gguf", "sources", "quantize", "ownparts"},
     {"owncells"},
-    {"models", "memory", "engine", "calls", "attention", "weights"},
-    {"trainer", "methods", "tasks"},
-    {"probe", "flops", "planfile", "progress", "pool", "card", "forms"},
+    {"models", "memory", "engine", "calls", "attention", "weights", "reference", "matching"},
+    {"trainer", "methods", "tasks", "gate", "compare"},
+    {"pretraining"},
+    {"probe", "flops", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
     {"forgetting"},
-    {"runner", "specs", "explain", "export"},
-    {"worker", "sweep"},
+    {"runner", "specs", "explain", "export", "tuning", "fetch"},
+    {"worker", "sweep", "planner"},
     {"reporting"},
     {"commands", "cli", "python"},
 ]

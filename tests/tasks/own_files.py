@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from tests.conftest import sentences
 
@@ -33,6 +34,13 @@ def write_all(folder: Path) -> None:
         write_csv(folder / name, ["text", "label"], zip(texts[rows], moods[rows], strict=True))
     authors = [f"author {number // 4}" for number in range(40)]
     write_csv(folder / "authors.csv", ["text", "label", "author"], zip(["", *texts[1:]], moods, authors, strict=True))
+    asked = [{"question": text, "answer": f"it is a {mood} story"} for text, mood in zip(texts, moods, strict=True)]
+    (folder / "qa.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    (folder / "lines.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    for name, value in (("dark", 30), ("light", 220)):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (8, 8), (value + number,) * 3).save(folder / "pictures" / name / f"{number}.png")
 
 
 def write_csv(path: Path, head: list[str], rows: object) -> Path:

@@ -20,6 +20,7 @@ from bench.api import DataSource, Splits
 from bench.errors import RequestError
 from bench.record import schema
 from bench.tasks.own import OwnTask
+from tests import writers, zoo
 from tests.conftest import Bench
 from tests.tasks.own_files import write_all, write_csv
 
@@ -184,6 +185,7 @@ def test_a_task_file_says_what_no_guess_can_know(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         ("text,label\n", "has no rows"),
+        ("stars\n4\n5\n", "has one column, 'stars'"),
         ("text,label\na,1\nb,2,3\n", "line 3: 3 cells, but the first line names 2 columns: b,2,3"),
         ('text,label\n"a\nb",1\nc\n', "line 4: 1 cells"),
         ('text,label\n"a,1\nb,2\n', "line 2"),
@@ -319,12 +321,24 @@ def test_every_command_of_the_page_is_understood(bench_here: Bench, tiny_model: 
     write_all(tmp_path)
     (toml,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "mood.toml").write_text(toml)
-    found = commands()
+    found = [command for command in commands() if "--model" not in command]
     assert len(found) == 10
     for command in found:
         done = bench_here(*shlex.split(command)[1:], "--model", tiny_model, "--dry-run")
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert "rows to learn from" in done.stderr
+
+
+def test_every_command_of_the_page_for_another_model_is_understood(bench_here: Bench, tmp_path: Path) -> None:
+    write_all(tmp_path)
+    models = {"smollm2-135m": writers.folder(tmp_path / "llama", "llama"), "vit-base": tmp_path / "vit"}
+    zoo.backbone("vit", "image-classification").model.vit.save_pretrained(models["vit-base"])
+    found = [command for command in commands() if "--model" in command]
+    assert len(found) == 3
+    for command in found:
+        name = command.split("--model ")[1].split()[0]
+        done = bench_here(*shlex.split(command)[1:], "--model", models[name], "--dry-run")
+        assert done.returncode == 0 and "1 runs, 0 already there" in done.stdout, f"{command}: {done.stderr}"
 
 
 def test_the_first_command_of_the_page_runs(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
@@ -360,3 +374,80 @@ def test_parquet_rows_keep_their_types() -> None:
     )
     found = task("data.parquet")
     assert found.kind == "regression" and found.load(DataSource()).train.features["label"].dtype == "float64"
+
+
+# -- answers to write, and texts to model ---
+
+
+def qa(count: int = 20, **more: Any) -> str:
+    return "".join(
+        json.dumps({"question": f"what is {n}?", "answer": f"it is the number {n}", **more}) + "\n"
+        for n in range(count)
+    )
+
+
+def test_questions_and_answers_are_generation() -> None:
+    found = task(write("qa.jsonl", qa(id=3)))
+    assert (found.kind, found.text, found.label, found.main_score) == ("generation", ("question",), "answer", "rougeL")
+    assert found.notes == ("prompt from 'question', answer from 'answer' (generation)", "not used: id")
+    splits = found.load(DataSource())
+    assert (len(splits.train), len(splits.validation)) == (16, 4)
+    part = splits.validation[:]
+    assert found.targets(part) == found.references(part) == part["answer"] and part["answer"][0].startswith("it is")
+    assert found.score(part["answer"], part["answer"]) == {"rougeL": 1.0, "exact_match": 1.0}
+    assert found.each(part["answer"][:1], ["another text"]) == [0.0]
+    assert not task("qa.jsonl", rank_by="loss").higher_is_better
+
+
+@pytest.mark.parametrize(
+    ("columns", "text", "label"),
+    [
+        (("instruction", "input", "output"), ("instruction", "input"), "output"),
+        (("dialogue", "summary"), ("dialogue",), "summary"),
+        (("Prompt", "Completion"), ("Prompt",), "Completion"),
+    ],
+)
+def test_names_that_ask_and_answer(columns: tuple[str, ...], text: tuple[str, ...], label: str) -> None:
+    rows = [{name: f"{name} of {n} in many words" for name in columns} for n in range(20)]
+    found = task(write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows)))
+    assert (found.kind, found.text, found.label) == ("generation", text, label)
+
+
+def test_few_short_answers_are_classes_unless_the_person_says_otherwise() -> None:
+    rows = "".join(json.dumps({"question": f"is {n} even?", "answer": ("yes", "no")[n % 2]}) + "\n" for n in range(20))
+    write("even.jsonl", rows)
+    assert task("even.jsonl", label="answer").kind == "classification"
+    found = task("even.jsonl", kind="generation")
+    assert (found.kind, found.text, found.label) == ("generation", ("question",), "answer")
+
+
+def test_a_text_column_alone_is_modelled() -> None:
+    write("lines.jsonl", "".join(json.dumps({"id": n, "text": f"line number {n}"}) + "\n" for n in range(20)))
+    found = task("lines.jsonl")
+    assert (found.kind, found.text, found.label) == ("language-modelling", ("text",), "")
+    assert found.main_score == "perplexity" and not found.higher_is_better
+    splits = found.load(DataSource())
+    assert found.texts(splits.validation[:2]) == splits.validation[:2]["text"]
+    named = task(
+        write("two.csv", "a,b\n" + "".join(f"x {n},y y y {n}\n" for n in range(20))), kind="language-modelling"
+    )
+    assert named.text == ("b",), "the column with the most words"
+
+
+def test_a_run_builds_the_same_task_of_answers_again() -> None:
+    found = task(write("qa.jsonl", qa()), template="{question}", max_new_tokens="9")
+    spec = {"name": "qa.jsonl", "options": json.loads(json.dumps(taskoptions.plain(found)))}
+    assert taskoptions.rebuild(spec, DataSource()) == found
+    lines = task(write("lines.csv", "text\n" + "".join(f"line {n}\n" for n in range(20))))
+    spec = {"name": "lines.csv", "options": json.loads(json.dumps(taskoptions.plain(lines)))}
+    assert taskoptions.rebuild(spec, DataSource()) == lines
+
+
+def test_what_cannot_be_written_or_modelled_is_refused() -> None:
+    write("odd.csv", "a,b\n" + "".join(f"some {n},{n}\n" for n in range(20)))
+    assert "which column asks, which answers?" in refusal("odd.csv", kind="generation")
+    assert "one column of text and no label" in refusal("odd.csv", kind="language-modelling", label="b")
+    assert "the column 'answer' is empty in 1 rows" in refusal(
+        write("gap.jsonl", qa() + '{"question": "why?", "answer": " "}\n')
+    )
+    assert "Unknown score of a generation 'accuracy'" in refusal(write("qa.jsonl", qa()), rank_by="accuracy")

@@ -1,0 +1,99 @@
+"""The comparison as one self-contained HTML file in the report's style; nothing in it runs."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from itertools import groupby
+
+from bench import units
+from bench.compare import words
+from bench.compare.changes import BETTER, WORSE, Change
+from bench.compare.comparison import Comparison, Row
+from bench.report.escape import text
+
+_STYLE = """
+td.worse { color: var(--bad); font-weight: 600; }
+td.better { font-weight: 600; }
+td.changed { font-weight: 600; }
+td.words { text-align: left; white-space: normal; min-width: 14rem; color: var(--muted); }
+tbody tr.first th, tbody tr.first td { border-top: 1px solid var(--ink); }
+"""
+
+
+_HEADS = ("method", "metric", "A", "B", "change", "p, corrected", "test")
+_CAPTION = "Means over the seeds compared; scores change in their own unit or in points, the rest in percent."
+
+
+def document(comparison: Comparison) -> str:
+    """The whole page as HTML."""
+    remarks = "".join(f"<li>{text(remark)}" for remark in words.remarks(comparison))
+    style = files("bench.report").joinpath("report.css").read_text(encoding="utf-8")
+    sections = "\n".join(
+        _section(task, model, list(rows))
+        for (task, model), rows in groupby(comparison.rows, key=lambda row: (row.task, row.model))
+    )
+    beside = f'<div class="warning" role="note"><h3>Beside the figures</h3><ul>{remarks}</ul></div>'
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>What changed</title>
+<style>
+{style}{_STYLE}</style>
+</head>
+<body>
+<header>
+<h1>What changed from A to B</h1>
+<p>A: {text(comparison.names[0])}<br>B: {text(comparison.names[1])}</p>
+</header>
+<main>
+{_answer(comparison)}
+{beside if remarks else ""}
+{sections}
+<p>{text(words.method(comparison))}</p>
+</main>
+</body>
+</html>
+"""
+
+
+def _answer(comparison: Comparison) -> str:
+    if not comparison.rows:
+        return '<p class="answer">The two folders have no run in common.</p>'
+    if not comparison.marked:
+        return '<p class="answer">Nothing changed beyond its noise.</p>'
+    said = "".join(f"<li>{text(words.sentence(row, change))}" for row, change in comparison.marked)
+    return f'<p class="answer">Changed beyond noise:</p><ul class="rests">{said}</ul>'
+
+
+def _section(task: str, model: str, rows: list[Row]) -> str:
+    head = "".join(
+        f'<th scope="col">{name}' for name in ("method", "metric", "A", "B", "change", "p, corrected", "test")
+    )
+    body = "".join(_lines(row) for row in rows)
+    return f"""<section>
+<h2>{text(task)} <span>on {text(model)}</span></h2>
+<div class="wide"><table>
+<caption>{_CAPTION}</caption>
+<thead><tr>{head}</thead>
+<tbody>{body}</tbody>
+</table></div>
+</section>"""
+
+
+def _lines(row: Row) -> str:
+    return "".join(_line(row, change, index == 0) for index, change in enumerate(row.changes))
+
+
+def _line(row: Row, change: Change, first: bool) -> str:
+    mark = change.mark if change.mark in (BETTER, WORSE) else "changed" if change.mark else ""
+    word = f" {mark}" if mark else ""
+    p = units.DASH if change.p_holm is None else words.p_value(change.p_holm)
+    return (
+        f'<tr{" class=first" if first else ""}><th scope="row">{text(row.label)}'
+        f'<td class="words">{text(change.metric.name)}'
+        f"<td>{text(change.metric.text(change.before))}<td>{text(change.metric.text(change.after))}"
+        f'<td class="{mark}">{text(words.cell(change))}{word}<td>{text(p)}<td class="words">{text(change.test)}</tr>'
+    )

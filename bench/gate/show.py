@@ -1,0 +1,44 @@
+"""The result of a check for people: what moved, by how much, against what noise; failures first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from bench import units
+from bench.gate.check import BETTER, MISSING, NEW, REGRESSION, SAME, SKIPPED, Finding, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES = {REGRESSION: "bold red", MISSING: "bold red", BETTER: "green", SKIPPED: "yellow", NEW: "cyan"}
+_ORDER = (REGRESSION, MISSING, SKIPPED, BETTER, NEW)
+
+
+def headline(result: Result) -> str:
+    """One sentence: whether the gate holds."""
+    counted = Counter(finding.verdict for finding in result.findings)
+    failed = len(result.failures)
+    runs = len({(finding.label, finding.where) for finding in result.findings if finding.verdict != NEW})
+    looked = f"{counted[SAME] + counted[BETTER] + counted[REGRESSION]} figures of {runs} configurations compared"
+    if not failed:
+        return f"The gate holds: {looked}, none worse than its noise allows."
+    return f"The gate fails: {failed} of them {'is a failure' if failed == 1 else 'are failures'} ({looked})."
+
+
+def render(result: Result, console: Console, everything: bool = False) -> None:
+    """Print a line for each finding, failures first, then the headline; what stayed the same only when asked."""
+    from rich.text import Text
+
+    for note in result.notes:
+        console.print(Text(units.clean(note), style="dim"))
+    order = (*_ORDER, SAME) if everything else _ORDER
+    chosen = [finding for verdict in order for finding in result.findings if finding.verdict == verdict]
+    for finding in chosen:
+        console.print(Text(f"{finding.verdict:<12}  ", style=_STYLES.get(finding.verdict, "")) + Text(line(finding)))
+    console.print(Text(headline(result), style="bold"))
+
+
+def line(finding: Finding) -> str:
+    """A finding in one line."""
+    return units.clean(f"{finding.label} ({finding.where})  {finding.measure}: {finding.said}")

@@ -1,0 +1,112 @@
+"""The Hugging Face Hub's failures in words, and its client kept from retrying where there is no network."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+
+from bench.errors import RequestError
+
+
+def reason(repository: str, revision: str | None, error: BaseException) -> str | None:
+    """What went wrong with a repository, in a person's words; None when nothing of the error's causes is known."""
+    from huggingface_hub import constants, errors
+
+    gated = f"{repository} is gated: accept its terms at {constants.ENDPOINT}/{repository}, then run hf auth login"
+    told: tuple[tuple[type[BaseException], str], ...] = (
+        (errors.GatedRepoError, gated),
+        (errors.RevisionNotFoundError, f"{repository} has no revision '{revision}'"),
+        (errors.RepositoryNotFoundError, f"there is no repository {repository}, or it is private (hf auth login)"),
+        (errors.DisabledRepoError, f"{repository} is disabled on the Hub"),
+        (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set and the cache lacks it"),
+    )
+    causes = list(_causes(error))
+    for kind, words in told:
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+        return "the disk is full"
+    missing = unreachable()
+    if missing is not None:
+        return f"{missing}, and the cache lacks it"
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set and the cache lacks it"
+    if any(type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError") for cause in causes):
+        return f"{constants.ENDPOINT} does not answer, and the cache lacks it"
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def unreachable() -> str | None:
+    """What is wrong with the network, or None when nothing is known to be."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or resolves(constants.ENDPOINT):
+        return None
+    return f"there is no network to {constants.ENDPOINT}"
+
+
+def resolves(endpoint: str) -> bool:
+    """Whether an endpoint's name has an address; behind a proxy, which resolves names, this machine need not."""
+    if {"https", "all"} & urllib.request.getproxies().keys():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, None)
+    except socket.gaierror:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def no_retries_without_network() -> Iterator[None]:
+    """Without a network, go straight to the cache: the Hub's client would retry for half a minute first."""
+    from huggingface_hub import constants
+
+    if unreachable() is None:
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+@contextlib.contextmanager
+def told(what: str, repository: str, revision: str | None) -> Iterator[None]:
+    """Turn the failures of the Hub's client inside the block into one clear message about ``what``.
+
+    Raises:
+        RequestError: with the reason.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # the bases of the Hub's own error are those of the HTTP library beneath it, whichever this version uses
+    failures: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, KeyError, *HfHubHTTPError.__bases__)
+    try:
+        with no_retries_without_network():
+            missing = unreachable()
+            if missing is not None:
+                raise RequestError(f"{what} cannot be fetched: {missing}.")
+            yield
+    except failures as error:
+        raise RequestError(
+            f"{what} cannot be fetched: {reason(repository, revision, error) or first_line(error)}."
+        ) from error

@@ -1,0 +1,134 @@
+"""Fill a mirror: data sets as ``<id>/<config>/<split>-*.parquet`` and models as ``models/<owner>/<name>/``.
+
+Parquet files are copied byte for byte where the repository has them under such names, so that every mirror of a
+commit has the same fingerprint; other formats are converted by ``datasets``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import hub
+from bench.errors import RequestError
+
+PINNED = "mirror.json"  # what a mirror knows of a folder's origin
+_MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
+_SKIPPED = ("README.md", "*.onnx*", "*.h5", "*.msgpack", "flax*", "tf_*")
+_PICKLED = ("pytorch_model*.bin",)
+
+
+def fetch_model(hub_id: str, revision: str | None, mirror: Path, allow_pickle: bool = False) -> Path:
+    """Copy a model's configuration, tokenizer and weights at a revision into ``<mirror>/models/<hub_id>``.
+
+    A folder that already holds that commit is left as it is; another commit's is replaced once the new one is whole.
+
+    Raises:
+        RequestError: when the repository, the revision, the network or room on the disk is missing, or it has no
+            safetensors.
+    """
+    from huggingface_hub import HfApi
+
+    with hub.told(f"Model {hub_id}", hub_id, revision):
+        info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
+        folder = mirror / "models" / hub_id
+        if pinned(folder) == info.sha:
+            return folder
+        there = [file.rfilename for file in info.siblings or () if "/" not in file.rfilename]
+        kinds = (*_MODEL_FILES, *(_PICKLED if allow_pickle else ()))
+        wanted = [name for name in there if _any(name, kinds) and not _any(name, _SKIPPED)]
+        if not _any_of(wanted, ("*.safetensors",)) and not (allow_pickle and _any_of(wanted, _PICKLED)):
+            pickled = " It has pickled ones; --allow-pickle takes them." if _any_of(there, _PICKLED) else ""
+            raise RequestError(f"Model {hub_id} has no *.safetensors weights.{pickled}")
+        _fill("model", hub_id, str(info.sha), wanted, folder, revision)
+    return folder
+
+
+def fetch_split(mirror: Path, dataset: str, config: str | None, split: str, revision: str | None) -> None:
+    """Copy one split of a data set at a revision into ``<mirror>/<dataset>/<config>/``.
+
+    Raises:
+        RequestError: when the repository, revision, configuration, split, network or room on the disk is missing.
+    """
+    from huggingface_hub import HfApi
+
+    folder = mirror / dataset / (config or "")
+    with hub.told(f"Data set {dataset}", f"datasets/{dataset}", revision):
+        info = HfApi().dataset_info(dataset, revision=revision)
+        files = [file.rfilename for file in info.siblings or ()]
+        wanted = _parquets(files, config, split)
+        if wanted:
+            _fill("dataset", dataset, str(info.sha), wanted, folder, revision)
+            return
+        _convert(dataset, config, split, str(info.sha), folder, revision)
+
+
+def _parquets(files: Sequence[str], config: str | None, split: str) -> list[str]:
+    """The repository's own parquet files of a split, where they are laid out as a mirror is."""
+    places = [f"{config}/"] if config else ["data/", "", "default/"]
+    for place in places:
+        found = [name for name in files if fnmatch.fnmatchcase(name, f"{place}{split}-*.parquet")]
+        if found:
+            return sorted(found)
+    return []
+
+
+def _fill(kind: str, repository: str, commit: str, files: Sequence[str], folder: Path, asked: str | None) -> None:
+    """Download files of a commit side by side into a folder, all or none, and write down what they are."""
+    from huggingface_hub import hf_hub_download
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as made:
+        for name in files:
+            hf_hub_download(repository, name, repo_type=kind, revision=commit, local_dir=made)
+        _settle([Path(made) / name for name in files], folder, commit, asked, replace=kind == "model")
+
+
+def _convert(dataset: str, config: str | None, split: str, commit: str, folder: Path, asked: str | None) -> None:
+    import datasets
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as made:
+        loaded = datasets.load_dataset(dataset, config, split=split, revision=commit, cache_dir=made)
+        file = Path(made) / f"{split}-00000-of-00001.parquet"
+        loaded.to_parquet(file)
+        _settle([file], folder, commit, asked, replace=False)
+
+
+def _settle(files: Sequence[Path], folder: Path, commit: str, asked: str | None, replace: bool) -> None:
+    """Move whole files into their folder; ``mirror.json`` names the commit and the size of each."""
+    known: dict[str, Any] = {"bytes": {}}
+    before = pinned(folder)
+    if before == commit and not replace:
+        known = json.loads((folder / PINNED).read_bytes())
+    elif folder.exists() and (replace or before is not None):
+        shutil.rmtree(folder)  # files of another commit do not belong beside these
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        file.replace(folder / file.name)
+    sizes = {**known["bytes"], **{file.name: (folder / file.name).stat().st_size for file in files}}
+    text = json.dumps({"revision": commit, "asked": asked or "main", "bytes": sizes}, indent=1)
+    partial = folder / f"{PINNED}.partial"
+    partial.write_text(text + "\n")
+    partial.replace(folder / PINNED)
+
+
+def pinned(folder: Path) -> str | None:
+    """The commit that a folder of a mirror was fetched at; None where it does not say."""
+    try:
+        return str(json.loads((folder / PINNED).read_bytes())["revision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _any_of(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(_any(name, patterns) for name in names)

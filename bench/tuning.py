@@ -1,0 +1,397 @@
+"""Fair tuning: every method the same number of trials on the dev split, then the winner on the seeds.
+
+A trial is a run of its own, scored on the dev split alone. Which values trial n tries follows from the trials before
+it, so the trials' records are all that has to be kept: a sweep that was killed, or a second one on the same folder,
+comes to the same trials and does none of them twice. Optuna samples and prunes (Akiba et al., arXiv 1907.10902).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench import options, registry
+from bench.api import AlreadyTrained
+from bench.data import hold_out
+from bench.errors import RequestError, unknown
+from bench.record import Record
+from bench.spaces import Space, Wish, spaces
+from bench.specs import Request, RunSpec
+
+if TYPE_CHECKING:
+    import optuna
+
+PRUNERS = ("median", "halving", "none")
+Read = Callable[[RunSpec], Record | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What ``--tune`` asked for.
+
+    Attributes:
+        wishes: options to tune, with a range where one was given.
+        trials: how many values each configuration may try; None: the size of the grid, or 6.
+        prune: what stops a trial early.
+    """
+
+    wishes: tuple[Wish, ...]
+    trials: int | None
+    prune: str
+
+
+@dataclasses.dataclass
+class Group:
+    """One configuration that is tuned: a method with its other options on a task and a model.
+
+    Attributes:
+        base: the run with default values and the first seed, which trials are trained with.
+        seeds: what the winner is trained on.
+        trials: specifications of the trials known so far, in order.
+        history: their records, as far as they are done.
+    """
+
+    base: RunSpec
+    seeds: list[int]
+    spaces: dict[str, Space]
+    budget: int
+    prune: str
+    trials: list[RunSpec] = dataclasses.field(default_factory=list)
+    history: list[Record] = dataclasses.field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that name the configuration and the search."""
+        rest = {name: part for name, part in self.base.spec.items() if name not in ("seed", "method", "train")}
+        for part in ("method", "train"):
+            rest[part] = {name: value for name, value in self.base.spec[part].items() if name not in self.spaces}
+        text = json.dumps([rest, self._asked()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _asked(self) -> dict[str, Any]:
+        ranges = {name: space.plain() for name, space in self.spaces.items()}
+        return {"options": ranges, "trials": self.budget, "prune": self.prune, "seed": self.base.spec["seed"]}
+
+    def run(self, values: Mapping[str, Any], seed: int, trial: int | None) -> RunSpec:
+        """The run with these values: a trial, or without a number one that is scored on the validation split."""
+        method: Any = dataclasses.replace(self.base.method, **values)  # type: ignore[type-var]
+        spec = {
+            **self.base.spec,
+            "method": {**self.base.spec["method"], **values},
+            "train": {**self.base.spec["train"], "lr": method.lr},
+            "seed": seed,
+            "tuning": {"group": self.key, **self._asked(), "trial": trial},
+        }
+        return dataclasses.replace(self.base, spec=spec, method=method)
+
+    def values(self, trial: RunSpec) -> dict[str, Any]:
+        """The tuned options of a trial."""
+        return {name: trial.spec["method"][name] for name in self.spaces}
+
+    def dev(self, record: Mapping[str, Any]) -> float | None:
+        """The dev score that a trial is judged by: that of the checkpoint which would be scored."""
+        scores = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None]
+        if not scores:
+            return None
+        if self.base.spec["train"]["checkpoint"] == "last":
+            return float(scores[-1])
+        return float((max if self.base.task.higher_is_better else min)(scores))
+
+    def best(self) -> int | None:
+        """The number of the best trial, the earliest of equals, or None when none has a score."""
+        sign = 1 if self.base.task.higher_is_better else -1
+        scored = [(sign * score, -number) for number, record in enumerate(self.history)
+                  if record["status"] == "ok" and (score := self.dev(record)) is not None]  # fmt: skip
+        return -max(scored)[1] if scored else None
+
+
+class Tuner:
+    """Tells a sweep which trials to do next, when to stop one, and which runs the winners make."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = list(groups)
+        self._by_key = {group.key: group for group in self.groups}
+
+    def open(self, read: Read) -> list[RunSpec]:
+        """What can be done now: the next trial of each configuration, or its final runs; done ones are left out."""
+        return [spec for group in self.groups for spec in self._next(group, read)]
+
+    def after(self, spec: RunSpec, read: Read) -> list[RunSpec]:
+        """What can be done once this trial is over."""
+        tuning = spec.spec.get("tuning")
+        if tuning is None or tuning["trial"] is None:
+            return []
+        return self._next(self._by_key[tuning["group"]], read)
+
+    def _next(self, group: Group, read: Read) -> list[RunSpec]:
+        group.history = []
+        for number in range(group.budget):
+            if number == len(group.trials):
+                group.trials.append(group.run(_sample(group, number), group.base.spec["seed"], number))
+            record = read(group.trials[number])
+            if record is None:
+                return [group.trials[number]]
+            group.history.append(record)
+        return [spec for spec in self.finals(group) if read(spec) is None]
+
+    def finals(self, group: Group) -> list[RunSpec]:
+        """The runs of a configuration's winner, on every seed; empty while trials are missing."""
+        if len(group.history) < group.budget:
+            return []
+        best = group.best()
+        values = {} if best is None else group.values(group.trials[best])
+        return [group.run(values, seed, None) for seed in group.seeds]
+
+    def ahead(self, read: Read) -> list[RunSpec]:
+        """Every trial and final run that is still to come; defaults stand for values that are not chosen yet."""
+        found = []
+        for group in self.groups:
+            finals = self.finals(group) or [group.run({}, seed, None) for seed in group.seeds]
+            trials = [group.run({}, group.base.spec["seed"], n) for n in range(len(group.history), group.budget)]
+            found += [*trials, *(spec for spec in finals if read(spec) is None)]
+        return found
+
+    def prune(self, spec: RunSpec, points: Sequence[tuple[int, float]]) -> bool:
+        """Whether a trial is so much behind the earlier ones that it should stop.
+
+        Args:
+            spec: the trial.
+            points: step and dev score of its evaluations so far.
+        """
+        group = self._by_key[spec.spec["tuning"]["group"]]
+        if group.prune == "none":
+            return False
+        study = _replay(group, group.history[: spec.spec["tuning"]["trial"]])
+        return _report(study, group, group.values(spec), points)[1]
+
+    def hopeless(self, spec: RunSpec) -> str | None:
+        """Why a final run need not be tried: no trial got as far as a score."""
+        tuning = spec.spec.get("tuning")
+        if tuning is None or tuning["trial"] is not None:
+            return None
+        group = self._by_key[tuning["group"]]
+        if group.best() is not None:
+            return None
+        first = group.history[0]
+        return f"none of {group.budget} trials has a dev score; the first one: {first['status']}, {first['error']}"
+
+    def summary(self, spec: RunSpec) -> dict[str, Any] | None:
+        """What a final run's record says of the trials; None for others."""
+        tuning = spec.spec.get("tuning")
+        if tuning is None or tuning["trial"] is not None:
+            return None
+        group = self._by_key[tuning["group"]]
+        best = group.best()
+        trials = [
+            {
+                **group.values(trial),
+                "dev_score": group.dev(record),
+                "steps": len(record["speed"]["step_seconds"] or record["curve"]),
+                "status": "pruned" if pruned(record) else record["status"],
+                "run_id": trial.run_id,
+            }
+            for trial, record in zip(group.trials, group.history, strict=True)
+        ]
+        chosen = None if best is None else group.values(group.trials[best])
+        return {"best_of": group.budget, "options": list(group.spaces), "chosen": chosen, "trials": trials}
+
+
+def is_trial(spec: Mapping[str, Any]) -> bool:
+    """Whether a run is a trial: it does not see the validation split."""
+    return (spec.get("tuning") or {}).get("trial") is not None
+
+
+def pruned(record: Mapping[str, Any]) -> bool:
+    """Whether a trial was stopped because it was behind."""
+    return bool((record.get("tuning") or {}).get("pruned"))
+
+
+def search(tune: Sequence[str], trials: Any, prune: Any, request: Request) -> Search | None:
+    """What the flags ask for, or None without ``--tune``.
+
+    Raises:
+        RequestError: with everything that is wrong with them.
+    """
+    wrong, wishes, number = [], [], None
+    for text in tune:
+        try:
+            wishes.append(Wish.parse(text))
+        except RequestError as error:
+            wrong += error.messages
+    if not tune:
+        given = [flag for flag, value in (("--trials", trials), ("--prune", prune)) if value is not None]
+        wrong += [f"{flag} says how to tune: say with --tune what, for example --tune lr." for flag in given]
+    if trials is not None:
+        number = int(trials) if str(trials).isdigit() else 0
+        wrong += [] if number > 0 else [f"--trials: '{trials}' is not a whole number of at least 1."]
+    if prune is not None and prune not in PRUNERS:
+        wrong.append(f"--prune: {unknown('pruner', str(prune), PRUNERS)}")
+    wrong += [f"--tune {wish.text}: {clash} sets it already." for wish in wishes for clash in _clashes(wish, request)]
+    if wrong:
+        raise RequestError(wrong)
+    if wishes:
+        _optuna()
+    return Search(tuple(wishes), number, prune or "median") if wishes else None
+
+
+def _clashes(wish: Wish, request: Request) -> list[str]:
+    """The flags that give a tuned option a value."""
+    found = ["--lr"] if wish.option == "lr" and request.train.get("lr") is not None else []
+    for text in request.sets:
+        owner, _, option = text.partition("=")[0].strip().partition(".")
+        mine = wish.owner in (None, owner) and owner in request.methods and option == wish.option
+        if mine or (owner == "train" and option == wish.option == "lr"):
+            found.append(f"--set {text}")
+    swept = {getattr(registry.methods().get(name), "swept", None) for name in request.methods}
+    if request.ranks and wish.option in swept:
+        found.append("--ranks")
+    return found
+
+
+def groups(wanted: Search, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], list[Group]]:
+    """Split the runs of a request into those that are not tuned and the configurations that are.
+
+    Raises:
+        RequestError: when an option cannot be tuned, or there is no dev split to tune on.
+    """
+    wrong: list[str] = []
+    names = {spec.method.name for spec in specs}
+    for wish in wanted.wishes:
+        if wish.owner is not None and wish.owner not in names:
+            wrong.append(f"--tune {wish.text}: {unknown('method of this run', wish.owner, names)}")
+        elif not any(wish.option in options.options(type(spec.method)) for spec in specs if wish.concerns(spec.method)):
+            known = {name for spec in specs for name in options.options(type(spec.method))}
+            wrong.append(f"--tune {wish.text}: {unknown('option', wish.option, known)}")
+    plain: list[RunSpec] = []
+    found: dict[str, Group] = {}
+    for spec in specs if not wrong else ():
+        try:
+            chosen = {} if isinstance(spec.method, AlreadyTrained) else spaces(spec.method, wanted.wishes)
+            if not chosen:
+                plain.append(spec)
+                continue
+            group = _group(spec, chosen, wanted)
+            key = json.dumps([part for name, part in spec.spec.items() if name != "seed"])
+            found.setdefault(key, group).seeds.append(spec.spec["seed"])
+        except RequestError as error:
+            wrong += [message for message in error.messages if message not in wrong]
+    if wrong:
+        raise RequestError(wrong)
+    return plain, list(found.values())
+
+
+def _group(spec: RunSpec, chosen: dict[str, Space], wanted: Search) -> Group:
+    if not hold_out(spec.spec["task"]["train_rows"], spec.spec["train"]["dev_size"])[1]:
+        raise RequestError(f"--tune: {spec.task.name} has no dev split to tune on (train.dev_size, at least 10 rows).")
+    size = 1
+    for space in chosen.values():
+        size = size * len(space.values) if space.values and size else 0
+    if size and wanted.trials is not None and wanted.trials != size:
+        raise RequestError(
+            f"--trials {wanted.trials}: the grid of {spec.method.name} has {size} values, and each is tried once. "
+            "Leave --trials out, or give a range (LOW:HIGH)."
+        )
+    return Group(spec, [], chosen, size or wanted.trials or 6, wanted.prune)
+
+
+def _sample(group: Group, number: int) -> dict[str, Any]:
+    """The values of trial ``number``: the grid's; else the defaults, two or more spread evenly, then Optuna's."""
+    if all(space.values for space in group.spaces.values()):
+        found = {}
+        for name, space in group.spaces.items():
+            number, index = divmod(number, len(space.values))
+            found[name] = space.values[index]
+        return found
+    default = {name: group.base.spec["method"][name] for name in group.spaces}
+    if number == 0 and all(space.holds(default[name]) for name, space in group.spaces.items()):
+        return default
+    if number < max(3, group.budget // 3):
+        bases = itertools.cycle((2, 3, 5, 7, 11))
+        return {
+            name: space.at(_halton(number + 1, base))
+            for (name, space), base in zip(group.spaces.items(), bases, strict=False)
+        }
+    study = _replay(group, group.history[:number])
+    study.sampler = _sampler(number)
+    return dict(study.ask(_distributions(group)).params)
+
+
+def _halton(index: int, base: int) -> float:
+    """The radical inverse of an index: numbers in (0, 1) that fill it evenly, ½ ¼ ¾ ⅛ … in base 2."""
+    found, share = 0.0, 1.0
+    while index:
+        share /= base
+        index, digit = divmod(index, base)
+        found += digit * share
+    return found
+
+
+def _sampler(number: int) -> optuna.samplers.BaseSampler:
+    """Tree-structured Parzen estimators (Bergstra et al. 2011); the seed is the trial's number for every method."""
+    sampler: optuna.samplers.BaseSampler = _optuna().samplers.TPESampler(seed=number, n_startup_trials=1)
+    return sampler
+
+
+def _replay(group: Group, history: Sequence[Record]) -> optuna.Study:
+    """A study that has seen these trials, in memory."""
+    found = _optuna()
+    steps = group.base.spec["train"]["steps"]
+    pruner = {
+        "median": lambda: found.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=steps // 3),
+        "halving": lambda: found.pruners.SuccessiveHalvingPruner(min_resource=max(1, steps // 4), reduction_factor=2),
+        "none": found.pruners.NopPruner,
+    }[group.prune]()
+    direction = "maximize" if group.base.task.higher_is_better else "minimize"
+    study: optuna.Study = found.create_study(
+        direction=direction, pruner=pruner, sampler=found.samplers.RandomSampler(seed=0)
+    )
+    for trial, record in zip(group.trials, history, strict=False):
+        points = [(p["step"], p["dev_score"]) for p in record["curve"] if p["dev_score"] is not None]
+        made, _ = _report(study, group, group.values(trial), points)
+        score = group.dev(record)
+        if pruned(record):
+            study.tell(made, state=found.trial.TrialState.PRUNED)
+        elif record["status"] == "ok" and score is not None:
+            study.tell(made, score)
+        else:
+            study.tell(made, state=found.trial.TrialState.FAIL)
+    return study
+
+
+def _report(
+    study: optuna.Study, group: Group, values: Mapping[str, Any], points: Sequence[tuple[int, float]]
+) -> tuple[optuna.Trial, bool]:
+    """Add a trial with its evaluations to a study; also whether the pruner would stop it after the last."""
+    study.enqueue_trial(dict(values))
+    trial = study.ask(_distributions(group))
+    stop = False
+    for step, score in points:
+        trial.report(score, step)
+        stop = trial.should_prune()
+    return trial, stop
+
+
+def _distributions(group: Group) -> dict[str, Any]:
+    found = _optuna().distributions
+    made: dict[str, Any] = {}
+    for name, space in group.spaces.items():
+        if space.values:
+            made[name] = found.CategoricalDistribution(space.values)
+        elif space.whole:
+            made[name] = found.IntDistribution(int(space.low), int(space.high), log=space.log)
+        else:
+            made[name] = found.FloatDistribution(space.low, space.high, log=space.log)
+    return made
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise RequestError("--tune needs Optuna: pip install 'tunebench[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

@@ -1,0 +1,64 @@
+"""Runs are matched by what they are: not by code, device or where a folder lies."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from bench.matching import differences, match
+from tests import factories
+
+
+def test_code_device_and_fingerprints_do_not_tell_runs_apart() -> None:
+    one = factories.record("lora", seed=1)
+    other = copy.deepcopy(one)
+    other["spec"]["code"]["method"] = "changed"
+    other["spec"]["train"]["device"] = "cuda"
+    other["spec"]["task"]["fingerprint"] = "changed"
+    other["run_id"] = factories.run_id(other["spec"])
+    other["environment"] |= {"device": "cuda", "torch": "2.8.0"}
+    found = match([one], [other])
+    assert [(a.label, b.label) for a, b in found.pairs] == [("lora", "lora")] and not found.only_first
+    assert differences([one], [other]) == [
+        "device: cpu → cuda", "torch: 2.7.1 → 2.8.0", "data of glue/sst2: 9f0c3a5d11aa → changed",
+    ]  # fmt: skip
+
+
+def test_options_settings_tasks_and_models_do() -> None:
+    base = factories.record("lora")
+    for change in ({"rank": 4}, {"task": "glue/rte"}):
+        found = match([base], [factories.record("lora", **change)])
+        assert not found.pairs and len(found.only_first) == len(found.only_second) == 1
+    longer = copy.deepcopy(base)
+    longer["spec"]["train"]["steps"] = 800
+    assert not match([base], [longer]).pairs
+    labels = [setup.label for setup in match([base, longer | {"run_id": "f" * 16}], []).only_first]
+    assert labels == ["lora steps=400", "lora steps=800"]
+
+
+def test_a_model_folder_is_known_by_its_own_name() -> None:
+    def at(name: str, folder: str) -> dict[str, Any]:
+        record = factories.record("lora")
+        record["spec"]["model"] |= {"name": name, "source": f"folder:{folder}"}
+        return record
+
+    assert match([at("/home/me/tiny", "tiny")], [at("../models/tiny", "tiny")]).pairs[0][0].where.endswith(" on tiny")
+    assert not match([at("a/tiny", "tiny")], [at("a/small", "small")]).pairs
+
+
+def test_an_unknown_option_is_ignored_unless_it_tells_runs_apart() -> None:
+    old = factories.record("lora")
+    new, variant = factories.record("lora", fast=False), factories.record("lora", fast=True)
+    found = match([old], [new])
+    assert len(found.pairs) == 1 and found.notes == [
+        "lora: only one side knows method.fast; not looked at when matching."
+    ]
+    both = match([old], [new, variant])
+    assert not both.pairs and len(both.only_second) == 2
+
+
+def test_seeds_are_one_configuration_and_the_later_of_two_runs_counts() -> None:
+    earlier = factories.record("lora", seed=0)
+    later = {**copy.deepcopy(earlier), "run_id": "e" * 16, "created_at": "2026-01-01T00:00:00+00:00"}
+    (setup,) = match([later, factories.record("lora", seed=1), earlier], []).only_first
+    assert list(setup.runs) == [0, 1] and setup.runs[0]["run_id"] == "e" * 16
