@@ -1,8 +1,9 @@
 """tunebench: compare parameter-efficient fine-tuning methods under one trainer.
 
-``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame; ``bench.load`` gives a saved
-tuned model back. A plugin needs ``bench.option``, ``bench.register_method`` and ``bench.register_task``. Importing
-this loads neither torch nor transformers.
+``bench.run`` does what the command ``bench run`` does and returns a pandas DataFrame; ``bench.plan`` plans memory as
+``bench plan`` does; ``bench.load`` gives a saved tuned model
+back. A plugin needs ``bench.option``, ``bench.register_method`` and ``bench.register_task``. Importing this loads
+neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from bench.registry import register_method, register_task
 
 if TYPE_CHECKING:
     from bench.card import load
-    from bench.python import run
+    from bench.python import plan, run
 
-__all__ = ["RequestError", "load", "option", "register_method", "register_task", "run"]
+__all__ = ["RequestError", "load", "option", "plan", "register_method", "register_task", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from bench.python import run
 
         return run
+    if name == "plan":
+        from bench.python import plan
+
+        return plan
     if name == "load":
         from bench.card import load
 

@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _run(commands)
+    _plan(commands)
     _report(commands)
     _export(commands)
     listing = commands.add_parser("list", help="what there is: methods, tasks or models")
@@ -160,6 +161,46 @@ TRAIN_FLAGS = (
     "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
     "device", "precision", "checkpoint", "gradient_checkpointing",
 )  # fmt: skip
+
+
+def _plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say how much memory methods need, without weights or a GPU",
+        description="Plan the memory of fine-tuning from a model's configuration alone: peak, its split, whether it "
+        "fits a budget, and how far batch size and length can go. The step of bench run is done with fake tensors "
+        "under CUDA's rules.",
+    )
+    what = plan.add_argument_group("what to plan")
+    what.add_argument("--methods", metavar="A,B", help="methods to plan; see: bench list methods")
+    what.add_argument("--model", metavar="M[,N]", help="config.json, folder with one, alias or Hub id")
+    what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
+    what.add_argument("--set", action="append", metavar="M.OPTION=V", help="set a method's option; repeatable")
+    what.add_argument("--kind", metavar="K", help="classification, regression, causal-lm, seq2seq or image-"
+                      "classification (default: what the architecture is for)")  # fmt: skip
+    what.add_argument("--task", metavar="T", help="take the kind and the number of classes from a task")
+    _plugin_flag(what)
+    how = plan.add_argument_group("how it is trained")
+    how.add_argument("--batch-size", metavar="N", help="rows per pass (default: 32)")
+    how.add_argument("--max-length", metavar="N", help="tokens of every row (default: 128)")
+    how.add_argument("--target-length", metavar="N", help="tokens of an encoder-decoder's targets (default: as input)")
+    how.add_argument("--grad-accum", metavar="N", help="passes per optimizer step (default: 1)")
+    how.add_argument("--precision", metavar="P", help="fp32; bf16: base weights in bf16, what a method adds in fp32, "
+                     "autocast; bf16-autocast: all weights in fp32, autocast, as bench run --precision bf16 does; "
+                     "bf16-plain: as bf16 without autocast, as peft's scripts do (default: fp32)")  # fmt: skip
+    how.add_argument("--optimizer", metavar="O", help="adamw (fused, as bench run), adamw-foreach (torch's default), "
+                     "sgd or adamw8bit (an estimate) (default: adamw)")  # fmt: skip
+    how.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations to save memory")
+    how.add_argument("--dropout", metavar="P", help="the model's dropout (default: as configured)")
+    how.add_argument("--attention", metavar="A", help="auto, sdpa or eager (default: auto)")
+    how.add_argument("--keep-outputs", action="store_true", help="the loop holds each step's logits, as scripts do")
+    where = plan.add_argument_group("where and how")
+    where.add_argument("--device", metavar="D", help="whose rules: cuda or cpu (default: cuda)")
+    where.add_argument("--budget", metavar="SIZE", help="does it fit, and how much would? such as 24GB or 22.5GiB")
+    where.add_argument("--json", action="store_true", help="print the plans as JSON instead of the table")
+    where.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")
+    where.add_argument("--quiet", action="store_true", help="no progress")
+    plan.set_defaults(act=_command("plan"), parser=plan)
 
 
 def _export(commands: Any) -> None:

@@ -259,6 +259,14 @@ def _verdict(chosen: list[Record]) -> int:
     return int(fell_short or any(record["status"] != "ok" for record in chosen))
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    """``bench plan``: memory before a run."""
+    from bench.planner import command
+
+    values = {name: value for name, value in vars(arguments).items() if value not in (None, False, [])}
+    return command.run(values)
+
+
 def report(arguments: argparse.Namespace) -> int:
     """``bench report``: one HTML file from a folder of records."""
     from bench.report import build

@@ -82,27 +82,44 @@ def measure_training(
     if not batches:
         raise ValueError("measure_training needs at least one batch")
 
-    device = _device(module)
-
     def two_steps(meter: _Meter) -> None:
-        module.train()
         for _ in range(2):
-            for batch in batches:
-                meter.enter("forward")
-                inputs = _moved(batch, device)
-                meter.hold(inputs)
-                loss = loop.forward(inputs)
-                meter.enter("backward")
-                loop.backward(loss)
-                meter.drop(inputs)
-                del loss, inputs
-            meter.enter("step")
-            loop.step()
+            _step(module, batches, loop, meter)
 
     phases, reserved = _measure(module, optimizer, two_steps, rounding)
     source = "tracker" if reserved is None else "cuda"
     highest = max(phases.values(), key=lambda peak: peak.total_bytes)
     return MemoryReport(source, highest, phases, reserved)
+
+
+def trace_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    loop: Loop,
+    tracker: StorageTracker,
+) -> None:
+    """Do one optimizer step of measure_training under ``tracker`` and undo it, for who reads the tracker's log."""
+    with _untouched(module, optimizer), tracker:
+        meter = _TrackerMeter(module, optimizer, tracker)
+        meter.claim()
+        _step(module, batches, loop, meter)
+        meter.claim()
+
+
+def _step(module: nn.Module, batches: Sequence[Batch], loop: Loop, meter: _Meter) -> None:
+    module.train()
+    for batch in batches:
+        meter.enter("forward")
+        inputs = _moved(batch, _device(module))
+        meter.hold(inputs)
+        loss = loop.forward(inputs)
+        meter.enter("backward")
+        loop.backward(loss)
+        meter.drop(inputs)
+        del loss, inputs
+    meter.enter("step")
+    loop.step()
 
 
 def measure_inference(
@@ -127,18 +144,18 @@ def measure_inference(
     return _measure(module, None, evaluate, rounding)[0]["evaluation"]
 
 
-def measure_call(module: nn.Module, phase: str, call: Callable[[], object]) -> Peak:
+def measure_call(module: nn.Module, phase: str, call: Callable[[], object], rounding: int | None = None) -> Peak:
     """Return the peak of ``call``, reported as ``phase`` (a data-dependent initialisation, say).
 
     What ``call`` does to the module is undone, so it must be called again for real. Tensors that it reads and
-    nobody else does (its batches) count as "other" from their first use.
+    nobody else does (its batches) count as "other" from their first use. ``rounding`` is as in measure_training.
     """
 
     def once(meter: _Meter) -> None:
         meter.enter(phase)
         call()
 
-    return _measure(module, None, once, None)[0][phase]
+    return _measure(module, None, once, rounding)[0][phase]
 
 
 def gpu_is_busy(device: torch.device) -> str | None:
@@ -225,7 +242,10 @@ def _measure(
     work: Callable[[_Meter], None],
     rounding: int | None,
 ) -> tuple[dict[str, Peak], int | None]:
-    """Do ``work`` under the tracker, on CUDA also under the allocator's counters: peaks per phase, reserved."""
+    """Do ``work`` under the tracker, on CUDA also under the allocator's counters: peaks per phase, reserved.
+
+    On CUDA the tracker's pass may run out of memory where the work alone fits: then the splits are empty.
+    """
     device = _device(module)
     counters = None
     if _on_real_gpu(module):
@@ -237,11 +257,18 @@ def _measure(
     if rounding is None:
         rounding = CUDA_BLOCK_BYTES if device.type == "cuda" else 1
     tracker = StorageTracker(device, rounding)
-    with _untouched(module, optimizer), tracker:
-        meter = _TrackerMeter(module, optimizer, tracker)
-        meter.claim()
-        work(meter)
-        meter.claim()
+    try:
+        with _untouched(module, optimizer), tracker:
+            meter = _TrackerMeter(module, optimizer, tracker)
+            meter.claim()
+            work(meter)
+            meter.claim()
+    except torch.OutOfMemoryError:
+        if counters is None:
+            raise
+        # The work itself fits. Under a tracker autograd adds gradients out of place, which here was too much.
+        torch.cuda.empty_cache()
+        return {name: Peak(total, {}, name) for name, total in counters.phases.items()}, counters.reserved_peak_bytes
     phases = tracker.peaks()
     if counters is None:
         return phases, None

@@ -172,7 +172,12 @@ def _head_settings(kind: str, labels: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _config(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
+def configuration(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Any:
+    """A model's configuration with a head of a kind.
+
+    Raises:
+        RequestError: when it cannot be read, or its architecture is not in ``bench.architectures``.
+    """
     from transformers import AutoConfig
 
     try:
@@ -194,7 +199,7 @@ def sketch(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     from bench.backbone import Backbone
 
     with torch.device("meta"):
-        model = model_class(kind).from_config(_config(source, kind, labels))
+        model = model_class(kind).from_config(configuration(source, kind, labels))
     return Backbone(model, kind, fresh_head(model, kind))
 
 
@@ -212,7 +217,7 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
         model, info = model_class(kind).from_pretrained(
             source.location,
             revision=source.revision,
-            config=_config(source, kind, labels),
+            config=configuration(source, kind, labels),
             dtype="float32",
             use_safetensors=True,
             ignore_mismatched_sizes=True,

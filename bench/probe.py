@@ -9,9 +9,11 @@ from torch import nn
 from bench.api import Batch
 from bench.engine import Engine
 from bench.memory import Loop, measure_inference, measure_training
-from bench.record import PHASES
+from bench.record import PHASES, SPLIT
 from bench.tracker import Peak
 from bench.trainer import Trainer
+
+_NO_ROOM = "training fits, but the pass that tells what the memory is for ran out of memory"
 
 
 def measure(
@@ -40,7 +42,7 @@ def measure(
     return {
         "source": report.source,
         "train_peak_bytes": report.train_peak.total_bytes,
-        "train_peak": report.train_peak.split,
+        "train_peak": _split(report.train_peak),
         "reserved_peak_bytes": report.reserved_peak_bytes,
         "inference_peak_bytes": inference.total_bytes,
         "phases": {
@@ -48,6 +50,7 @@ def measure(
             "evaluation": _plain(inference),
             "initialization": initialization and _plain(initialization),
         },
+        "split_missing": None if report.train_peak.split else _NO_ROOM,
     }
 
 
@@ -62,4 +65,9 @@ def measure_scoring(engine: Engine, module: nn.Module, eval_batch: Batch) -> dic
 
 
 def _plain(peak: Peak) -> dict[str, Any]:
-    return {"peak_bytes": peak.total_bytes, "split": peak.split}
+    return {"peak_bytes": peak.total_bytes, "split": _split(peak)}
+
+
+def _split(peak: Peak) -> dict[str, int | None]:
+    """The split as records hold it: null where it could not be measured."""
+    return {part: peak.split.get(part) for part in SPLIT}

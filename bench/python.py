@@ -32,8 +32,37 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     from bench.cli import TRAIN_FLAGS
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
-    known |= {"quiet", "trials", "prune"}
-    wrong = [unknown("argument of bench.run", name, known) for name in flags if name not in known]
+    values = _values("bench.run", flags, known | {"quiet", "trials", "prune"})
+    chosen, _ = commands.compare([{**values, "methods": methods, "task": task}])
+    return table.frame(chosen)
+
+
+def plan(methods: str | Sequence[str], model: str | Sequence[str], **flags: Any) -> list[dict[str, Any]]:
+    """Plan the memory of methods on models, without weights or a GPU.
+
+    Args:
+        methods, model: names, as a list or a text with commas; a model may be a folder with a config.json.
+        flags: every flag of ``bench plan`` by its name with ``_`` for ``-`` (``batch_size``, ``max_length``,
+            ``precision``, ``budget``, …), and ``set={"lora.rank": 4}``.
+
+    Returns:
+        One dictionary per model and method, as ``bench plan --json`` prints them; sizes in bytes.
+
+    Raises:
+        RequestError: when the request is wrong; its ``messages`` say everything that is.
+    """
+    from bench.options import options
+    from bench.planner import command
+    from bench.planner.request import Setting
+
+    known = {*options(Setting), "ranks", "set", "plugin", "kind", "task", "budget"}
+    values = _values("bench.plan", flags, known)
+    return command.rows(command.check({**values, "methods": methods, "model": model}), lambda _: None)
+
+
+def _values(function: str, flags: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """Arguments as the command line would give them; raises RequestError for unknown ones."""
+    wrong = [unknown(f"argument of {function}", name, known) for name in flags if name not in known]
     if wrong:
         raise RequestError(wrong)
     values = {name: value for name, value in flags.items() if value is not None}
@@ -45,8 +74,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     for name in ("ranks", "seeds"):
         if name in values:
             values[name] = _text(values[name])
-    chosen, _ = commands.compare([{**values, "methods": methods, "task": task, "set": sets, "plugin": plugins}])
-    return table.frame(chosen)
+    return {**values, "set": sets, "plugin": plugins}
 
 
 def _text(value: Any) -> str:

@@ -340,11 +340,14 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         return record
 
 
-def recompute_activations(model: Any) -> None:
-    """Switch gradient checkpointing on; transformers 5.23 gave the call another name."""
+def recompute_activations(model: Any, **options: Any) -> None:
+    """Switch gradient checkpointing on; transformers 5.23 gave the call another name.
+
+    ``options`` are further ones of torch.utils.checkpoint.checkpoint.
+    """
     name = "activation_checkpointing_enable"
     enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, **options})
 
 
 def out_of_memory(error: BaseException) -> bool:

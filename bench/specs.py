@@ -63,7 +63,7 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Mistakes:
+class Mistakes:
     """Collects the messages of request errors, so that a person sees them all at once."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ def expand(request: Request) -> list[RunSpec]:
         RequestError: with every mistake found.
     """
     registry.load(request.plugins)
-    mistakes = _Mistakes()
+    mistakes = Mistakes()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
     chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
@@ -108,6 +108,21 @@ def expand(request: Request) -> list[RunSpec]:
         spec = _spec(method, fact[0], fact[1], source, (settings, seed))
         found.setdefault(spec.run_id, spec)
     return list(found.values())
+
+
+def methods_of(request: Request) -> list[Method]:
+    """The methods of a request with every combination of their options; ``--set train.…`` is not for it.
+
+    Raises:
+        RequestError: with every mistake found.
+    """
+    mistakes = Mistakes()
+    given = mistakes.attempt(lambda: _parse_sets(request)) or {}
+    if "train" in given:
+        mistakes.messages.append("--set train.…: training options are flags here, such as --batch-size.")
+    chosen = [mistakes.attempt(partial(_variants, name, given.get(name, {}), request)) for name in request.methods]
+    mistakes.stop()
+    return list(dict.fromkeys(itertools.chain(*chosen)))
 
 
 def _parse_sets(request: Request) -> dict[str, dict[str, str]]:

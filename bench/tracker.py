@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -44,7 +44,10 @@ _WRAPPERS = ("torch._compile", "torch._dynamo")
 
 @dataclass(frozen=True)
 class Peak:
-    """The fullest moment of a stretch of work: ``split`` maps each of CATEGORIES to bytes, summing to total."""
+    """The fullest moment of a stretch of work: ``split`` maps each of CATEGORIES to bytes, summing to total.
+
+    An empty split is one that could not be measured.
+    """
 
     total_bytes: int
     split: dict[str, int]
@@ -74,12 +77,19 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
     Args:
         device: count storages on this device alone (no index: on any device of that type); None counts all.
         rounding: block size in bytes that each storage is rounded up to (the CUDA allocator's is 512).
+        scratch: bytes that an operation's kernel takes for itself while it runs, from the operation and its
+            arguments; a plan knows them of the kernels it models, a measurement does not.
 
     Under a FakeTensorMode, enter the tracker inside it. Storages that exist before are counted from when they
     are tagged or first used. One tracker follows one stretch of work; its log stays readable after the exit.
     """
 
-    def __init__(self, device: torch.device | None = None, rounding: int = 1) -> None:
+    def __init__(
+        self,
+        device: torch.device | None = None,
+        rounding: int = 1,
+        scratch: Callable[[Any, tuple[Any, ...]], int] | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if rounding < 1:
             raise ValueError(f"rounding must be at least 1 byte, not {rounding}")
@@ -87,6 +97,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         self.held_bytes = 0
         self._device = device
         self._rounding = rounding
+        self._scratch = scratch
         self._serials = itertools.count()
         self._live: dict[int, _Live] = {}
         self._events: list[_Event] = []
@@ -137,14 +148,20 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
             if live is not None:
                 self._release(storage._cdata, live)
 
+    def log(self) -> Iterator[tuple[int | None, int, str, str]]:
+        """Yield what happened, in order: a storage's number (None: a phase began), bytes, phase, and what it is for."""
+        for serial, change, phase in self._events:
+            category = "" if serial is None else self._tagged.get(serial) or self._untagged[serial]
+            yield serial, change, phase, category
+
     def peaks(self) -> dict[str, Peak]:
         """Return each phase's peak, in the order in which the phases began (bytes)."""
         held = dict.fromkeys(CATEGORIES, 0)
         total = 0
         best: dict[str, Peak] = {}
-        for serial, change, phase in self._events:
+        for serial, change, phase, category in self.log():
             if serial is not None:
-                held[self._tagged.get(serial) or self._untagged[serial]] += change
+                held[category] += change
                 total += change
             if phase not in best or total > best[phase].total_bytes:
                 best[phase] = Peak(total, dict(held), phase)
@@ -161,7 +178,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         kwargs = kwargs or {}
         if any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # a wrapper subclass first takes itself apart; then its parts come here
-        if torch.is_inference_mode_enabled():
+        if torch.is_inference_mode_enabled() and func.namespace != "prim":  # not an operation: a fake tensor's device
             # Elsewhere autograd has taken composite operations apart; here their insides would stay unseen.
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -170,10 +187,17 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         if func is not aten.lift_fresh.default:  # its input is new, and not even on the device in a fake run
             for storage in self._storages(_tensors((args, kwargs))):
                 self._see(storage, "other")
-        out = func(*args, **kwargs)
         default = "other" if self.phase in _NO_ACTIVATIONS else "activations"
+        scratch = self._scratch(func, args) if self._scratch is not None else 0
+        if scratch:
+            serial = next(self._serials)
+            self._untagged[serial] = default
+            self._log(serial, scratch)
+        out = func(*args, **kwargs)
         for storage in self._storages(_tensors(out)):
             self._see(storage, default)
+        if scratch:
+            self._log(serial, -scratch)
         if func in _IN_PLACE_WITHOUT_A_MODE and _called_by_autograd(sys._getframe()):
             self._note_reuse(args[0])
         return out

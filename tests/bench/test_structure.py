@@ -19,7 +19,8 @@ LAYERS = [
     {"trainer", "methods", "tasks"},
     {"probe", "planfile", "progress", "pool", "card", "grid", "plans"},
     {"runner", "specs", "explain", "export", "tuning"},
-    {"worker", "sweep"},
+    {"worker", "sweep", "planner", "remote"},
+    {"needs", "ray_executor", "slurm_executor"},
     {"commands", "cli", "python"},
 ]
 

@@ -1,0 +1,1 @@
+"""Memory before a run: the storage tracker over fake tensors, from a configuration alone."""

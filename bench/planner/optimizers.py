@@ -1,0 +1,55 @@
+"""The optimizers that a plan can assume, over a trainer's own parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Groups = list[dict[str, Any]]
+
+# bitsandbytes keeps tensors of fewer values in fp32, and one fp32 scale for so many values of the others
+# (Optimizer2State: min_8bit_size, blockwise quantisation).
+_SMALLEST = 4096
+_BLOCKWISE = 256
+
+
+class Adam8bit(torch.optim.Optimizer):
+    """An estimate of 8-bit Adam's memory (Dettmers et al., arXiv 2110.02861): two states of one byte a value, an fp32
+    scale per 256 of them, no temporaries. It changes no weights: it is for plans alone."""
+
+    def __init__(self, groups: Groups) -> None:
+        super().__init__(groups, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Make the states of what has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    self.state[parameter] = _states(parameter)
+
+
+def _states(parameter: Tensor) -> dict[str, Tensor]:
+    small = parameter.numel() < _SMALLEST
+    kind = torch.float32 if small else torch.uint8
+    made = {name: torch.zeros(parameter.shape, dtype=kind, device=parameter.device) for name in ("state1", "state2")}
+    if not small:
+        scales = -(-parameter.numel() // _BLOCKWISE)
+        made |= {f"absmax{i}": torch.zeros(scales, dtype=torch.float32, device=parameter.device) for i in (1, 2)}
+    return made
+
+
+def _plain(groups: Groups) -> Groups:
+    """Groups with what every optimizer understands."""
+    return [{name: group[name] for name in ("params", "lr", "weight_decay")} for group in groups]
+
+
+OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {
+    "adamw": lambda groups: torch.optim.AdamW(_plain(groups), fused=True),
+    "adamw-foreach": lambda groups: torch.optim.AdamW(_plain(groups), foreach=True),
+    "sgd": lambda groups: torch.optim.SGD(_plain(groups), fused=True),
+    "adamw8bit": lambda groups: Adam8bit(_plain(groups)),
+}

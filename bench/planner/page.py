@@ -1,0 +1,180 @@
+"""Plans as one HTML file that needs no network: what each peak consists of, and peak over batch size × length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bench import units
+from bench.planner.advice import sentence
+from bench.planner.table import assumptions, notes
+from bench.record import SPLIT
+from bench.report.escape import plot, script_json, text
+from bench.store import write_atomically
+
+Row = dict[str, Any]
+_LONGEST_LABEL = 26
+
+
+def write(rows: Sequence[Row], out: Path) -> None:
+    """Write the page of some plans, whole or not at all.
+
+    Args:
+        rows: as ``--json`` prints them, with their ``grid``.
+        out: the file.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    write_atomically(out, document(rows).encode("utf-8"))
+
+
+def document(rows: Sequence[Row]) -> str:
+    """The page as HTML, with its styles, its script and plotly inside."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    heading = f"Memory planned for {models[0] if len(models) == 1 else f'{len(models)} models'}"
+    drawn: list[dict[str, Any]] = []
+    body = "\n".join(_section(model, [row for row in rows if row["model"] == model], drawn) for model in models)
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{text(heading)}</title>
+<style>
+{files("bench.report").joinpath("report.css").read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<header>
+<h1>{text(heading)}</h1>
+<p>Planned without weights {made} by tunebench</p>
+<button type="button" id="theme">Dark</button>
+</header>
+<main>
+<noscript><p class="note">Charts need JavaScript; every figure of the plans is in the tables.</p></noscript>
+{body}
+<section><h2>How to read it</h2><p class="rests">{text(notes(rows[0]))}</p></section>
+</main>
+<script type="application/json" id="charts">{script_json(drawn)}</script>
+<script>{_plotly()}</script>
+<script>
+{files("bench.planner").joinpath("plan.js").read_text(encoding="utf-8")}</script>
+</body>
+</html>
+"""
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script.replace("</script", "<\\/script")  # inside a script element, this would end it
+
+
+def _section(model: str, rows: Sequence[Row], drawn: list[dict[str, Any]]) -> str:
+    """One model; its charts are appended to the list that the page's script draws from."""
+    figures = [_figure(_bars(rows), "What the peak consists of", "Gigabytes by kind of tensor.", drawn, wide=True)]
+    for row in rows:
+        if row.get("grid"):
+            note = "Gigabytes needed over batch size and length."
+            if row["budget_bytes"] is not None:
+                note += f" Crossed out: more than {units.size(row['budget_bytes'])}."
+            figures.append(_figure(_heat(row), row["label"], note, drawn))
+    said = "".join(f"<li>{text(sentence(row, list(rows)))}" for row in rows if row["fits"] is False)
+    return f"""<section>
+<h2>{text(model)} <span>{text(assumptions(rows[0]))}</span></h2>
+{f'<ul class="rests">{said}</ul>' if said else ""}
+{_table(rows)}
+<div class="figures">{"".join(figures)}</div>
+</section>"""
+
+
+def _table(rows: Sequence[Row]) -> str:
+    budget = rows[0]["budget_bytes"] is not None
+    names = ["method", "trainable", "peak", *SPLIT, "phase", "reserved"]
+    names += ["fits", "largest batch", "longest text"] if budget else []
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    lines = []
+    for row in rows:
+        cells = [units.count(row["trainable"]), units.size(row["peak_bytes"])]
+        cells += [units.size(row["peak"][part]) for part in SPLIT]
+        cells += [row["phase"], units.size(row["reserved_bytes"])]
+        if budget:
+            cells += ["yes" if row["fits"] else "no"]
+            cells += [
+                units.DASH if row[name] is None else f"{row[name]:,}" for name in ("max_batch_size", "max_length")
+            ]
+        body = "".join(f"<td>{text(cell)}</td>" for cell in cells)
+        lines.append(f'<tr><th scope="row">{text(row["label"])}</th>{body}</tr>')
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _figure(chart: dict[str, Any], title: str, note: str, drawn: list[dict[str, Any]], wide: bool = False) -> str:
+    drawn.append(chart)
+    kind = ' class="wide-figure"' if wide else ""
+    height = chart["layout"]["height"]
+    return (
+        f"<figure{kind}><figcaption><b>{text(title)}</b> {text(note)}</figcaption>"
+        f'<div class="chart" data-chart="{len(drawn) - 1}" style="height:{height}px" role="img" '
+        f'aria-label="{text(title)}. {text(note)}"></div></figure>'
+    )
+
+
+def _bars(rows: Sequence[Row]) -> dict[str, Any]:
+    places = list(range(len(rows)))
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": part,
+            "y": places,
+            "x": [row["peak"][part] / 1e9 for row in rows],
+            "hovertext": [plot(row["label"]) for row in rows],
+            "hovertemplate": "%{hovertext}<br>" + part + " %{x:,.3f} GB<extra></extra>",
+            "meta": {"ink": part},
+        }
+        for part in SPLIT
+    ]
+    labels = [plot(row["label"], _LONGEST_LABEL) for row in rows]
+    layout: dict[str, Any] = {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "height": 120 + 34 * len(rows),
+        "xaxis": {"title": {"text": "GB"}, "rangemode": "tozero"},
+        "yaxis": {"tickvals": places, "ticktext": labels, "range": [len(rows) - 0.5, -0.5], "showgrid": False},
+    }
+    if rows[0]["budget_bytes"] is not None:
+        at = rows[0]["budget_bytes"] / 1e9
+        layout["budget"] = at
+    return {"data": traces, "layout": layout}
+
+
+def _heat(row: Row) -> dict[str, Any]:
+    grid, budget = row["grid"], row["budget_bytes"]
+    sizes = [[cell / 1e9 for cell in line] for line in grid["needed_bytes"]]
+    shown = [
+        [f"{size:.3g}" + (" ✕" if budget is not None and size * 1e9 > budget else "") for size in line]
+        for line in sizes
+    ]
+    trace = {
+        "type": "heatmap",
+        "x": [str(size) for size in grid["batch_sizes"]],
+        "y": [str(length) for length in grid["lengths"]],
+        "z": sizes,
+        "text": shown,
+        "texttemplate": "%{text}",
+        "hovertemplate": "batch %{x}, length %{y}: %{z:,.3f} GB<extra></extra>",
+        "showscale": False,
+        "meta": {"ink": "activations"},
+    }
+    layout = {
+        "height": 360,
+        "xaxis": {"title": {"text": "batch size"}, "type": "category"},
+        "yaxis": {"title": {"text": "length"}, "type": "category"},
+    }
+    return {"data": [trace], "layout": layout}

@@ -1,0 +1,195 @@
+"""One method on one model as fake tensors: traced at any batch size and length, at no cost in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.api import AlreadyTrained, Batch, DataInitialized, Method
+from bench.backbone import Backbone, count, trainable
+from bench.engine import Engine
+from bench.errors import RequestError
+from bench.memory import CUDA_BLOCK_BYTES, Loop, measure_call, measure_inference, trace_step
+from bench.planner import cuda, shape
+from bench.planner.optimizers import OPTIMIZERS
+from bench.planner.request import Setting
+from bench.planner.shape import Shape
+from bench.planner.trace import Trace
+from bench.runner import recompute_activations
+from bench.settings import TrainSettings
+from bench.tracker import Peak, StorageTracker
+from bench.trainer import Trainer
+
+_AUTOCAST = {"fp32": "fp32", "bf16": "bf16", "bf16-autocast": "bf16", "bf16-plain": "fp32"}
+
+
+@contextlib.contextmanager
+def _converted_in_place() -> Iterator[None]:
+    """Let ``module.to`` set the data of fake parameters, as it does with real ones; torch would swap the objects,
+    which fails where something else (a tie, a model's own registry) also holds them."""
+    original = nn.Module._apply
+
+    def apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for child in self.children() if recurse else ():
+            child._apply(fn)  # type: ignore[no-untyped-call]  # torch has no types here
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                with torch.no_grad():
+                    converted = fn(parameter)
+                if converted is not parameter:
+                    parameter.data = converted
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                self._buffers[name] = fn(buffer)
+        return self
+
+    nn.Module._apply = apply  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module._apply = original  # type: ignore[method-assign]
+
+
+class Subject:
+    """A method attached to a model without weights.
+
+    Args:
+        model: the model's shape.
+        method: the method.
+        setting: what to assume; batch size and length are given to each call again.
+
+    Raises:
+        RequestError: when the method does not apply to the model, or cannot run without real values.
+    """
+
+    def __init__(self, model: Shape, method: Method, setting: Setting) -> None:
+        self.shape, self.method, self.setting = model, method, setting
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._on_cuda = setting.device == "cuda"
+        self.block = CUDA_BLOCK_BYTES if self._on_cuda else 1
+        self.extra = cuda.CUBLAS_WORKSPACE_BYTES if self._on_cuda else 0
+        with self._rules():
+            backbone = shape.build(model, setting)
+            shape.check_length(model, backbone, setting)
+            self.longest = shape.longest(model, backbone)
+            self.module = self._attach(backbone)
+        self.trainable = count(list(trainable(self.module).values()))
+        self.total = count(list(self.module.parameters()))
+        self.trains = not isinstance(method, AlreadyTrained)
+        if self.trains and not self.trainable:
+            raise RequestError(f"{method.name}: it left nothing to train on {model.source.name}.")
+        self.engine = Engine(torch.device("cpu"), _AUTOCAST[setting.precision], {})
+
+    def _attach(self, backbone: Backbone) -> nn.Module:
+        try:
+            module = self.method.attach(backbone)
+        except ValueError as error:
+            said, name = str(error), self.method.name
+            raise RequestError(said if said.startswith(f"{name}:") else f"{name}: {said}") from error
+        if self.setting.gradient_checkpointing:
+            # Function modes are off inside the backward pass, where the blocks run again.
+            again = {"context_fn": lambda: (contextlib.nullcontext(), cuda.CudaRules())} if self._on_cuda else {}
+            recompute_activations(backbone.model, **again)
+        return module
+
+    @contextlib.contextmanager
+    def _rules(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # what models say about a batch of zeros is of no interest
+            stack.enter_context(self._fake)
+            stack.enter_context(_converted_in_place())
+            if self._on_cuda:
+                stack.enter_context(cuda.CudaRules())
+            yield
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say which method it was when a step cannot be done without real values, or at all."""
+        try:
+            yield
+        except RequestError:
+            raise
+        except Exception as error:  # a model or a plugin may raise anything: the person needs to know where
+            why = " ".join(str(error).split())[:300]
+            raise RequestError(
+                f"{self.method.name}: its training step on {self.shape.source.name} cannot be planned "
+                f"with --precision {self.setting.precision}: {type(error).__name__}: {why}"
+            ) from error
+
+    def _batch(self, batch_size: int, length: int) -> Batch:
+        return shape.batch(self.shape, dataclasses.replace(self.setting, batch_size=batch_size, max_length=length))
+
+    def trace(self, batch_size: int, length: int) -> Trace:
+        """The events of one training step."""
+        accum = min(self.setting.grad_accum, 2)  # from the second pass on nothing new happens
+        settings = TrainSettings(steps=1000, grad_accum=accum, clip=self.setting.clip)
+        tracker = StorageTracker(torch.device("cpu"), scratch=cuda.scratch if self._on_cuda else None)
+        with self._rules(), self._explained():
+            trainer = Trainer(self.module, self.method, settings, self.engine)
+            trainer.optimizer = OPTIMIZERS[self.setting.optimizer](trainer.optimizer.param_groups)
+            batch = self._batch(batch_size, length)
+            forward = self._holding() if self.setting.keep_outputs else trainer.forward
+            loop = Loop(forward, trainer.backward, trainer.step)
+            trace_step(self.module, trainer.optimizer, [batch] * accum, loop, tracker)
+        return Trace.of(tracker)
+
+    def _holding(self) -> Callable[[Batch], Tensor]:
+        """A forward that keeps the last output alive."""
+        held: list[Any] = []
+
+        def forward(batch: Batch) -> Tensor:
+            with self.engine.autocast():
+                out = self.module(**batch)
+            held[:] = [out.logits.detach()]
+            loss: Tensor = out.loss
+            return loss
+
+        return forward
+
+    def evaluation(self, batch_size: int, length: int) -> Peak:
+        """The peak of one evaluation pass over as many rows."""
+
+        def forward(batch: Batch) -> Any:
+            if self.shape.kind == "seq2seq":
+                batch = {**batch, "decoder_input_ids": batch["labels"]}
+            return self.engine.logits(self.module, batch)
+
+        with self._rules(), self._explained():
+            peak = measure_inference(self.module, self._batch(batch_size, length), forward, rounding=self.block)
+        return self._with_extra(peak)
+
+    def initialization(self, length: int) -> Peak | None:
+        """The peak of a data-dependent initialisation, which looks at rows one by one; None where there is none."""
+        method, taken = self.method, []
+        if not isinstance(method, DataInitialized):
+            return None
+
+        def rows() -> Iterator[Batch]:
+            taken.append(1)
+            yield self._batch(1, length)
+
+        with self._rules(), self._explained():
+            peak = measure_call(
+                self.module, "initialization", lambda: method.initialize(self.module, rows()), rounding=self.block
+            )
+        return self._with_extra(peak) if taken else None
+
+    def _with_extra(self, peak: Peak) -> Peak:
+        split = {**peak.split, "other": peak.split["other"] + self.extra}
+        return Peak(peak.total_bytes + self.extra, split, peak.phase)
+
+    def peaks(self, trace: Trace) -> dict[str, Peak]:
+        """The peaks of a trace's phases under the device's rules."""
+        return trace.peaks(self.block, self.extra)
+
+    def reserved(self, trace: Trace) -> int | None:
+        """What the CUDA allocator takes from the device for a trace; None under the CPU's rules."""
+        return trace.reserved((self.extra // 2, self.extra // 2)) if self._on_cuda else None

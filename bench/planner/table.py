@@ -1,0 +1,87 @@
+"""Plans as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench import units
+from bench.planner.advice import sentence
+from bench.record import SPLIT
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = Mapping[str, Any]
+
+
+def render(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print a table per model, the assumptions above it and what would make a method fit below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == model]
+        console.print(Text(units.clean(f"{model}: {assumptions(mine[0])}")))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        columns = ["method", "trainable", "peak", *SPLIT, "phase", "reserved"]
+        if mine[0]["budget_bytes"] is not None:
+            columns += ["fits", "max batch", "max length"]
+        for name in columns:
+            table.add_column(name, justify="left" if name in ("method", "phase") else "right", overflow="fold")
+        for row in mine:
+            table.add_row(*[Text(units.clean(cell)) for cell in _cells(row)])
+        console.print(table)
+        for row in mine:
+            if row["fits"] is False:
+                console.print(Text(units.clean(sentence(row, mine))))
+    console.print(Text(notes(rows[0]), style="dim"))
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [row["label"], units.count(row["trainable"]), units.size(row["peak_bytes"])]
+    cells += [units.size(row["peak"][part]) for part in SPLIT]
+    cells += [row["phase"], units.size(row["reserved_bytes"])]
+    if row["budget_bytes"] is not None:
+        cells += ["yes" if row["fits"] else "no", _number(row["max_batch_size"]), _number(row["max_length"])]
+    return cells
+
+
+def _number(value: int | None) -> str:
+    return units.DASH if value is None else f"{value:,}"
+
+
+def assumptions(row: Row) -> str:
+    """What a plan assumes, in one line."""
+    setting = row["setting"]
+    if row["kind"] == "image-classification":
+        text = f"{setting['batch_size']} images"
+    else:
+        text = f"{setting['batch_size']} rows of {setting['max_length']} tokens"
+    if row["kind"] == "seq2seq":
+        text += f" with targets of {setting['target_length'] or setting['max_length']}"
+    words = [text, row["kind"], setting["precision"], setting["optimizer"], f"{setting['device']} rules"]
+    if setting["grad_accum"] > 1:
+        words.append(f"{setting['grad_accum']} passes a step")
+    if setting["gradient_checkpointing"]:
+        words.append("gradient checkpointing")
+    if setting["dropout"] is not None:
+        words.append(f"dropout {setting['dropout']:g}")
+    if setting["attention"] != "auto":
+        words.append(f"{setting['attention']} attention")
+    if setting["keep_outputs"]:
+        words.append("outputs kept")
+    if row["budget_bytes"] is not None:
+        words.append(f"budget {units.size(row['budget_bytes'])}")
+    return ", ".join(words)
+
+
+def notes(row: Row) -> str:
+    """How the figures are to be read."""
+    if row["setting"]["device"] == "cpu":
+        return "Sizes in powers of ten. Peak: the tensors of one training step, as bench run measures it on CPU."
+    return (
+        "Sizes in powers of ten. Peak: what the CUDA allocator hands out in one training step, cuBLAS workspaces "
+        "included. Reserved: what it takes from the device, its rules replayed. A method fits when reserved and "
+        "0.54 GB for the CUDA context are within the budget."
+    )
