@@ -24,7 +24,8 @@ LAYERS = [
     {"probe", "flops", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
     {"forgetting"},
     {"runner", "specs", "explain", "export", "tuning", "fetch"},
-    {"worker", "sweep", "planner"},
+    {"worker", "sweep", "planner", "remote"},
+    {"needs", "ray_executor", "slurm_executor", "where"},
     {"reporting"},
     {"commands", "cli", "python"},
 ]
