@@ -46,7 +46,7 @@ class Match:
     Attributes:
         pairs: configurations that both sides have.
         only_first, only_second: those that one side lacks.
-        notes: options that only one side knows and that were not looked at.
+        notes: options that only one side knows and that were not looked at, and runs that are there twice.
     """
 
     pairs: list[tuple[Setup, Setup]]
@@ -66,7 +66,8 @@ def match(first: Sequence[Record], second: Sequence[Record]) -> Match:
     """
     ignored = {name: _one_sided(name, first, second) for name in _methods(first) & _methods(second)}
     names = _labels([*first, *second])
-    sides = [_gather(records, ignored, names) for records in (first, second)]
+    twice: list[str] = []
+    sides = [_gather(records, ignored, (names, twice)) for records in (first, second)]
     notes = [
         f"{method}: only one side knows {', '.join(sorted(dropped))}; not looked at when matching."
         for method, dropped in sorted(ignored.items())
@@ -77,7 +78,7 @@ def match(first: Sequence[Record], second: Sequence[Record]) -> Match:
         pairs=[(setup, other[key]) for key, setup in one.items() if key in other],
         only_first=[setup for key, setup in one.items() if key not in other],
         only_second=[setup for key, setup in other.items() if key not in one],
-        notes=notes,
+        notes=[*notes, *dict.fromkeys(twice)],
     )
 
 
@@ -160,14 +161,23 @@ def _labels(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _gather(
-    records: Sequence[Record], ignored: Mapping[str, frozenset[str]], names: Mapping[str, str]
+    records: Sequence[Record], ignored: Mapping[str, frozenset[str]], told: tuple[Mapping[str, str], list[str]]
 ) -> dict[str, Setup]:
-    """Setups by key, in the order of task, model and label; of two records of one seed the later one counts."""
+    """Setups by key, in the order of task, model and label; of two records of one seed the later one counts.
+
+    Args:
+        told: labels by run id, and the notes, to which those on runs that are there twice are added.
+    """
+    names, notes = told
     found: dict[str, dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: str(record.get("created_at") or "")):
         flat = settings(record["spec"])
         key = _key(flat, ignored.get(record["spec"]["method"]["name"], frozenset()))
-        found.setdefault(key, {})[record["spec"]["seed"]] = record
+        runs, seed = found.setdefault(key, {}), record["spec"]["seed"]
+        if seed in runs:  # made by another version of the code, or on another device
+            where = f"{names[record['run_id']]} ({record['spec']['task']['name']} on {model_name(record['spec'])})"
+            notes.append(f"{where}, seed {seed}, is there more than once; the latest counts.")
+        runs[seed] = record
     made = {}
     for key, runs in found.items():
         one = next(iter(runs.values()))

@@ -12,6 +12,9 @@ from bench.compare.comparison import Comparison, Row
 from bench.report.escape import text
 
 _STYLE = """
+.answer { margin-top: 1.5rem; }
+thead th { padding: .4rem .45rem; }
+thead th:nth-child(2), thead th:last-child { text-align: left; }
 td.worse { color: var(--bad); font-weight: 600; }
 td.better { font-weight: 600; }
 td.changed { font-weight: 600; }

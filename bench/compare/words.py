@@ -33,7 +33,7 @@ def sentence(row: Row, change: Change) -> str:
     moved = cell(change).removesuffix(" *")
     if units.is_share(change.metric.name):
         moved += " points"
-    why = change.test if change.p_holm is None else f"{change.test}, p = {p_value(change.p_holm)} corrected"
+    why = change.test if change.p_holm is None else f"{change.test}, p {p_value(change.p_holm, '= ')} corrected"
     return f"{row.label}: {change.metric.head} {values} ({moved}), {change.mark}; {why}{_machine(row, change)}"
 
 
@@ -45,9 +45,9 @@ def _machine(row: Row, change: Change) -> str:
     return f"; the machine's reference work took {told[0] * 100:+.0f} %".replace("-", "−")
 
 
-def p_value(p: float) -> str:
-    """A p-value: two digits, never 0."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+def p_value(p: float, equals: str = "") -> str:
+    """A p-value: two digits, never 0; ``equals`` stands before one that is told as it is."""
+    return "< 0.0001" if p < 1e-4 else f"{equals}{p:.2g}"
 
 
 def method(comparison: Comparison) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from bench import metrics
 from bench.record import Record
 
 COUNTS = ("trainable", "total")
@@ -43,8 +44,12 @@ def scores(record: Record) -> dict[str, float]:
 
 
 def higher_is_better(name: str, record: Record) -> bool:
-    """A score's direction; a task gives that of its main score, which its other scores share."""
-    return name != LOSS and record["higher_is_better"] is not False
+    """A score's direction: the record has that of its main score; other metrics are known by name, or follow it."""
+    if name == LOSS:
+        return False
+    if name != record["main_score"] and name in metrics.METRICS:
+        return name not in metrics.LOWER_IS_BETTER
+    return record["higher_is_better"] is not False
 
 
 def passed_checks(record: Record) -> set[str]:

@@ -60,5 +60,7 @@ def test_an_unknown_option_is_ignored_unless_it_tells_runs_apart() -> None:
 def test_seeds_are_one_configuration_and_the_later_of_two_runs_counts() -> None:
     earlier = factories.record("lora", seed=0)
     later = {**copy.deepcopy(earlier), "run_id": "e" * 16, "created_at": "2026-01-01T00:00:00+00:00"}
-    (setup,) = match([later, factories.record("lora", seed=1), earlier], []).only_first
+    found = match([later, factories.record("lora", seed=1), earlier], [])
+    (setup,) = found.only_first
+    assert found.notes == ["lora (glue/sst2 on minilm), seed 0, is there more than once; the latest counts."]
     assert list(setup.runs) == [0, 1] and setup.runs[0]["run_id"] == "e" * 16

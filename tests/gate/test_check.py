@@ -114,6 +114,15 @@ def test_where_lower_is_better_a_rise_fails(records: list[Record]) -> None:
     assert verdicts(known, worse) == {("lora", "error"): check.REGRESSION}
 
 
+def test_each_metric_has_its_own_direction(records: list[Record]) -> None:
+    for record in records:
+        record |= {"higher_is_better": False, "main_score": "perplexity"}
+        record["scores"] |= {"perplexity": 20.0 + record["spec"]["seed"] / 10}
+    known = baseline.make(records)
+    better = changed(records, lambda r: r["scores"].update(accuracy=0.99, f1=0.99, perplexity=5.0))
+    assert verdicts(known, better) == {("lora", name): check.BETTER for name in ("accuracy", "f1", "perplexity")}
+
+
 def test_more_seeds_narrow_the_tolerance(known: dict[str, Any], records: list[Record]) -> None:
     (lora,) = [run for run in known["runs"] if run["label"] == "lora"]
     score = lora["scores"]["accuracy"]
