@@ -21,7 +21,7 @@ from bench.tuning import Tuner
 from bench.where import opener
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
-_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
+_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet", "tensorboard")
 _WHERE = ("data_dir", "out", "workers", "executor", "address", "cpus")
 _WHOLE = (*_SWITCHES, *_WHERE, "plugin", "cluster")  # one value for all experiments of a plan
 
@@ -60,6 +60,10 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     specs.check_methods(todo)
     quiet = bool(asked[0].get("quiet"))
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
+    if asked[0].get("tensorboard"):
+        from bench.tensorboard import TensorBoard
+
+        watcher = TensorBoard(store.folder / "tensorboard", watcher)
     sweep.watcher = watcher
     try:
         plans.write(store.folder, asked, work.plain, work.tuned)
@@ -288,6 +292,15 @@ def report(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
     sys.stdout.write(f"Report: {path}\n")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """``bench status``: how far the sweep on a folder is."""
+    from bench.status import look
+
+    for line in look(arguments.folder).lines():
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

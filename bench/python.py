@@ -32,7 +32,11 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     from bench.cli import TRAIN_FLAGS
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
-    values = _values("bench.run", flags, known | {"quiet", "trials", "prune"})
+    values = _values(
+        "bench.run",
+        flags,
+        known | {"quiet", "trials", "prune", "tensorboard", "executor", "address", "cpus", "cluster"},
+    )
     chosen, _ = commands.compare([{**values, "methods": methods, "task": task}])
     return table.frame(chosen)
 

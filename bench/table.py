@@ -12,6 +12,7 @@ from bench.record import (
     Record,
     failed_checks,
     groups,
+    in_company,
     labels,
     main_value,
     ranked,
@@ -121,7 +122,12 @@ class _Column:
 
 
 def _speed(name: str) -> Callable[[Record], str]:
-    return lambda record: units.significant(record["speed"][name])
+    def cell(record: Record) -> str:
+        value = record["speed"][name]
+        mark = "*" if value is not None and in_company(record) else ""
+        return units.significant(value) + mark
+
+    return cell
 
 
 _COLUMNS = (
@@ -138,6 +144,7 @@ _COLUMNS = (
     _Column("train\ntime\ns", _speed("train_seconds"), 2),
     _Column("checks", lambda record: _checks(record), 6),
 )
+COMPANY = "* measured in company: other runs were at work on this machine, so speeds are lower than alone."
 _LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
@@ -163,6 +170,8 @@ def render(records: Sequence[Record], console: Console) -> None:
             console.print(note)
         if (said := tuned(ordered)) is not None:
             console.print(Text(said, style="dim"))
+        if any(in_company(record) for record in ordered):
+            console.print(Text(COMPANY, style="dim"))
         if hidden:
             console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))
 

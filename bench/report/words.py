@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from bench import units
-from bench.record import Record, failed_checks, main_value, scored, shown
+from bench.record import Record, failed_checks, in_company, main_value, scored, shown
 from bench.report import tuning
 from bench.report.escape import text
 
@@ -156,6 +156,9 @@ def rests_on(records: Sequence[Record], names: Mapping[str, str]) -> list[str]:
     if lost:
         which = _join(_brief({f"{names[record['run_id']]} ({record['status']})" for record in lost}))
         said.append(f"<strong>{len(lost)} of {len(records)} runs have no score</strong>: {which}.")
+    shared = sorted({names[record["run_id"]] for record in done if in_company(record)})
+    if shared:
+        said.append(f"Speeds of {_join(_brief(shared))} were measured in company: other runs were at work beside them.")
     return [sentence for sentence in said if sentence]
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"probe", "planfile", "progress", "pool", "card", "grid", "plans"},
     {"runner", "specs", "explain", "export", "tuning"},
     {"worker", "sweep", "planner", "remote"},
-    {"needs", "ray_executor", "slurm_executor", "where"},
+    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard"},
     {"commands", "cli", "python"},
 ]
 
