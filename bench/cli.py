@@ -130,6 +130,7 @@ def _run(commands: Any) -> None:
     where.add_argument("--retry-failed", action="store_true", help="run again what failed or ran out of memory")
     where.add_argument("--dry-run", action="store_true", help="print the runs and stop")
     where.add_argument("--json", action="store_true", help="print the records as JSON instead of the table")
+    where.add_argument("--tensorboard", action="store_true", help="write curves to OUT/tensorboard while runs train")
     where.add_argument("--quiet", action="store_true", help="no progress")
     _cluster_flags(run.add_argument_group("many machines"))
     run.set_defaults(act=_command("run"), parser=run)
@@ -290,6 +291,9 @@ def _report(commands: Any) -> None:
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
     _plugin_flag(view)
     view.set_defaults(act=_command("view", "reporting"), parser=view)
+    status = commands.add_parser("status", help="how far the sweep on a folder is: done, running, failed, time left")
+    status.add_argument("folder", type=Path, metavar="DIR")
+    status.set_defaults(act=_command("status"), parser=status)
 
 
 def _stats(commands: Any) -> None:

@@ -22,7 +22,7 @@ from bench.where import opener
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 _LOADING = ("trust_remote_code", "allow_pickle")
-_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
+_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet", "tensorboard")
 _WHERE = ("data_dir", "out", "workers", "executor", "address", "cpus")
 _WHOLE = (*_SWITCHES, *_WHERE, "plugin", "cluster")  # one value for all experiments of a plan
 
@@ -66,6 +66,10 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     todo = sweep.missing()
     specs.check_methods(todo)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
+    if asked[0].get("tensorboard"):
+        from bench.tensorboard import TensorBoard
+
+        watcher = TensorBoard(store.folder / "tensorboard", watcher)
     sweep.watcher = watcher
     try:
         plans.write(store.folder, asked, work.plain, work.tuned)
@@ -358,6 +362,15 @@ def fetch(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
     sys.stdout.write(f"Use it with BENCH_DATA={arguments.to.resolve()} HF_HUB_OFFLINE=1\n")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """``bench status``: how far the sweep on a folder is."""
+    from bench.status import look
+
+    for line in look(arguments.folder).lines():
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

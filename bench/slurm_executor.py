@@ -24,6 +24,7 @@ from bench.store import write_atomically
 IN_FLIGHT = 256
 HOURS = 24  # a job's limit unless --cluster time=… says otherwise
 _LATE_SECONDS = 15.0  # how long a network disk may take to show a file that is there
+_END_SECONDS = 5.0  # how long jobs that are over may take to leave
 _POLL_SECONDS = 0.2
 
 
@@ -84,6 +85,7 @@ class SlurmExecutor:
         self._folder = (folder / "cluster").resolve()
         self._given = {"time": str(60 * HOURS), **(parameters or {})}
         self._running: dict[str, _Running] = {}
+        self._ending: list[Any] = []  # jobs that left their record and only have to leave
         try:
             self._executor = submitit.AutoExecutor(folder=self._folder / "logs", cluster=cluster)
             self._parameters({})
@@ -102,6 +104,10 @@ class SlurmExecutor:
     def __exit__(self, *_: object) -> None:
         for running in self._running.values():
             running.handle.cancel()
+            self._ending.append(running.handle)
+        deadline = time.monotonic() + _END_SECONDS
+        while not all(handle.done() for handle in self._ending) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def submit(self, job: Job) -> None:
         """Write a run's order and submit its job with what it needs."""
@@ -134,7 +140,7 @@ class SlurmExecutor:
         if left or late:
             why = "" if left else f"its Slurm job {running.handle.job_id} ended as {running.handle.state}"
             found.append({"run_id": run_id, "event": "exit", "code": int(not left), "why": why})
-            del self._running[run_id]
+            self._ending.append(self._running.pop(run_id).handle)
         return found
 
     def _progress(self, running: _Running, path: Path) -> list[dict[str, Any]]:

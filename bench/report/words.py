@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.record import Record, failed_checks, mixed, scored, shown, tuned
+from bench.record import Record, failed_checks, in_company, mixed, scored, shown, tuned
 from bench.report.chart import Scene
 from bench.report.escape import text
 from bench.report.setups import Setup
@@ -54,6 +54,9 @@ def rests_on(scene: Scene) -> list[str]:
     if lost:
         which = join(brief({f"{names[record['run_id']]} ({record['status']})" for record in lost}))
         said.append(f"<strong>{len(lost)} of {len(records)} runs have no score</strong>: {which}.")
+    shared = sorted({names[record["run_id"]] for record in records if in_company(record)})
+    if shared:
+        said.append(f"Speeds of {join(brief(shared))} were measured in company: other runs were at work beside them.")
     said += [f"{text(note[:1].upper() + note[1:])}." for note in (scene.group.notes if scene.group else ())]
     return [sentence for sentence in said if sentence]
 

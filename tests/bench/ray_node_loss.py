@@ -25,7 +25,7 @@ from bench.store import Store  # noqa: E402
 from bench.sweep import Options, Sweep  # noqa: E402
 from tests.tiny import TASK, model_folder  # noqa: E402
 
-RUNS, STEPS = 4, 1500
+RUNS, STEPS = 3, 600
 
 
 class Killer(Silent):

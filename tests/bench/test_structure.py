@@ -25,7 +25,7 @@ LAYERS = [
     {"forgetting"},
     {"runner", "specs", "explain", "export", "tuning", "fetch"},
     {"worker", "sweep", "planner", "remote"},
-    {"needs", "ray_executor", "slurm_executor", "where"},
+    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard"},
     {"reporting"},
     {"commands", "cli", "python"},
 ]
