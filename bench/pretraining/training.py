@@ -152,10 +152,10 @@ def _head_start(model: Any, documents: Sequence[Sequence[int]]) -> None:
     """Begin with embeddings that are known without training; see ``bench.pretraining.embeddings``."""
     with torch.no_grad():
         words = model.get_input_embeddings().weight
-        words.copy_(embeddings.from_counts(documents, *words.shape, std=float(words.std())))
+        words.copy_(embeddings.from_counts(documents, words.shape[0], words.shape[1], float(words.std())))
         if model.config.model_type == "bert":
             places = model.bert.embeddings.position_embeddings.weight
-            places.copy_(embeddings.sinusoids(*places.shape, std=float(words.std())))
+            places.copy_(embeddings.sinusoids(places.shape[0], places.shape[1], float(words.std())))
 
 
 def _train_images(recipe: Recipe, folder: Path, seed: int) -> dict[str, Any]:
