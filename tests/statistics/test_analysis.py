@@ -193,7 +193,10 @@ def test_the_mean_record_averages_numbers_and_keeps_a_failed_check():
     runs = [factories.record("lora", seed=seed) for seed in range(2)]
     runs[1]["checks"]["loss is finite"] = "fail: no"
     runs[0]["speed"]["merged_inference_latency_ms"] = None
+    for size, run in zip((3, 5, 4), runs, strict=False):
+        run["memory"]["train_peak_bytes"] = size * 10**6
     made = averaged([*runs, factories.failed("oom", "lora", seed=3)])
+    assert made["memory"] == runs[1]["memory"], "the largest peak is what must fit"
     rates = [run["speed"]["train_samples_per_second"] for run in runs]
     assert made["speed"]["train_samples_per_second"] == pytest.approx(np.mean(rates))
     assert made["speed"]["merged_inference_latency_ms"] == runs[1]["speed"]["merged_inference_latency_ms"]
