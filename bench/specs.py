@@ -101,6 +101,8 @@ def expand(request: Request) -> list[RunSpec]:
     sources = [
         mistakes.attempt(partial(models.resolve, name, request.loading, request.mirror)) for name in request.models
     ]
+    if request.loading.quantize is not None:
+        mistakes.attempt(partial(quantize.require, request.loading.quantize))
     data = DataSource(request.mirror)
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks if task is not None]
     mistakes.attempt(partial(_check_importable, request))
