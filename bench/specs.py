@@ -109,6 +109,8 @@ def expand(request: Request) -> list[RunSpec]:
     ]
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
+    if request.loading.quantize is not None:
+        mistakes.attempt(partial(quantize.require, request.loading.quantize))
     mistakes.attempt(partial(_check_importable, request))
     wanted = list(dict.fromkeys(settings for _, settings in itertools.chain(*chosen)))
     for name in dict.fromkeys(settings.forgetting for settings in wanted):

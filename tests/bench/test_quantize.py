@@ -43,14 +43,10 @@ def test_only_the_maps_of_the_blocks_are_packed() -> None:
 
 def test_unknown_schemes_and_missing_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="Unknown scheme 'int9'. Did you mean 'int8'"):
-        quantize.library("int9")
+        quantize.require("int9")
     monkeypatch.setattr("bench.quantize.find_spec", lambda name: None)
-    with pytest.raises(
-        RequestError, match="--quantize nf4 needs bitsandbytes, and accelerate: pip install bitsandbytes"
-    ):
-        quantize.library("nf4")
-    monkeypatch.setattr("bench.quantize.find_spec", lambda name: None if name == "bitsandbytes" else object())
-    assert quantize.library("int8") == "torchao"
+    with pytest.raises(RequestError, match="--quantize nf4 needs bitsandbytes and accelerate, not installed here"):
+        quantize.require("nf4")
 
 
 @pytest.mark.filterwarnings("ignore")
