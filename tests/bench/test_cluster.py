@@ -48,6 +48,12 @@ def slurm(store: Store, slots: int | None = None) -> Any:
     return SlurmExecutor(store.folder, slots, cluster="local")
 
 
+def reap(executor: Any) -> None:
+    """Wait for the processes of submitit's stand-in, which it leaves to the garbage collector."""
+    for handle in executor._ending:
+        handle._process.wait(60)
+
+
 def test_slurm_jobs_leave_the_records_that_local_runs_leave(
     place: tiny.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +66,9 @@ def test_slurm_jobs_leave_the_records_that_local_runs_leave(
     watcher = Silent()
     watcher.event = lambda run_id, message: messages.append(message)  # type: ignore[method-assign]
     options = Options(plugins=(tiny.TASK,), save=True)
-    Sweep([spec], store, options, watcher, lambda: slurm(store)).run()
+    executor = slurm(store)
+    Sweep([spec], store, options, watcher, lambda: executor).run()
+    reap(executor)
     (record,) = store.records()[0]
     assert record["scores"] == here["scores"] and record["run_id"] == here["run_id"]
     assert record["parameters"]["trained_sha256"] == here["parameters"]["trained_sha256"]
@@ -94,6 +102,7 @@ def test_slurm_jobs_stop_when_asked_and_lost_ones_are_named(
     with pytest.raises(KeyboardInterrupt):
         executor.slots = 1
         sweep.run()
+    reap(executor)
     found = {record["run_id"]: record for record in store.records()[0]}
     assert found[first.run_id]["status"] == "failed" and "Slurm job" in found[first.run_id]["error"]
     assert found[second.run_id]["status"] == "interrupted" and "after step" in found[second.run_id]["error"]
