@@ -7,6 +7,7 @@ only after it was allocated: events are logged first and resolved by replay.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 import weakref
@@ -106,10 +107,14 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         self._reused: tuple[int, int] | None = None
         self._depth = 0
         self._resize_patch: _ResizePatch | None = None
+        self._collects = False
 
     def __enter__(self) -> Self:
         if self._depth == 0:
             self._resize_patch = _ResizePatch(self)
+            # A collection at an arbitrary moment would release what is held in cycles, and peaks would depend on it.
+            self._collects = gc.isenabled()
+            gc.disable()
         self._depth += 1
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -120,6 +125,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         if self._depth == 0:
             if self._resize_patch is not None:
                 self._resize_patch.undo()
+            if self._collects:
+                gc.enable()
             # Without their weak references the storages that live on are simply no longer followed.
             self._live.clear()
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench import needs as needing
@@ -94,7 +95,9 @@ def test_slurm_jobs_stop_when_asked_and_lost_ones_are_named(
         def event(self, run_id: str, message: dict[str, Any]) -> None:
             if message["event"] == "step" and run_id == first.run_id and not killed:
                 killed.append(run_id)
-                os.kill(int(executor._running[run_id].handle.job_id), signal.SIGKILL)
+                launcher = psutil.Process(int(executor._running[run_id].handle.job_id))
+                for process in (*launcher.children(recursive=True), launcher):  # its child would train on alone
+                    process.kill()
             if message["event"] == "step" and run_id == second.run_id:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
 
@@ -591,3 +592,15 @@ def test_on_a_gpu_totals_and_split_agree_and_nothing_is_left() -> None:
         assert min(peak.split.values()) >= 0
     assert_equal(module, saved)
     assert torch.equal(torch.cuda.get_rng_state(), rng)
+
+
+def test_garbage_is_not_collected_while_tracking() -> None:
+    collected = []
+    gc.callbacks.append(watch := lambda phase, _: collected.append(phase))
+    try:
+        with StorageTracker(), StorageTracker():
+            made = [[index] for index in range(5_000)]
+            assert not gc.isenabled() and collected == []
+        assert gc.isenabled() and len(made) == 5_000
+    finally:
+        gc.callbacks.remove(watch)
