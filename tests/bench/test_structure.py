@@ -18,9 +18,9 @@ LAYERS = [
     {"models", "memory", "engine", "calls", "attention", "weights"},
     {"trainer", "methods", "tasks"},
     {"probe", "planfile", "progress", "pool", "card", "grid", "plans"},
-    {"runner", "specs", "explain", "export", "tuning"},
+    {"runner", "specs", "explain", "export", "tuning", "sampling"},
     {"worker", "sweep", "planner", "remote"},
-    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard"},
+    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard", "dryrun"},
     {"commands", "cli", "python"},
 ]
 
