@@ -31,9 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """``bench run``: expand, check, do what is missing, show the comparison."""
     asked = _merged(arguments)
     if asked[0].get("dry_run"):
-        work, options, out = _expanded(asked)
-        _tell(work)
-        return _dry_run(work, options, out)
+        return _dry_run(asked)
     chosen, store = compare(asked)
     _show(chosen, store, bool(asked[0].get("json")))
     return _verdict(chosen)
@@ -57,8 +55,7 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     if not quiet:
         _tell(work)
     store = Store(out)
-    opened = opener(asked[0], options.workers if "workers" in asked[0] else None, out)
-    sweep = Sweep(work.plain, store, options, _silent(), opened, Tuner(work.tuned))
+    sweep = _sweep(asked, work, options, store)
     for folder in (store, sweep.trials) if work.tuned else (store,):
         folder.prepare()
         _warn(folder.records()[1])
@@ -84,6 +81,11 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     _warn(warnings)
     wanted = {spec.run_id for spec in sweep.wanted()}
     return [record for record in records if record["run_id"] in wanted], store
+
+
+def _sweep(asked: list[dict[str, Any]], work: _Work, options: Options, store: Store) -> Sweep:
+    opened = opener(asked[0], options.workers if "workers" in asked[0] else None, store.folder)
+    return Sweep(work.plain, store, options, _silent(), opened, Tuner(work.tuned))
 
 
 @dataclasses.dataclass
@@ -247,37 +249,17 @@ def _watcher(total: int, quiet: bool) -> Any:
     return (Bars if console.is_terminal else Lines)(console, total)
 
 
-def _dry_run(work: _Work, options: Options, out: Path) -> int:
-    from bench import estimate, specs
-    from bench.progress import title
+def _dry_run(asked: list[dict[str, Any]]) -> int:
+    from bench import dryrun, specs
 
+    work, options, out = _expanded(asked)
+    _tell(work)
+    sweep = _sweep(asked, work, options, Store(out))
     specs.check_methods([*work.plain, *(group.base for group in work.tuned)])
     records, warnings = Store(out).records() if out.is_dir() else ([], [])
     _warn(warnings)
-    there = {record["run_id"]: record["status"] for record in records}
-    for spec in work.plain:
-        chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
-        state = there.get(spec.run_id, "to do")
-        steps = spec.spec["train"]["steps"] or "no"
-        sys.stdout.write(f"{spec.run_id}  {state:<11}  {title(spec.spec)}, {steps} steps\n")
-        sys.stdout.write(f"{'':31}{chosen}\n")
-    sweep = Sweep(work.plain, Store(out), options, _silent(), tuner=Tuner(work.tuned))
-    missing = sweep.missing()
-    for group in work.tuned:
-        state = f"{len(group.history)} of {group.budget}"
-        ranges = ", ".join(f"{name} in {space.words()}" for name, space in group.spaces.items())
-        seeds = ", ".join(map(str, group.seeds))
-        sys.stdout.write(f"{group.key}  {state:<11}  {title(group.base.spec).rpartition(', seed')[0]}), ")
-        sys.stdout.write(f"{group.base.spec['train']['steps']} steps\n")
-        sys.stdout.write(f"{'':31}{group.budget} trials of {ranges}; then the best with seeds {seeds}\n")
-    finals = [final for group in work.tuned for final in sweep.tuner.finals(group)]
-    done = sum(spec.run_id in there for spec in (*work.plain, *finals))
-    trials = sum(group.budget for group in work.tuned)
-    total = len(work.plain) + sum(len(group.seeds) for group in work.tuned)
-    before = f" after {trials} trials" if trials else ""
-    sys.stdout.write(f"{total} runs{before}, {done} already there.\n")
-    todo = [spec.spec for spec in sweep.ahead(missing)]
-    sys.stdout.write(f"{estimate.sentence(todo, records, options.workers)}\n")
+    for line in dryrun.lines(sweep, records):
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

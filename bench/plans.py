@@ -68,6 +68,6 @@ def latest(folder: Path) -> dict[str, Any] | None:
             plan = json.loads(path.read_bytes())
         except ValueError:
             continue
-        if isinstance(plan, dict) and plan.get("schema") == SCHEMA and isinstance(plan.get("runs"), list):
+        if isinstance(plan, dict) and plan.get("schema") == SCHEMA and {"runs", "tuned"} <= plan.keys():
             return plan
     return None

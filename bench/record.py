@@ -201,6 +201,16 @@ def tuned(records: Iterable[Mapping[str, Any]]) -> str | None:
     return said + (f"; not tuned: {', '.join(plain)}." if plain else ".")
 
 
+def is_trial(spec: Mapping[str, Any]) -> bool:
+    """Whether a run is a trial: it does not see the validation split."""
+    return (spec.get("tuning") or {}).get("trial") is not None
+
+
+def pruned(record: Mapping[str, Any]) -> bool:
+    """Whether a trial was stopped because it was behind."""
+    return bool((record.get("tuning") or {}).get("pruned"))
+
+
 def in_company(record: Mapping[str, Any]) -> bool:
     """Whether other runs were at work on the machine while speeds were measured, which slows them."""
     there = record["environment"]

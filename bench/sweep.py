@@ -15,11 +15,10 @@ from bench.checks import seeds_differ
 from bench.errors import RequestError
 from bench.executor import Executor, WorkerDied
 from bench.job import Job
-from bench.pool import Pool
-from bench.record import Record, blank
+from bench.record import Record, blank, is_trial, pruned
 from bench.specs import RunSpec
 from bench.store import Store
-from bench.tuning import Tuner, is_trial, pruned
+from bench.tuning import Tuner
 
 _POLL_SECONDS = 0.5  # how long Ctrl-C may wait to be noticed
 _AGAIN = ("interrupted",)  # statuses that count as not done
@@ -42,7 +41,7 @@ class Options:
     """How a sweep is carried out; none of it changes a result.
 
     Attributes:
-        workers: runs at once.
+        workers: runs at once, for the time they should take.
         save: keep the tuned weights.
         fresh: do finished runs again.
         retry_failed: do failed and out-of-memory runs again.
@@ -61,7 +60,7 @@ class Sweep:
     """A plan at work on a store.
 
     Attributes:
-        open_executor: makes what carries out the runs; None: this machine, as many at once as the options say.
+        open_executor: makes what carries out the runs.
         tuner: the configurations that are tuned; their trials go to the folder ``tuning`` below the store's.
     """
 
@@ -69,7 +68,7 @@ class Sweep:
     store: Store
     options: Options
     watcher: Watcher
-    open_executor: Callable[[], Executor] | None = None
+    open_executor: Callable[[], Executor]
     tuner: Tuner = field(default_factory=lambda: Tuner(()))
     active: dict[str, RunSpec] = field(default_factory=dict)
     did: set[str] = field(default_factory=set)  # what this sweep is through with, however it ended
@@ -133,7 +132,7 @@ class Sweep:
         """Do what can be claimed, and wait for what another process holds."""
         held: list[RunSpec] = []
         # The executor ends first: a claim is given up only when nobody writes for it any more.
-        with ExitStack() as claims, (self.open_executor or self._pool)() as executor:
+        with ExitStack() as claims, self.open_executor() as executor:
             queue = list(waiting)
             try:
                 while (queue and not interrupts.count) or self.active:
@@ -155,9 +154,6 @@ class Sweep:
             while not self._of(spec).wait(spec.run_id, _POLL_SECONDS):
                 if interrupts.count:
                     raise KeyboardInterrupt
-
-    def _pool(self) -> Executor:
-        return Pool(self.options.workers)
 
     def _start(self, executor: Executor, spec: RunSpec, claims: ExitStack, held: list[RunSpec]) -> None:
         run_id, claim = spec.run_id, claims.enter_context(ExitStack())

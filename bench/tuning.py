@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench import options, registry
+from bench import options, registry, sampling
 from bench.api import AlreadyTrained
 from bench.data import hold_out
 from bench.errors import RequestError, unknown
-from bench.record import Record
+from bench.record import Record, pruned
 from bench.spaces import Space, Wish, spaces
 from bench.specs import Request, RunSpec
-
-if TYPE_CHECKING:
-    import optuna
 
 PRUNERS = ("median", "halving", "none")
 Read = Callable[[RunSpec], Record | None]
@@ -131,7 +127,7 @@ class Tuner:
         group.history = []
         for number in range(group.budget):
             if number == len(group.trials):
-                group.trials.append(group.run(_sample(group, number), group.base.spec["seed"], number))
+                group.trials.append(group.run(sampling.sample(group, number), group.base.spec["seed"], number))
             record = read(group.trials[number])
             if record is None:
                 return [group.trials[number]]
@@ -163,10 +159,7 @@ class Tuner:
             points: step and dev score of its evaluations so far.
         """
         group = self._by_key[spec.spec["tuning"]["group"]]
-        if group.prune == "none":
-            return False
-        study = _replay(group, group.history[: spec.spec["tuning"]["trial"]])
-        return _report(study, group, group.values(spec), points)[1]
+        return sampling.behind(group, spec.spec["tuning"]["trial"], group.values(spec), points)
 
     def hopeless(self, spec: RunSpec) -> str | None:
         """Why a final run need not be tried: no trial got as far as a score."""
@@ -200,16 +193,6 @@ class Tuner:
         return {"best_of": group.budget, "options": list(group.spaces), "chosen": chosen, "trials": trials}
 
 
-def is_trial(spec: Mapping[str, Any]) -> bool:
-    """Whether a run is a trial: it does not see the validation split."""
-    return (spec.get("tuning") or {}).get("trial") is not None
-
-
-def pruned(record: Mapping[str, Any]) -> bool:
-    """Whether a trial was stopped because it was behind."""
-    return bool((record.get("tuning") or {}).get("pruned"))
-
-
 def search(tune: Sequence[str], trials: Any, prune: Any, request: Request) -> Search | None:
     """What the flags ask for, or None without ``--tune``.
 
@@ -234,7 +217,7 @@ def search(tune: Sequence[str], trials: Any, prune: Any, request: Request) -> Se
     if wrong:
         raise RequestError(wrong)
     if wishes:
-        _optuna()
+        sampling.load()
     return Search(tuple(wishes), number, prune or "median") if wishes else None
 
 
@@ -296,102 +279,3 @@ def _group(spec: RunSpec, chosen: dict[str, Space], wanted: Search) -> Group:
             "Leave --trials out, or give a range (LOW:HIGH)."
         )
     return Group(spec, [], chosen, size or wanted.trials or 6, wanted.prune)
-
-
-def _sample(group: Group, number: int) -> dict[str, Any]:
-    """The values of trial ``number``: the grid's; else the defaults, two or more spread evenly, then Optuna's."""
-    if all(space.values for space in group.spaces.values()):
-        found = {}
-        for name, space in group.spaces.items():
-            number, index = divmod(number, len(space.values))
-            found[name] = space.values[index]
-        return found
-    default = {name: group.base.spec["method"][name] for name in group.spaces}
-    if number == 0 and all(space.holds(default[name]) for name, space in group.spaces.items()):
-        return default
-    if number < max(3, group.budget // 3):
-        bases = itertools.cycle((2, 3, 5, 7, 11))
-        return {
-            name: space.at(_halton(number + 1, base))
-            for (name, space), base in zip(group.spaces.items(), bases, strict=False)
-        }
-    study = _replay(group, group.history[:number])
-    study.sampler = _sampler(number)
-    return dict(study.ask(_distributions(group)).params)
-
-
-def _halton(index: int, base: int) -> float:
-    """The radical inverse of an index: numbers in (0, 1) that fill it evenly, ½ ¼ ¾ ⅛ … in base 2."""
-    found, share = 0.0, 1.0
-    while index:
-        share /= base
-        index, digit = divmod(index, base)
-        found += digit * share
-    return found
-
-
-def _sampler(number: int) -> optuna.samplers.BaseSampler:
-    """Tree-structured Parzen estimators (Bergstra et al. 2011); the seed is the trial's number for every method."""
-    sampler: optuna.samplers.BaseSampler = _optuna().samplers.TPESampler(seed=number, n_startup_trials=1)
-    return sampler
-
-
-def _replay(group: Group, history: Sequence[Record]) -> optuna.Study:
-    """A study that has seen these trials, in memory."""
-    found = _optuna()
-    steps = group.base.spec["train"]["steps"]
-    pruner = {
-        "median": lambda: found.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=steps // 3),
-        "halving": lambda: found.pruners.SuccessiveHalvingPruner(min_resource=max(1, steps // 4), reduction_factor=2),
-        "none": found.pruners.NopPruner,
-    }[group.prune]()
-    direction = "maximize" if group.base.task.higher_is_better else "minimize"
-    study: optuna.Study = found.create_study(
-        direction=direction, pruner=pruner, sampler=found.samplers.RandomSampler(seed=0)
-    )
-    for trial, record in zip(group.trials, history, strict=False):
-        points = [(p["step"], p["dev_score"]) for p in record["curve"] if p["dev_score"] is not None]
-        made, _ = _report(study, group, group.values(trial), points)
-        score = group.dev(record)
-        if pruned(record):
-            study.tell(made, state=found.trial.TrialState.PRUNED)
-        elif record["status"] == "ok" and score is not None:
-            study.tell(made, score)
-        else:
-            study.tell(made, state=found.trial.TrialState.FAIL)
-    return study
-
-
-def _report(
-    study: optuna.Study, group: Group, values: Mapping[str, Any], points: Sequence[tuple[int, float]]
-) -> tuple[optuna.Trial, bool]:
-    """Add a trial with its evaluations to a study; also whether the pruner would stop it after the last."""
-    study.enqueue_trial(dict(values))
-    trial = study.ask(_distributions(group))
-    stop = False
-    for step, score in points:
-        trial.report(score, step)
-        stop = trial.should_prune()
-    return trial, stop
-
-
-def _distributions(group: Group) -> dict[str, Any]:
-    found = _optuna().distributions
-    made: dict[str, Any] = {}
-    for name, space in group.spaces.items():
-        if space.values:
-            made[name] = found.CategoricalDistribution(space.values)
-        elif space.whole:
-            made[name] = found.IntDistribution(int(space.low), int(space.high), log=space.log)
-        else:
-            made[name] = found.FloatDistribution(space.low, space.high, log=space.log)
-    return made
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise RequestError("--tune needs Optuna: pip install 'tunebench[tune]'") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna

@@ -84,7 +84,7 @@ def test_a_full_disk_ends_the_command_with_a_sentence(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Store, "write", full)
-    monkeypatch.setattr(Sweep, "_pool", lambda self: fakes.Fake(fakes.record))
+    monkeypatch.setattr("bench.where.Pool", lambda workers: fakes.Fake(fakes.record))
     done = bench_here("run", "--methods", "head", "--task", "glue/sst2", "--model", tiny_model, "--quiet")
     assert done.returncode == 2 and "cannot be written any more: No space left on device" in done.stderr
 
@@ -96,7 +96,7 @@ def test_a_vanished_folder_ends_the_sweep_and_says_so(
         shutil.rmtree(tmp_path / "out")
         return fakes.record(job)
 
-    monkeypatch.setattr(Sweep, "_pool", lambda self: fakes.Fake(vanish))
+    monkeypatch.setattr("bench.where.Pool", lambda workers: fakes.Fake(vanish))
     done = bench_here(
         "run", "--methods", "head", "--task", "glue/sst2", "--model", tiny_model, "--quiet", "--out", "out"
     )

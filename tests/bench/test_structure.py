@@ -23,9 +23,9 @@ LAYERS = [
     {"pretraining"},
     {"probe", "flops", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
     {"forgetting"},
-    {"runner", "specs", "explain", "export", "tuning", "fetch"},
+    {"runner", "specs", "explain", "export", "tuning", "sampling", "fetch"},
     {"worker", "sweep", "planner", "remote"},
-    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard"},
+    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard", "dryrun"},
     {"reporting"},
     {"commands", "cli", "python"},
 ]

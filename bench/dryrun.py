@@ -1,0 +1,41 @@
+"""What ``bench run --dry-run`` says: the runs, what is there already, and how long the rest should take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bench import estimate
+from bench.progress import title
+from bench.record import Record
+from bench.sweep import Sweep
+from bench.tuning import Group
+
+
+def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:
+    """The lines, for a sweep that is not started.
+
+    Args:
+        records: what its store holds.
+    """
+    there = {record["run_id"]: record["status"] for record in records}
+    for spec in sweep.specs:
+        chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
+        steps = spec.spec["train"]["steps"] or "no"
+        yield f"{spec.run_id}  {there.get(spec.run_id, 'to do'):<11}  {title(spec.spec)}, {steps} steps"
+        yield f"{'':31}{chosen}"
+    missing, groups = sweep.missing(), sweep.tuner.groups
+    for group in groups:
+        yield from _tuned(group)
+    done = sum(spec.run_id in there for spec in sweep.wanted())
+    total = len(sweep.specs) + sum(len(group.seeds) for group in groups)
+    trials = sum(group.budget for group in groups)
+    yield f"{total} runs{f' after {trials} trials' if trials else ''}, {done} already there."
+    yield estimate.sentence([spec.spec for spec in sweep.ahead(missing)], records, sweep.options.workers)
+
+
+def _tuned(group: Group) -> Iterator[str]:
+    ranges = ", ".join(f"{name} in {space.words()}" for name, space in group.spaces.items())
+    what = title(group.base.spec).rpartition(", seed")[0]
+    state = f"{len(group.history)} of {group.budget}"
+    yield f"{group.key}  {state:<11}  {what}), {group.base.spec['train']['steps']} steps"
+    yield f"{'':31}{group.budget} trials of {ranges}; then the best with seeds {', '.join(map(str, group.seeds))}"
