@@ -33,7 +33,8 @@ baseline: $(VENV)/.installed-test
 
 # What the report's browser tests need; they are skipped without it. A Chromium of the system's own is used first.
 browsers: $(VENV)/.installed-test
-	@command -v chromium chromium-browser google-chrome google-chrome-stable || $(BIN)/python -m playwright install chromium
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name && exit 0; done; $(BIN)/python -m playwright install chromium
 
 clean:
 	rm -rf $(VENV) *.egg-info build

@@ -189,7 +189,7 @@ class Splits:
 
 @runtime_checkable
 class Task(Protocol):
-    """A data set with a score: loads its splits, encodes rows for a tokenizer, scores predictions."""
+    """A data set with a score: loads its splits and scores predictions; what else it has depends on its kind."""
 
     @property
     def name(self) -> str:
@@ -229,18 +229,23 @@ class Task(Protocol):
         """
         ...
 
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """Encode a batch of rows (columns of equal length) into model inputs and ``labels``, unpadded."""
-        ...
-
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Score predictions (class indices or numbers) against references; each score by its standard name."""
         ...
 
 
 @runtime_checkable
+class Encodes(Protocol):
+    """What a task of classification or regression has: its texts as a model with a head reads them."""
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+        """Encode a batch of rows (columns of equal length) into model inputs and ``labels``, unpadded."""
+        ...
+
+
+@runtime_checkable
 class Generates(Protocol):
-    """What a task of the kind ``generation`` has in the place of ``encode``: prompts, and texts to answer them."""
+    """What a task of the kind ``generation`` has: prompts, and texts to answer them."""
 
     @property
     def template(self) -> str:

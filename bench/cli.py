@@ -124,14 +124,25 @@ def _run(commands: Any) -> None:
     where = run.add_argument_group("where and how")
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
     where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
-    where.add_argument("--workers", metavar="N", help="runs at once (default: 1)")
+    where.add_argument("--workers", metavar="N", help="runs at once (default: 1; on a cluster: as many as it takes)")
     where.add_argument("--save", action="store_true", help="keep the tuned weights (safetensors)")
     where.add_argument("--fresh", action="store_true", help="run again what is already there")
     where.add_argument("--retry-failed", action="store_true", help="run again what failed or ran out of memory")
     where.add_argument("--dry-run", action="store_true", help="print the runs and stop")
     where.add_argument("--json", action="store_true", help="print the records as JSON instead of the table")
+    where.add_argument("--tensorboard", action="store_true", help="write curves to OUT/tensorboard while runs train")
     where.add_argument("--quiet", action="store_true", help="no progress")
+    _cluster_flags(run.add_argument_group("many machines"))
     run.set_defaults(act=_command("run"), parser=run)
+
+
+def _cluster_flags(group: Any) -> None:
+    group.add_argument("--executor", metavar="E", help="where runs are done: local, ray or slurm (default: local)")
+    group.add_argument("--address", metavar="A", help="the Ray cluster: auto, HOST:PORT (default: Ray on this machine)")
+    group.add_argument("--cpus", metavar="N", help="cores of a run on a cluster (default: 1)")
+    group.add_argument(
+        "--cluster", action="append", metavar="K=V", help="a parameter of Slurm: partition=gpu, time=60; repeatable"
+    )
 
 
 def _train_flags(group: Any) -> None:
@@ -280,6 +291,9 @@ def _report(commands: Any) -> None:
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
     _plugin_flag(view)
     view.set_defaults(act=_command("view", "reporting"), parser=view)
+    status = commands.add_parser("status", help="how far the sweep on a folder is: done, running, failed, time left")
+    status.add_argument("folder", type=Path, metavar="DIR")
+    status.set_defaults(act=_command("status"), parser=status)
 
 
 def _stats(commands: Any) -> None:

@@ -18,11 +18,13 @@ from bench.record import Record
 from bench.store import Store
 from bench.sweep import Options, Sweep
 from bench.tuning import Tuner
+from bench.where import opener
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 _LOADING = ("trust_remote_code", "allow_pickle")
-_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet")
-_WHOLE = (*_SWITCHES, "plugin", "data_dir", "out", "workers")  # one value for all experiments of a plan
+_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet", "tensorboard")
+_WHERE = ("data_dir", "out", "workers", "executor", "address", "cpus")
+_WHOLE = (*_SWITCHES, *_WHERE, "plugin", "cluster")  # one value for all experiments of a plan
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,7 +57,8 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     if not quiet:
         _tell(work)
     store = Store(out)
-    sweep = Sweep(work.plain, store, options, _silent(), tuner=Tuner(work.tuned))
+    opened = opener(asked[0], options.workers if "workers" in asked[0] else None, out)
+    sweep = Sweep(work.plain, store, options, _silent(), opened, Tuner(work.tuned))
     for folder in (store, sweep.trials) if work.tuned else (store,):
         folder.prepare()
         _warn(folder.records()[1])
@@ -63,6 +66,10 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     todo = sweep.missing()
     specs.check_methods(todo)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
+    if asked[0].get("tensorboard"):
+        from bench.tensorboard import TensorBoard
+
+        watcher = TensorBoard(store.folder / "tensorboard", watcher)
     sweep.watcher = watcher
     try:
         plans.write(store.folder, asked, work.plain, work.tuned)
@@ -142,6 +149,8 @@ def _merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     plan = planfile.read(path, _plan_keys(), frozenset(_WHOLE), chosen)
     merged = []
     for found in plan.requests:
+        if "cluster" in found:
+            found["cluster"] = found["cluster"].split(",")
         if "plugin" in found:
             found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
         for one, other in (("steps", "epochs"), ("epochs", "steps")):
@@ -154,8 +163,8 @@ def _merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _plan_keys() -> dict[str, type]:
-    known: dict[str, type] = {name: list for name in (*_LISTS, "plugin")}
-    known |= {name: str for name in (*TRAIN_FLAGS, "data_dir", "out", "workers", "trials", "prune")}
+    known: dict[str, type] = {name: list for name in (*_LISTS, "plugin", "cluster")}
+    known |= {name: str for name in (*TRAIN_FLAGS, *_WHERE, "trials", "prune")}
     known |= {name: str for name in ("revision", "quantize")}
     return known | {name: bool for name in (*_SWITCHES, *_LOADING)}
 
@@ -194,6 +203,7 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
         plugins=plugins,
         mirror=mirror,
         loading=Loading(values.get("quantize"), *(bool(values.get(name)) for name in _LOADING)),
+        elsewhere=values.get("executor", "local") != "local",
     )
     switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
     options = Options(workers=workers, plugins=plugins, mirror=mirror, **switches)
@@ -352,6 +362,15 @@ def fetch(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
     sys.stdout.write(f"Use it with BENCH_DATA={arguments.to.resolve()} HF_HUB_OFFLINE=1\n")
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """``bench status``: how far the sweep on a folder is."""
+    from bench.status import look
+
+    for line in look(arguments.folder).lines():
+        sys.stdout.write(f"{line}\n")
     return 0
 
 

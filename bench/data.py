@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.api import Batch, Task
+from bench.api import Batch, Encodes
 
 _CHUNK_BATCHES = 50  # batches whose rows are sorted by length together
 _ENCODE_ROWS = 2000
@@ -93,7 +93,7 @@ class Encoded:
         return batch
 
 
-def encode(rows: Any, task: Task, tokenizer: Any, max_length: int, cache_key: str | None = None) -> Encoded:
+def encode(rows: Any, task: Encodes, tokenizer: Any, max_length: int, cache_key: str | None = None) -> Encoded:
     """Tokenise the rows of a ``datasets.Dataset``; with ``cache_key``, keep the result in the user's cache folder.
 
     Args:

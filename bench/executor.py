@@ -33,7 +33,7 @@ class Executor(Protocol):
         """What happened within ``timeout`` seconds, each with its ``run_id`` and ``event``.
 
         ``step`` and ``phase`` come from the run; ``exit`` comes once when it is over, with ``code`` 0 when it left a
-        record, else with ``why`` in words.
+        record, else with ``why`` in words, and with ``again`` when the run never began.
 
         Raises:
             WorkerDied: when nothing more will come.

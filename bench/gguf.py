@@ -5,11 +5,13 @@ Reading the vocabulary and the 4-bit weights of a 100 MB file takes half a minut
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from bench.architectures import ARCHITECTURES
 from bench.data import cache_folder
@@ -54,6 +56,20 @@ def unpacked(path: Path, fingerprint: str) -> Path:
     return folder
 
 
+def _plain(cls: Any, model: Any) -> Any:
+    """The same weights in a model that does not count as quantised any more, and so can be saved."""
+    import torch
+
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        made = cls.from_config(config)
+    made.load_state_dict(model.state_dict(), assign=True)
+    made.tie_weights()
+    return made
+
+
 def _unpack(path: Path, folder: Path) -> None:
     import transformers
 
@@ -69,7 +85,7 @@ def _unpack(path: Path, folder: Path) -> None:
             cls = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
             tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
             model = cls.from_pretrained(**where, config=config, dtype="float32")
-            model.save_pretrained(folder)
+            _plain(cls, model).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise RequestError(f"{path.name} cannot be read as a GGUF model: {error}") from error

@@ -22,7 +22,6 @@ def reason(repository: str, revision: str | None, error: BaseException) -> str |
         (errors.RevisionNotFoundError, f"{repository} has no revision '{revision}'"),
         (errors.RepositoryNotFoundError, f"there is no repository {repository}, or it is private (hf auth login)"),
         (errors.DisabledRepoError, f"{repository} is disabled on the Hub"),
-        (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set and the cache lacks it"),
     )
     causes = list(_causes(error))
     for kind, words in told:
@@ -33,7 +32,7 @@ def reason(repository: str, revision: str | None, error: BaseException) -> str |
     missing = unreachable()
     if missing is not None:
         return f"{missing}, and the cache lacks it"
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE or any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in causes):
         return "HF_HUB_OFFLINE is set and the cache lacks it"
     if any(type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError") for cause in causes):
         return f"{constants.ENDPOINT} does not answer, and the cache lacks it"
@@ -100,12 +99,11 @@ def told(what: str, repository: str, revision: str | None) -> Iterator[None]:
 
     # the bases of the Hub's own error are those of the HTTP library beneath it, whichever this version uses
     failures: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, KeyError, *HfHubHTTPError.__bases__)
+    missing = unreachable()
+    if missing is not None:
+        raise RequestError(f"{what} cannot be fetched: {missing}.")
     try:
-        with no_retries_without_network():
-            missing = unreachable()
-            if missing is not None:
-                raise RequestError(f"{what} cannot be fetched: {missing}.")
-            yield
+        yield
     except failures as error:
         raise RequestError(
             f"{what} cannot be fetched: {reason(repository, revision, error) or first_line(error)}."

@@ -1,4 +1,4 @@
-"""A quantised frozen base: int8 (bitsandbytes or torchao) or nf4 (bitsandbytes), and which methods can work on one.
+"""A quantised frozen base: int8 or nf4 by bitsandbytes, and which methods can work on one.
 
 Weights that are stored in 8 or 4 bits can be multiplied with but neither trained nor looked at. Whether a method
 keeps to that is seen by attaching it to a weightless copy whose weights are sealed.
@@ -17,44 +17,45 @@ if TYPE_CHECKING:
 
     from bench.backbone import Backbone
 
-# int8: LLM.int8() of arXiv 2208.07339 (bitsandbytes) or weight-only (torchao); nf4: QLoRA, arXiv 2305.14314.
-LIBRARIES: dict[str, tuple[str, ...]] = {"int8": ("bitsandbytes", "torchao"), "nf4": ("bitsandbytes",)}
+# int8: LLM.int8(), arXiv 2208.07339; nf4: QLoRA, arXiv 2305.14314.
+SCHEMES = ("int8", "nf4")
+_NEEDED = ("bitsandbytes", "accelerate")
 
 
-def library(scheme: str) -> str:
-    """The installed library that a scheme is done with, the first of ``LIBRARIES``.
+def require(scheme: str) -> None:
+    """See that a scheme exists and that what does it is installed.
+
+    torchao's int8 weights were tried: they cannot be moved to a device once somebody holds a reference to them, as
+    the checks of a run do.
 
     Raises:
-        RequestError: for an unknown scheme, or when no library for it (or accelerate, which both need) is installed.
+        RequestError: when not.
     """
-    if scheme not in LIBRARIES:
-        raise RequestError(f"--quantize: {unknown('scheme', scheme, LIBRARIES)}")
-    for name in LIBRARIES[scheme]:
-        if find_spec(name) is not None and find_spec("accelerate") is not None:
-            return name
-    ways = " or ".join(f"pip install {name} accelerate" for name in LIBRARIES[scheme])
-    raise RequestError(f"--quantize {scheme} needs {' or '.join(LIBRARIES[scheme])}, and accelerate: {ways}.")
+    if scheme not in SCHEMES:
+        raise RequestError(f"--quantize: {unknown('scheme', scheme, SCHEMES)}")
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise RequestError(
+            f"--quantize {scheme} needs {' and '.join(missing)}, not installed here: pip install 'tunebench[quantize]'."
+        )
 
 
 def settings(scheme: str, shape: Backbone) -> Any:
     """What transformers' ``quantization_config`` takes, so that the linear maps of the blocks and no others change.
 
     Args:
-        scheme: one of ``LIBRARIES``.
+        scheme: one of ``SCHEMES``.
         shape: a weightless copy of the model; its heads, poolers and projections are left as they are.
     """
     import torch
     from torch import nn
-    from transformers import BitsAndBytesConfig, TorchAoConfig
+    from transformers import BitsAndBytesConfig
     from transformers.pytorch_utils import Conv1D
 
     changed = packed(shape)
     linear = {name for name, module in shape.model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     kept = sorted(linear - set(changed))
-    if library(scheme) == "torchao":
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=kept)
+    require(scheme)
     chosen: dict[str, Any] = {"load_in_8bit": True}
     if scheme == "nf4":
         chosen = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}

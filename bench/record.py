@@ -201,6 +201,12 @@ def tuned(records: Iterable[Mapping[str, Any]]) -> str | None:
     return said + (f"; not tuned: {', '.join(plain)}." if plain else ".")
 
 
+def in_company(record: Mapping[str, Any]) -> bool:
+    """Whether other runs were at work on the machine while speeds were measured, which slows them."""
+    there = record["environment"]
+    return bool((there.get("workers") or 1) > 1 or there.get("gpu_shared"))
+
+
 def group(record: Mapping[str, Any]) -> tuple[str, str]:
     """What may be compared: runs of one task on one model, as (task, model)."""
     return record["spec"]["task"]["name"], model_title(record["spec"]["model"])

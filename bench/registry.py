@@ -82,6 +82,15 @@ def _sources(file: Path) -> list[Path]:
     return sorted(found)
 
 
+# What a task of each kind has beside what every task has (see ``bench.api``).
+_MEMBERS = {
+    "classification": ("encode",),
+    "regression": ("encode",),
+    "generation": ("template", "max_new_tokens", "targets", "references", "each"),
+    "language-modelling": ("texts",),
+    "image-classification": ("image", "label"),
+}
+
 _methods: dict[str, Entry] = {}
 _tasks: dict[str, Entry] = {}
 _families: dict[str, Family] = {}
@@ -138,8 +147,9 @@ def register_task(task: Task) -> Task:
         TypeError: when the object lacks a member of the task contract.
         ValueError: when its kind is unknown or another file already registered the name.
     """
-    members = ("name", "kind", "labels", "main_score", "higher_is_better", "help", "load", "encode", "score")
-    missing = [member for member in members if not hasattr(task, member)]
+    members = ("name", "kind", "labels", "main_score", "higher_is_better", "help", "load", "score")
+    further = _MEMBERS.get(getattr(task, "kind", ""), ())
+    missing = [member for member in (*members, *further) if not hasattr(task, member)]
     if missing:
         raise TypeError(f"task {getattr(task, 'name', task)!r} lacks {', '.join(missing)}")
     if task.kind not in TASK_KINDS:

@@ -36,6 +36,7 @@ class Request:
         plugins: Python files to load.
         mirror: folder of data sets in the Hub's layout, and of models.
         loading: how the models are loaded.
+        elsewhere: whether other machines do the runs, whose devices are not known here.
     """
 
     methods: tuple[str, ...]
@@ -48,6 +49,7 @@ class Request:
     plugins: tuple[Path, ...] = ()
     mirror: Path | None = None
     loading: Loading = dataclasses.field(default_factory=Loading)
+    elsewhere: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,8 @@ def expand(request: Request) -> list[RunSpec]:
     ]
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
+    if request.loading.quantize is not None:
+        mistakes.attempt(partial(quantize.require, request.loading.quantize))
     mistakes.attempt(partial(_check_importable, request))
     wanted = list(dict.fromkeys(settings for _, settings in itertools.chain(*chosen)))
     for name in dict.fromkeys(settings.forgetting for settings in wanted):
@@ -198,17 +202,17 @@ def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> 
     found = []
     for values in grid.product(TrainSettings, {**flags, **own}):
         settings: TrainSettings = options.build(TrainSettings, values, "train")
-        found.append(dataclasses.replace(settings, device=_device(settings.device)))
+        found.append(dataclasses.replace(settings, device=_device(settings.device, request.elsewhere)))
     return found
 
 
-def _device(wanted: str) -> str:
+def _device(wanted: str, elsewhere: bool) -> str:
     import torch
 
     there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
+    if wanted == "cuda" and not there and not elsewhere:
         raise RequestError("--device cuda: torch sees no CUDA device here. Use --device cpu, or auto.")
-    return "cuda" if there and wanted == "auto" else ("cpu" if wanted == "auto" else wanted)
+    return ("cuda" if there else "cpu") if wanted == "auto" else wanted
 
 
 def _variants(name: str, sets: dict[str, dict[str, str]], request: Request) -> list[tuple[Method, TrainSettings]]:

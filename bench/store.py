@@ -89,6 +89,12 @@ class Store:
         finally:
             os.close(descriptor)
 
+    def at_work(self) -> Iterator[str]:
+        """The runs that a process has claimed."""
+        for path in self._locks.glob("*.lock"):
+            if _RUN_ID.fullmatch(path.stem) and self.held(path.stem):
+                yield path.stem
+
     def write(self, record: Record) -> Path:
         """Write a record to its file in one step: readers see the earlier file, or this one, never a part.
 

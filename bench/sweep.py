@@ -194,7 +194,8 @@ class Sweep:
                 continue
             spec = self.active[run_id]
             if message["event"] == "exit":
-                record = executor.result(run_id) or self._lost(run_id, message["why"], executor.log_tail(run_id))
+                log = None if message.get("again") else executor.log_tail(run_id)
+                record = executor.result(run_id) or self._lost(run_id, message["why"], log)
                 self._finish(run_id, record)
                 new += [after for after in self.tuner.after(spec, self._read) if after.run_id not in self.did]
             else:

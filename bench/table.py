@@ -12,6 +12,7 @@ from bench.record import (
     Record,
     failed_checks,
     groups,
+    in_company,
     labels,
     main_value,
     mixed,
@@ -130,7 +131,12 @@ def _measured(head: str, write: Callable[[Record], str], rank: int = 0) -> _Colu
 
 
 def _speed(head: str, name: str, rank: int) -> _Column:
-    return _measured(head, lambda record: units.significant(record["speed"][name]), rank)
+    def cell(record: Record) -> str:
+        value = record["speed"][name]
+        mark = "*" if value is not None and in_company(record) else ""
+        return units.significant(value) + mark
+
+    return _measured(head, cell, rank)
 
 
 _COLUMNS = (
@@ -147,6 +153,7 @@ _COLUMNS = (
     _speed("train\ntime\ns", "train_seconds", 2),
     _measured("checks", lambda record: _checks(record), 6),
 )
+COMPANY = "* measured in company: other runs were at work on this machine, so speeds are lower than alone."
 _LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
@@ -180,6 +187,8 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
             console.print(note)
         if (said := tuned(members[(group.task, group.model)])) is not None:
             console.print(Text(said, style="dim"))
+        if any(in_company(record) for record in members[(group.task, group.model)]):
+            console.print(Text(COMPANY, style="dim"))
         for line in covered(group, alpha):
             console.print(Text(line, style="dim"))
         if hidden:

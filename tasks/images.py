@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +41,6 @@ class ImageTask:
     label: str = "label"
     main_score: str = "accuracy"
     higher_is_better: bool = True
-
-    def load(self, source: DataSource) -> Splits:
-        """Both splits (RequestError)."""
-        raise NotImplementedError
-
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """Not used: the form makes pixels of images."""
-        raise NotImplementedError(f"{self.name} is encoded by its form")
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Accuracy of class indices."""

@@ -58,8 +58,8 @@ class Rows:
         return rows
 
     def needed(self) -> tuple[str, ...]:
-        """Columns that must be there and hold text."""
-        raise NotImplementedError
+        """Columns that must be there."""
+        return ()
 
     def load(self, source: DataSource) -> Splits:
         """Fetch and check both splits; without a split to score, seeded rows are held out of train.
@@ -101,10 +101,6 @@ class Rows:
         if missing:
             return [f"split '{split}': {unknown('column', missing[0], rows.column_names)}"]
         return [] if len(rows) else [f"split '{split}' has no rows"]
-
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """Not used: the form makes tokens of prompts and texts."""
-        raise NotImplementedError(f"{self.name} is encoded by its form")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -48,3 +48,16 @@ def sweep(
             right = 0.8 * hard + 0.2 * rng.random(n) < share
             made.append(answered(folder, factories.record(method, seed=seed, **options), right))
     return made
+
+
+def likelihoods(folder: Path, record: dict[str, Any], losses: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
+    """Put a language-modelling record into a store: nothing is predicted, each block has a loss and its tokens."""
+    loss = float((losses * tokens).sum() / tokens.sum())
+    record |= {"scores": {"perplexity": float(np.exp(loss)), "loss": loss}, "main_score": "perplexity"}
+    record |= {"higher_is_better": False, "stderr": 0.1}
+    path = Store(folder).predictions_path(record["run_id"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nothing = pa.nulls(len(losses), pa.string())
+    columns = {"row": np.arange(len(losses), dtype=np.int32), "prediction": nothing, "reference": nothing}
+    pq.write_table(pa.table({**columns, "score": losses, "loss": losses, "tokens": tokens}), path)
+    return record

@@ -9,17 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.api import Task
-from bench.errors import RequestError, unknown
+from bench.errors import RequestError
 
 if TYPE_CHECKING:
     from bench.forms.base import Form, Plan, Seat
     from bench.models import ModelSource
 
-FORMS = ("auto", "head", "words", "text")
 _HEADS = {"decoder": "causal-lm", "encoder-decoder": "seq2seq"}
 _AUTO = {"encoder": "head", "decoder": "head", "encoder-decoder": "text"}
 _SAMPLE = 200
-_READS = {"image-classification": "images"}
 
 
 def choose(task: Task, model: str, family: str) -> dict[str, Any]:
@@ -178,7 +176,7 @@ def check_module(plan: Plan, module: Any, name: str) -> None:
 
 def reads_text(task: Task) -> bool:
     """Whether the model of a task needs its tokenizer."""
-    return _READS.get(task.kind) is None
+    return task.kind != "image-classification"
 
 
 def make(plan: Plan, task: Task, source: ModelSource, seat: Seat) -> Form:
@@ -207,9 +205,7 @@ def make(plan: Plan, task: Task, source: ModelSource, seat: Seat) -> Form:
     template = Template(plan["template"])
     if plan["name"] == "answer":
         return Answer(task, seat, words, template, plan["max_new_tokens"])
-    if plan["name"] in ("words", "text"):
-        return LabelWords(task, seat, words, template, tuple(plan["words"]))
-    raise RequestError(unknown("form", plan["name"], FORMS))
+    return LabelWords(task, seat, words, template, tuple(plan["words"]))
 
 
 def _head(task: Any, source: ModelSource, seat: Seat) -> Form:

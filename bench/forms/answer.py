@@ -74,6 +74,7 @@ class Answer:
             "prediction": predictions,
             "reference": references,
             LOSS: sums / np.maximum(counts, 1),
+            "tokens": counts,
             **({"score": each} if each is not None else {}),
         }
         return Outcome(scores, stderr, columns, len(predictions), seconds)

@@ -42,7 +42,7 @@ def compute(names: Sequence[str], predictions: Sequence[Any], references: Sequen
     _check(names, predictions, references)
     scores = {}
     for name in names:
-        given, wanted = _inputs(name, predictions, references)
+        given, wanted = inputs(name, predictions, references)
         metric, options, key = _metric(name)
         # a new instance each time: evaluate's keep their examples between calls, which threads must not share
         found = metric(keep_in_memory=True).compute(predictions=given, references=wanted, **options)
@@ -57,7 +57,7 @@ def each(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> li
         ValueError: as ``compute``.
     """
     _check([name], predictions, references)
-    return _values(name, *_inputs(name, predictions, references)) if name in _MEANS else None
+    return _values(name, *inputs(name, predictions, references)) if name in _MEANS else None
 
 
 def standard_error(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
@@ -71,7 +71,7 @@ def standard_error(name: str, predictions: Sequence[Any], references: Sequence[A
         ValueError: as ``compute``.
     """
     _check([name], predictions, references)
-    given, wanted = _inputs(name, predictions, references)
+    given, wanted = inputs(name, predictions, references)
     if name in _MEANS:
         values = np.asarray(_values(name, given, wanted), dtype=np.float64)
         return math.sqrt(float(np.var(values)) / len(values))
@@ -118,7 +118,7 @@ def _metric(name: str) -> tuple[Any, dict[str, Any], str]:
     return of_texts.get(name, Answers), {}, name.removeprefix("answer_")
 
 
-def _inputs(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+def inputs(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Predictions and references as the metric takes them: arrays become lists, one right text a list of one."""
     if name in (*OF_CLASSES, *OF_NUMBERS, "perplexity"):
         return np.asarray(predictions).tolist(), np.asarray(references).tolist()

@@ -36,7 +36,7 @@ def bootstrap(name: str, predictions: Sequence[Any], references: Sequence[Any]) 
     return np.concatenate([_OF_DRAWS[name](x, y, draws) for draws in _draws(len(x))])
 
 
-def shared(name: str, predictions: Array, references: Array) -> tuple[float, Array]:
+def shared(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> tuple[float, Array]:
     """The score itself, and its values on resamples that are the same for all predictions of n examples.
 
     As ``bootstrap``, but resample j draws the same examples whatever was predicted, which is what a paired comparison
@@ -44,25 +44,36 @@ def shared(name: str, predictions: Array, references: Array) -> tuple[float, Arr
 
     Args:
         name: one of NAMES.
-        predictions, references: (n,) class indices or numbers.
+        predictions, references: n of each, as ``bench.metrics.compute`` takes them.
 
     Returns:
         The score of the examples as they are (nan where it is not defined), and (1000,) those of the resamples.
     """
-    once = np.ones((1, len(predictions)), dtype=np.int64)
-    of = _of_draws(name, predictions, references)
-    return float(of(once)[0]), np.concatenate([of(draws) for draws in _draws(len(predictions))])
+    return resampled(_of_draws(name, predictions, references), len(predictions))
 
 
-def _of_draws(name: str, predictions: Array, references: Array) -> Callable[[Array], Array]:
+def resampled(of: Callable[[Array], Array], n: int) -> tuple[float, Array]:
+    """What ``of`` gives for each of n examples once, and for 1,000 resamples that depend on n alone.
+
+    Args:
+        of: from (b, n) counts of how often each example is drawn to (b,) scores.
+    """
+    once = np.ones((1, n), dtype=np.int64)
+    return float(of(once)[0]), np.concatenate([of(draws) for draws in _draws(n)])
+
+
+def _of_draws(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> Callable[[Array], Array]:
     """A function from (b, n) counts of how often each example is drawn to the (b,) scores."""
+    if name in OF_SUMS:
+        sums = statistics(name, predictions, references)
+        return lambda draws: OF_SUMS[name](draws @ sums)
     if name in _OF_DRAWS:
-        x, y = predictions.astype(np.float64), references.astype(np.float64)
+        x, y = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             return lambda draws: np.full(len(draws), np.nan)
         return lambda draws: _OF_DRAWS[name](x, y, draws)
     n = len(predictions)
-    classes, codes = np.unique(np.concatenate([references, predictions]), return_inverse=True)
+    classes, codes = np.unique(np.concatenate([np.asarray(references), np.asarray(predictions)]), return_inverse=True)
     k = len(classes)
     cells = codes[:n] * k + codes[n:]
     order = np.argsort(cells, kind="stable")
@@ -199,4 +210,4 @@ _OF_COUNTS: dict[str, Callable[[Array, Array], Array]] = {
     "matthews_correlation": matthews_correlation,
 }
 _OF_DRAWS: dict[str, Callable[[Array, Array, Array], Array]] = {"pearson": pearson, "spearmanr": spearman}
-NAMES = (*_OF_COUNTS, *_OF_DRAWS)
+NAMES = (*_OF_COUNTS, *_OF_DRAWS, *OF_SUMS)

@@ -174,9 +174,10 @@ class Subject:
 
         def rows() -> Iterator[Batch]:
             taken.append(1)
-            yield self._batch(1, length)
+            yield one
 
         with self._rules(), self._explained():
+            one = self._batch(1, length)
             peak = measure_call(
                 self.module, "initialization", lambda: method.initialize(self.module, rows()), rounding=self.block
             )

@@ -11,39 +11,68 @@ from bench.record import SPLIT
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Row = Mapping[str, Any]
 
+_WIDEST = 1_000  # columns of a console on which any table fits
+
 
 def render(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print a table per model, the assumptions above it and what would make a method fit below it."""
-    from rich.table import Table
+    """Print a table per model, the assumptions above it and what would make a method fit below it.
+
+    Where the console is too narrow for all columns, the split of the peak has a table of its own.
+    """
     from rich.text import Text
 
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
         console.print(Text(units.clean(f"{model}: {assumptions(mine[0])}")))
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        columns = ["method", "trainable", "peak", *SPLIT, "phase", "reserved"]
-        if mine[0]["budget_bytes"] is not None:
-            columns += ["fits", "max batch", "max length"]
-        for name in columns:
-            table.add_column(name, justify="left" if name in ("method", "phase") else "right", overflow="fold")
-        for row in mine:
-            table.add_row(*[Text(units.clean(cell)) for cell in _cells(row)])
-        console.print(table)
+        budget = mine[0]["budget_bytes"] is not None
+        last = ["phase", "reserved", *(["fits", "max batch", "max length"] if budget else [])]
+        whole = _table(mine, ["method", "trainable", "peak", *SPLIT, *last])
+        if _width(whole, console) <= console.width:
+            console.print(whole)
+        else:
+            for table in (_table(mine, ["method", "trainable", "peak", *last]), _table(mine, ["of the peak", *SPLIT])):
+                # Wider than the console only where even that does not fit: then lines wrap whole.
+                console.print(table, crop=False, no_wrap=True, overflow="ignore", width=_width(table, console))
         for row in mine:
             if row["fits"] is False:
                 console.print(Text(units.clean(sentence(row, mine))))
     console.print(Text(notes(rows[0]), style="dim"))
 
 
-def _cells(row: Row) -> list[str]:
-    cells = [row["label"], units.count(row["trainable"]), units.size(row["peak_bytes"])]
-    cells += [units.size(row["peak"][part]) for part in SPLIT]
-    cells += [row["phase"], units.size(row["reserved_bytes"])]
+def _width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        left = name in ("method", "of the peak", "phase")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="crop")
+    for row in rows:
+        cells = _cells(row)
+        table.add_row(*[Text(units.clean(cells[name])) for name in columns])
+    return table
+
+
+def _cells(row: Row) -> dict[str, str]:
+    cells = {
+        "method": row["label"],
+        "of the peak": row["label"],
+        "trainable": units.count(row["trainable"]),
+        "peak": units.size(row["peak_bytes"]),
+    }
+    cells |= {part: units.size(row["peak"][part]) for part in SPLIT}
+    cells |= {"phase": row["phase"], "reserved": units.size(row["reserved_bytes"])}
     if row["budget_bytes"] is not None:
-        cells += ["yes" if row["fits"] else "no", _number(row["max_batch_size"]), _number(row["max_length"])]
+        cells |= {"fits": "yes" if row["fits"] else "no"}
+        cells |= {"max batch": _number(row["max_batch_size"]), "max length": _number(row["max_length"])}
     return cells
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.record import Record
-from bench.report import Extras, about, across, beside, fits, heat, matrix, provenance, published, words
+from bench.report import Extras, about, across, beside, fits, gpus, heat, matrix, provenance, published, words
 from bench.report.answer import answer
 from bench.report.chart import Chart, Scene, scenes
 from bench.report.charts import charts
@@ -164,6 +164,7 @@ def _section(index: int, scene: Scene, drawn: _Drawn) -> str:
 {f'<div class="warning" role="note"><h3>These rows may not compare</h3><ul>{warnings}</ul></div>' if warnings else ""}
 {table(scene, index)}
 {slider}
+{gpus.panel(scene)}
 <div class="figures">{figures}</div>
 {matrix.panel(scene)}
 {beside.panel(scene, others)}

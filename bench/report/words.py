@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.record import Record, failed_checks, mixed, scored, shown, tuned
+from bench.record import Record, failed_checks, in_company, mixed, scored, shown, tuned
 from bench.report.chart import Scene
 from bench.report.escape import text
-from bench.report.rates import trials
 from bench.report.setups import Setup
 
 # Facts about a machine that differ between any two runs and say nothing about whether they compare.
@@ -55,6 +54,9 @@ def rests_on(scene: Scene) -> list[str]:
     if lost:
         which = join(brief({f"{names[record['run_id']]} ({record['status']})" for record in lost}))
         said.append(f"<strong>{len(lost)} of {len(records)} runs have no score</strong>: {which}.")
+    shared = sorted({names[record["run_id"]] for record in records if in_company(record)})
+    if shared:
+        said.append(f"Speeds of {join(brief(shared))} were measured in company: other runs were at work beside them.")
     said += [f"{text(note[:1].upper() + note[1:])}." for note in (scene.group.notes if scene.group else ())]
     return [sentence for sentence in said if sentence]
 
@@ -96,13 +98,6 @@ def _pairs(scene: Scene) -> list[str]:
 def _tuning(done: Sequence[Setup]) -> str:
     if (said := tuned([setup.first for setup in done])) is not None:
         return text(said)
-    tried = {setup.method: len(trials(setup.first)) for setup in done if trials(setup.first)}
-    if tried:
-        same = set(tried.values())
-        number = str(same.pop()) if len(same) == 1 else "several (their number differs by method)"
-        left = sorted({setup.method for setup in done} - set(tried))
-        rest = f"; not tuned: {join(brief(left))}" if left else ""
-        return f"Tuned: the learning rate is the best of {number} trials on the dev split{rest}."
     rates: dict[str, set[float]] = {}
     for setup in done:
         rates.setdefault(setup.method, set()).add(setup.first["spec"]["train"]["lr"])

@@ -1,4 +1,4 @@
-"""The runs of one configuration as one record: what was measured, averaged over its seeds."""
+"""The runs of one configuration as one record: its scores and speeds averaged over seeds, its largest memory peak."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from bench.record import Record, scored
 
-_PARTS = ("scores", "parameters", "memory", "speed", "compute")
+_PARTS = ("scores", "parameters", "speed", "compute")
 
 
 def averaged(runs: Sequence[Record]) -> Record:
     """A record with the mean of every number over the runs with a score, or over all when none has one.
 
-    A number that some runs lack is the mean over the others. Words are the first run's; a check that failed in any
+    Memory is that of the run with the largest peak, for that must fit. A number that some runs lack is the mean over
+    the others. Words are the first run's; a check that failed in any
     run has failed; ``stderr`` is the mean over the seeds.
     """
     used = [run for run in runs if scored(run)] or list(runs)
@@ -23,6 +24,8 @@ def averaged(runs: Sequence[Record]) -> Record:
     for part in _PARTS:
         if part in made:
             made[part] = _mean([run[part] for run in used if part in run])
+    highest = max(used, key=lambda run: run["memory"]["train_peak_bytes"] or run["memory"]["inference_peak_bytes"] or 0)
+    made["memory"] = copy.deepcopy(highest["memory"])
     made["stderr"] = _mean([run["stderr"] for run in used])
     for run in used:
         for name, result in run["checks"].items():

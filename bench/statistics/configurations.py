@@ -141,7 +141,7 @@ def _samples(runs: Sequence[Record], folder: Path | None) -> tuple[dict[int, sco
             references = answers.references if references is None else references
             if reason := predictions.unlike((runs[0], references), (run, answers.references)):
                 raise predictions.Unpaired(reason)
-            made = scores.sample(str(run["main_score"]), answers.predictions, answers.references)
+            made = answers.sample(str(run["main_score"]))
         except (predictions.Unpaired, scores.Undefined) as error:
             raise predictions.Unpaired(f"seed {seed}: {error}") from error
         value = float(main_value(run) or 0.0)

@@ -1,11 +1,13 @@
 """Two methods compared on the same examples, and over the same seeds where there are several.
 
-- One seed, accuracy: McNemar's exact test, on the examples where exactly one of the two is right. Exact means
-  conservative: with few such examples it errs well below alpha (3 % at 5 % with some 70 of them).
-- One seed, another score: the paired bootstrap. Both scores are computed on the same resamples, and the standard
-  deviation of their difference gives Student's t with n - 1 degrees of freedom. (The share of resamples beyond zero,
-  the percentile form, cannot be smaller than 1 in 1,000: too coarse to correct for many comparisons.) Spearman's
-  resampled ranks have ties, which makes it conservative on fewer than a few hundred examples.
+- One seed, accuracy or another score of right and wrong: McNemar's exact test, on the examples where exactly one of
+  the two is right. Exact means conservative: with few such examples it errs well below alpha (3 % at 5 % with some 70
+  of them).
+- One seed, another mean over examples (ROUGE-L): Student's paired t over the examples.
+- One seed, a score of all examples together: the paired bootstrap. Both scores are computed on the same resamples, and
+  the standard deviation of their difference gives Student's t with n - 1 degrees of freedom. (The share of resamples
+  beyond zero, the percentile form, cannot be smaller than 1 in 1,000: too coarse to correct for many comparisons.)
+  Spearman's resampled ranks have ties, which makes it conservative on fewer than a few hundred examples.
 - Several seeds: the mean difference against both the variance over seeds and the variance over the shared examples
   (``estimate.difference``). Only seeds that both methods have are used, so that both saw the same batches. McNemar
   over pooled seeds would count every example k times and take no notice of seeds; a bootstrap that also resamples
@@ -29,7 +31,7 @@ from bench.statistics.scores import Sample
 
 MCNEMAR = "exact McNemar"
 BOOTSTRAP = "paired bootstrap"
-JACKKNIFE = "paired jackknife"
+PAIRED = "paired t over examples"
 SEEDS = "t over seeds and examples"
 
 
@@ -41,7 +43,7 @@ class Comparison:
         difference: of the means over the seeds that both have.
         low, high: ends of its (1 - alpha) interval, not corrected for other comparisons.
         p_value: two-sided, not corrected.
-        test: which of the tests above.
+        test: MCNEMAR, PAIRED, BOOTSTRAP or SEEDS.
         seeds: how many both have.
         estimate: the variances that it rests on.
     """
@@ -74,7 +76,7 @@ def compare(first: Sequence[Sample], second: Sequence[Sample], alpha: float = 0.
         low, high = mcnemar_interval(wins, losses, n, alpha)
         return Comparison(found.mean, low, high, mcnemar(wins, losses), MCNEMAR, k, found)
     half = found.half(alpha)
-    test = SEEDS if k > 1 else JACKKNIFE if first[0].jackknife else BOOTSTRAP
+    test = SEEDS if k > 1 else BOOTSTRAP if first[0].resampled else PAIRED
     return Comparison(found.mean, found.mean - half, found.mean + half, found.p_value(), test, k, found)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.statistics.scores import Array
+from bench.statistics import scores
+from bench.statistics.scores import Array, Sample
 from bench.store import Store
 
 
@@ -19,10 +20,24 @@ class Unpaired(ValueError):
 
 @dataclass(frozen=True)
 class Answers:
-    """Predictions and references of the examples, (n,) each, in row order."""
+    """What a run answered, n examples in row order.
+
+    Attributes:
+        predictions, references: (n,) each. Where a run is scored by likelihood alone, nothing was predicted and the
+            references are the numbers of tokens.
+        losses, tokens: (n,) mean negative log-likelihood of each example and its number of tokens, or None.
+    """
 
     predictions: Array
     references: Array
+    losses: Array | None = None
+    tokens: Array | None = None
+
+    def sample(self, score: str) -> Sample:
+        """The run's sample by a score; raises ``scores.Undefined`` where that cannot be computed again."""
+        if score in (scores.LOSS, scores.PERPLEXITY) and self.losses is not None and self.tokens is not None:
+            return scores.of_tokens(score, self.losses, self.tokens)
+        return scores.sample(score, self.predictions, self.references)
 
 
 def read(record: Mapping[str, Any], folder: Path) -> Answers:
@@ -39,27 +54,34 @@ def read(record: Mapping[str, Any], folder: Path) -> Answers:
     import pyarrow.parquet as pq
 
     path = Store(folder).predictions_path(record["run_id"])
+    needed, optional = ["row", "prediction", "reference"], [scores.LOSS, "tokens"]
     try:
-        table = pq.read_table(path, columns=["row", "prediction", "reference"])
+        there = set(pq.read_schema(path).names)
+        table = pq.read_table(path, columns=needed + [name for name in optional if name in there])
+        columns = {name: _values(table[name]) for name in table.column_names}
     except FileNotFoundError as error:
         raise Unpaired(f"its predictions are not there ({path.name})") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise Unpaired(f"its predictions cannot be read ({path.name}: {type(error).__name__})") from error
-    rows = table["row"].to_numpy()
-    if table.num_rows == 0 or len(np.unique(rows)) != len(rows) or any(column.null_count for column in table.columns):
+    order = np.argsort(columns["row"], kind="stable")
+    if len(order) == 0 or not np.array_equal(columns["row"][order], np.arange(len(order))):
         raise Unpaired(f"its predictions are not one for each example ({path.name})")
-    order = np.argsort(rows, kind="stable")
-    if not np.array_equal(rows[order], np.arange(len(rows))):
-        raise Unpaired(f"its predictions lack some examples ({path.name})")
-    return Answers(_values(table["prediction"])[order], _values(table["reference"])[order])
+    losses, tokens = (columns[name][order] if name in columns else None for name in optional)
+    references = columns["reference"][order]
+    if tokens is not None and all(value is None for value in references):
+        references = tokens  # language modelling: the same blocks have as many tokens
+    return Answers(columns["prediction"][order], references, losses, tokens)
 
 
 def _values(column: Any) -> Array:
-    """A column as an array; texts and lists stay Python objects."""
-    try:
+    """A column as an array: of numbers, or of Python objects (texts, lists, nothing)."""
+    import pyarrow as pa
+
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
         return np.asarray(column.to_numpy())
-    except (ValueError, NotImplementedError):
-        return np.array(column.to_pylist(), dtype=object)
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values
 
 
 def unlike(first: tuple[Mapping[str, Any], Any], second: tuple[Mapping[str, Any], Any]) -> str | None:

@@ -14,6 +14,8 @@ from bench.statistics.configurations import Configuration
 if TYPE_CHECKING:
     from rich.console import Console
 
+_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
+
 
 def show(records: Sequence[Record], analysis: Analysis, console: Console, weights: pscp.Weights | None) -> None:
     """Print everything; ``weights`` adds PSCP."""
@@ -212,14 +214,19 @@ def _grid(console: Console, heads: Sequence[str], cells: Sequence[Sequence[str]]
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
+    least = 0
     for index, head in enumerate(heads):
+        width = max(len(head), *(len(units.clean(row[index])) for row in cells))
         if index < words:
-            table.add_column(Text(head), overflow="fold")
+            width = min(_LABEL_LEAST, width)
+            table.add_column(Text(head), overflow="fold", min_width=width)
         else:
-            table.add_column(Text(head), justify="right", no_wrap=True)
+            table.add_column(Text(head), justify="right", no_wrap=True, min_width=width)
+        least += width + 2
     for row in cells:
         table.add_row(*(Text(units.clean(cell)) for cell in row))
-    console.print(table)
+    # Wider than the console where the numbers do not fit: then lines wrap whole.
+    console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
 
 
 def _say(console: Console, line: str, style: str = "") -> None:

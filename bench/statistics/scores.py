@@ -20,7 +20,7 @@ from bench.metrics import resampling
 
 Array = NDArray[Any]
 
-_GROUPS = 50  # of the jackknife: each costs one computation of the score
+LOSS, PERPLEXITY = "loss", "perplexity"  # of a token, by the model's likelihoods
 
 
 class Undefined(ValueError):
@@ -34,47 +34,59 @@ class Sample:
     Attributes:
         value: the score, in its own unit.
         errors: (m,) such that ``a.errors @ b.errors`` estimates the covariance of two runs' scores over samples of
-            n examples; m is n for accuracy, the number of resamples for other scores. Entries may be nan where a
-            resample has no defined score.
+            n examples; m is n for means over examples, the number of resamples for other scores. Entries may be nan
+            where a resample has no defined score.
         examples: n.
-        correct: (n,) booleans for accuracy, which McNemar's test counts; None for every other score.
-        jackknife: whether the errors come from leaving examples out, not from resamples.
+        correct: (n,) booleans where every example is right or wrong, which McNemar's test counts; else None.
+        resampled: whether the errors come from resamples.
     """
 
     value: float
     errors: Array
     examples: int
     correct: Array | None = None
-    jackknife: bool = False
+    resampled: bool = False
 
 
 def sample(name: str, predictions: Sequence[Any] | Array, references: Sequence[Any] | Array) -> Sample:
     """Score one run's predictions.
 
-    Accuracy: the sample covariance of per-example correctness, in closed form. F1, Matthews and the correlations:
-    1,000 bootstrap resamples (Efron 1979), the same for all runs of as many examples. Any other metric of
-    ``bench.metrics``: a jackknife that leaves out one of 50 groups of examples at a time (Shao & Wu 1989).
+    A mean over examples (accuracy, exact match, ROUGE-L, the answer scores): the sample covariance of the examples'
+    own scores, in closed form. F1, Matthews, the correlations, BLEU: 1,000 bootstrap resamples (Efron 1979), the same
+    for all runs of as many examples.
 
     Args:
         name: a metric of ``bench.metrics``.
-        predictions, references: (n,) class indices, numbers or texts.
+        predictions, references: n of each, as ``bench.metrics.compute`` takes them.
 
     Raises:
         Undefined: when the metric is not known or has no value on these predictions.
     """
     if name not in metrics.METRICS:
         raise Undefined(f"{name} is not one of the scores that can be computed again from predictions")
-    given, wanted = np.asarray(predictions), np.asarray(references)
-    if name == "accuracy":
-        return of_examples(given == wanted)
+    given, wanted = list(predictions), list(references)
     if name in resampling.NAMES:
-        value, scores = resampling.shared(name, given, wanted)
-        _refuse_undefined(name, value)
-        return Sample(value, _scaled(scores, 1 / (len(scores) - 1)), len(given))
-    value = metrics.compute([name], given.tolist(), wanted.tolist())[name]
-    _refuse_undefined(name, value)
-    left_out = _leave_out(name, given.tolist(), wanted.tolist())
-    return Sample(value, _scaled(left_out, (len(left_out) - 1) / len(left_out)), len(given), jackknife=True)
+        return _resampled(name, *resampling.shared(name, *metrics.inputs(name, given, wanted)), len(given))
+    values = np.asarray(metrics.each(name, given, wanted), dtype=np.float64)
+    return of_examples(values == 1 if np.isin(values, (0, 1)).all() else values)
+
+
+def of_tokens(name: str, losses: Array, tokens: Array) -> Sample:
+    """The sample of a loss a token, or of its perplexity: examples are resampled, each with all its tokens.
+
+    Args:
+        name: LOSS or PERPLEXITY.
+        losses, tokens: (n,) mean negative log-likelihood and number of tokens of each example.
+    """
+    sums = np.stack([losses * tokens, tokens], axis=1)
+
+    def of(draws: Array) -> Array:
+        summed = draws @ sums
+        mean = np.divide(summed[:, 0], summed[:, 1], out=np.full(len(summed), np.nan), where=summed[:, 1] > 0)
+        found: Array = np.exp(np.minimum(mean, 700.0)) if name == PERPLEXITY else mean
+        return found
+
+    return _resampled(name, *resampling.resampled(of, len(losses)), len(losses))
 
 
 def of_examples(values: Array) -> Sample:
@@ -86,26 +98,10 @@ def of_examples(values: Array) -> Sample:
     return Sample(mean, errors, n, values if values.dtype == bool else None)
 
 
-def _refuse_undefined(name: str, value: float) -> None:
+def _resampled(name: str, value: float, scores: Array, examples: int) -> Sample:
     if not math.isfinite(value):
         raise Undefined(f"{name} is not defined on these predictions")
-
-
-def _scaled(scores: Array, factor: float) -> Array:
     defined = np.isfinite(scores)
     if defined.sum() < len(scores) / 2:
-        raise Undefined("the score is not defined on most resamples of the examples")
-    scaled: Array = (scores - scores[defined].mean()) * math.sqrt(factor)
-    return scaled
-
-
-def _leave_out(name: str, predictions: list[Any], references: list[Any]) -> Array:
-    """The score without each of at most 50 groups of examples; rows are dealt to groups in turn."""
-    n = len(predictions)
-    groups = min(_GROUPS, n)
-    found = []
-    for group in range(groups):
-        kept = [row for row in range(n) if row % groups != group]
-        given, wanted = [predictions[row] for row in kept], [references[row] for row in kept]
-        found.append(metrics.compute([name], given, wanted)[name] if kept else math.nan)
-    return np.asarray(found)
+        raise Undefined(f"{name} is not defined on most resamples of the examples")
+    return Sample(value, (scores - scores[defined].mean()) / math.sqrt(len(scores) - 1), examples, resampled=True)

@@ -533,6 +533,30 @@ def test_on_cuda_the_allocator_gives_the_total(monkeypatch: pytest.MonkeyPatch) 
     assert report.phases["backward"] == Peak(1000, backward, "backward")
 
 
+def test_where_only_the_tracker_runs_out_of_memory_the_totals_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    test_on_cuda_the_allocator_gives_the_total(monkeypatch)  # the allocator's answers
+    module = nn.Linear(3, 5)
+    optimizer = torch.optim.Adam(module.parameters(), foreach=False)
+    steps = loop(module, optimizer)
+
+    def backward(loss: Tensor) -> None:
+        if _get_current_dispatch_mode_stack():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        loss.backward()
+
+    saved = snapshot(module)
+    report = measure_training(module, optimizer, [{"x": torch.randn(4, 3)}], Loop(steps.forward, backward, steps.step))
+    assert (report.source, report.train_peak.total_bytes, report.reserved_peak_bytes) == ("cuda", 1000, 4096)
+    assert [peak.split for peak in report.phases.values()] == [{}] * 4
+    assert_equal(module, saved)
+
+    def always(loss: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        measure_training(module, optimizer, [{"x": torch.randn(4, 3)}], Loop(steps.forward, always, steps.step))
+
+
 def test_a_total_below_the_split_is_taken_from_other_and_activations() -> None:
     peak = Peak(100, split(weights=60, activations=30, other=10), "forward")
     assert memory._reconciled(peak, 85) == Peak(85, split(weights=60, activations=25), "forward")

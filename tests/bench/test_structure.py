@@ -24,7 +24,8 @@ LAYERS = [
     {"probe", "flops", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
     {"forgetting"},
     {"runner", "specs", "explain", "export", "tuning", "fetch"},
-    {"worker", "sweep", "planner"},
+    {"worker", "sweep", "planner", "remote"},
+    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard"},
     {"reporting"},
     {"commands", "cli", "python"},
 ]
@@ -93,8 +94,9 @@ def test_a_wheel_installs_only_bench(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"bench"}
-    for needed in ("bench/methods/lora.py", "bench/tasks/glue.py", "bench/report/report.css", "bench/report/report.js",
-                   "bench/record.schema.json", "bench/py.typed", "bench/metrics/accuracy.py"):  # fmt: skip
+    for needed in ("bench/methods/lora.py", "bench/tasks/glue.py", "bench/report/report.css", "bench/report/start.js",
+                   "bench/record.schema.json", "bench/py.typed", "bench/metrics/accuracy.py",
+                   "bench/pretrained/tiny-bert/model.safetensors", "bench/pretrained/MODELS.md"):  # fmt: skip
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

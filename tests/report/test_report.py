@@ -226,3 +226,17 @@ def test_500_runs_stay_small_and_quick(tmp_path):
     assert time.perf_counter() - started < 10
     assert path.stat().st_size < 6_000_000
     assert path.read_text().count("<tr") >= 500
+
+
+def test_the_usual_gpus_are_said_to_fit_or_not(four, tmp_path):
+    for record, size in zip(four, (30e9, 20e9, 9e9, 1e9), strict=True):
+        record["memory"]["train_peak_bytes"] = int(size)
+    four[0]["memory"]["reserved_peak_bytes"] = int(41.9e9)
+    _, page = report(four, tmp_path)
+    said = page.said.split("Fits in 8 / 16 / 24 / 40 / 80 GB?")[1]
+    assert "full 42.4 GB no no no yes yes" in said, "41.9 GB reserved and the context are within 40 GiB"
+    assert "lora ≥ 20.5 GB no no yes yes yes" in said
+    assert "lst ≥ 9.54 GB no yes yes yes yes" in said and "head ≥ 1.54 GB yes yes yes yes yes" in said
+    four[0]["memory"]["reserved_peak_bytes"] = int(42.9e9)
+    _, page = report(four, tmp_path)
+    assert "full 43.4 GB no no no no yes" in page.said

@@ -100,11 +100,12 @@ def test_what_it_rests_on(four):
 
 def test_tuning_is_told_with_its_number_of_trials(four):
     for record in four[:3]:
-        record["tuning"] = {"trials": [{"lr": 10.0**-power, "dev_score": 0.5} for power in range(6)]}
+        record["spec"]["tuning"] = {"options": ["lr"], "trials": 6, "trial": None}
     said = " ".join(rests_on(scene(four)))
-    assert "Tuned: the learning rate is the best of 6 trials on the dev split; not tuned: head." in said
-    four[0]["tuning"]["trials"].pop()
-    assert "best of several (their number differs by method) trials" in " ".join(rests_on(scene(four)))
+    assert "learning rate is the best of 6 on the dev split, the same number for every configuration" in said
+    assert "not tuned: head." in said
+    four[0]["spec"]["tuning"]["trials"] = 5
+    assert "the best of 5 or 6 on the dev split, not the same number for all" in " ".join(rests_on(scene(four)))
 
 
 def test_seeds_are_averaged():

@@ -11,7 +11,7 @@ from bench import RequestError
 from bench.statistics import configurations
 from bench.statistics.analysis import analyse, over_tasks, rows
 from bench.statistics.averaged import averaged
-from bench.statistics.paired import MCNEMAR, SEEDS
+from bench.statistics.paired import BOOTSTRAP, MCNEMAR, SEEDS
 from tests import factories, predicted
 
 SHARES = {"full": 0.80, "lora": 0.79, "lst": 0.60}
@@ -157,6 +157,21 @@ def test_lower_is_better_puts_the_lower_first(tmp_path):
     assert group.pair("lst", "full").first == "lst" and group.pair("lst", "full").comparison.difference < 0
 
 
+def test_language_models_are_paired_block_by_block(tmp_path):
+    rng = np.random.default_rng(0)
+    tokens, hard = rng.integers(20, 100, 200), rng.normal(3, 1, 200)
+    better = predicted.likelihoods(tmp_path, factories.record("lora"), hard + rng.normal(0, 0.1, 200), tokens)
+    worse = predicted.likelihoods(tmp_path, factories.record("head"), hard + rng.normal(0.1, 0.1, 200), tokens)
+    group = only([better, worse], tmp_path)
+    (pair,) = group.pairs
+    assert pair.first == "lora" and pair.different and pair.comparison.test == BOOTSTRAP
+    apart = group.configurations[0].half() + group.configurations[1].half()
+    assert abs(pair.comparison.difference) < apart, "the intervals overlap: it is the pairing that tells them apart"
+    shorter = predicted.likelihoods(tmp_path, factories.record("lst"), hard, tokens[::-1].copy())
+    refused = only([better, shorter], tmp_path).pairs[0]
+    assert refused.reason == "their evaluated rows differ"
+
+
 def test_many_configurations_are_compared_as_far_as_the_best(tmp_path):
     records = [run for rank in range(1, 44) for run in predicted.sweep(tmp_path, {"lora": 0.7}, 1, 20, rank=rank)]
     group = only(records, tmp_path)
@@ -178,7 +193,10 @@ def test_the_mean_record_averages_numbers_and_keeps_a_failed_check():
     runs = [factories.record("lora", seed=seed) for seed in range(2)]
     runs[1]["checks"]["loss is finite"] = "fail: no"
     runs[0]["speed"]["merged_inference_latency_ms"] = None
+    for size, run in zip((3, 5, 4), runs, strict=False):
+        run["memory"]["train_peak_bytes"] = size * 10**6
     made = averaged([*runs, factories.failed("oom", "lora", seed=3)])
+    assert made["memory"] == runs[1]["memory"], "the largest peak is what must fit"
     rates = [run["speed"]["train_samples_per_second"] for run in runs]
     assert made["speed"]["train_samples_per_second"] == pytest.approx(np.mean(rates))
     assert made["speed"]["merged_inference_latency_ms"] == runs[1]["speed"]["merged_inference_latency_ms"]

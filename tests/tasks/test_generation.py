@@ -139,6 +139,15 @@ def test_a_task_that_contradicts_itself_is_refused_where_it_is_defined() -> None
         PromptTask(name="x", source=Source("d"), help="", metrics=("rougeL",), main_score="bleu")
 
 
+def test_a_task_of_a_kind_needs_what_the_kind_asks_for() -> None:
+    class Half:
+        name, kind, labels, main_score, higher_is_better, help = "half", "generation", (), "loss", False, ""
+        load = score = template = max_new_tokens = targets = None
+
+    with pytest.raises(TypeError, match="task 'half' lacks references, each"):
+        registry.register_task(Half())  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif(not (REAL / "openai/gsm8k").is_dir(), reason="BENCH_DATA names no mirror that has openai/gsm8k")
 def test_every_real_gsm8k_answer_has_a_number() -> None:
     found = task("gsm8k").load(DataSource(REAL))

@@ -1,0 +1,64 @@
+"""What a run asks of a machine in a cluster: GPUs, cores, and memory as ``bench plan`` plans it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+from bench import models, options, registry
+from bench.errors import RequestError
+from bench.job import Job
+
+# Python with torch, transformers and datasets loaded takes 0.5 GiB; tokenised data and buffers come on top.
+PROCESS_BYTES = 1_500_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What one run needs.
+
+    Attributes:
+        cpus: cores, which are its threads too.
+        memory_bytes: of the host. On the CPU the planned peak and the process; with a GPU the model's weights, which
+            pass through the host, and the process. None where the planner cannot tell.
+    """
+
+    gpus: int
+    cpus: int
+    memory_bytes: int | None
+
+
+def needs(job: Job, cpus: int) -> Needs:
+    """Plan a run at its batch size and its longest possible rows."""
+    spec = job.spec
+    kept = {part: spec[part] for part in ("method", "task", "model", "train")}
+    memory = _memory(json.dumps(kept, sort_keys=True))
+    return Needs(int(spec["train"]["device"] == "cuda"), cpus, None if memory is None else memory + PROCESS_BYTES)
+
+
+@functools.cache
+def _memory(text: str) -> int | None:
+    from bench.planner.plans import Planner
+    from bench.planner.request import Setting
+    from bench.planner.shape import Shape
+
+    spec: dict[str, Any] = json.loads(text)
+    name, train = spec["method"]["name"], spec["train"]
+    given = {option: value for option, value in spec["method"].items() if option != "name"}
+    method = options.build(registry.method_entry(name).value, given, name)
+    source, task = models.resolve(spec["model"]["name"]), spec["task"]
+    config = models.configuration(source, task["kind"], tuple(task.get("labels", ())))
+    setting = Setting(
+        batch_size=train["batch_size"],
+        max_length=min(train["max_length"], getattr(config, "max_position_embeddings", train["max_length"])),
+        precision="bf16-autocast" if train["precision"] != "fp32" else "fp32",
+        device="cpu",
+        gradient_checkpointing=train["gradient_checkpointing"],
+    )
+    try:
+        plan = Planner(Shape(source, task["kind"], tuple(task.get("labels", ())), config), method, setting).plan()
+    except RequestError:
+        return None  # a method that needs real weights: the cluster gets no figure rather than an invented one
+    return plan.total * 4 if train["device"] == "cuda" else plan.needed_bytes

@@ -1,0 +1,63 @@
+"""Where runs are done, from the flags: on this machine, on a Ray cluster, or on Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import RequestError, unknown
+from bench.executor import Executor
+from bench.pool import Pool
+
+EXECUTORS = ("local", "ray", "slurm")
+
+
+def opener(values: Mapping[str, Any], workers: int | None, folder: Path) -> Callable[[], Executor]:
+    """What opens the executor that the flags name.
+
+    Args:
+        values: flags by name: ``executor``, ``address``, ``cpus``, ``cluster``.
+        workers: runs at once, or None when nobody said.
+        folder: the store's.
+
+    Raises:
+        RequestError: with everything that is wrong with them.
+    """
+    kind, wrong = str(values.get("executor", "local")), []
+    if kind not in EXECUTORS:
+        wrong.append(f"--executor: {unknown('executor', kind, EXECUTORS)}")
+    for flag, owners in (("address", ("ray",)), ("cluster", ("slurm",)), ("cpus", ("ray", "slurm"))):
+        if flag in values and kind in EXECUTORS and kind not in owners:
+            wrong.append(f"--{flag} is for --executor {' or '.join(owners)}.")
+    text = str(values.get("cpus", 1))
+    cpus = int(text) if text.isdigit() else 0
+    if cpus < 1:
+        wrong.append(f"--cpus: '{text}' is not a whole number of at least 1.")
+    parameters = {}
+    for item in values.get("cluster", ()):
+        name, equals, value = str(item).partition("=")
+        if not equals or not name.isidentifier():
+            wrong.append(f"--cluster {item}: write it as NAME=VALUE, for example partition=gpu.")
+        elif name == "time" and not value.isdigit():
+            wrong.append(f"--cluster {item}: time is a whole number of minutes.")
+        parameters[name] = value
+    if wrong:
+        raise RequestError(wrong)
+    if kind == "ray":
+        return lambda: _ray(values.get("address"), workers, cpus)
+    if kind == "slurm":
+        return lambda: _slurm(folder, workers, cpus, parameters)
+    return lambda: Pool(workers or 1)
+
+
+def _ray(address: Any, workers: int | None, cpus: int) -> Executor:
+    from bench.ray_executor import RayExecutor
+
+    return RayExecutor(None if address is None else str(address), workers, cpus)
+
+
+def _slurm(folder: Path, workers: int | None, cpus: int, parameters: Mapping[str, str]) -> Executor:
+    from bench.slurm_executor import SlurmExecutor
+
+    return SlurmExecutor(folder, workers, cpus, parameters)

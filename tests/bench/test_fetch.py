@@ -1,0 +1,85 @@
+"""``bench fetch`` against a server that speaks the Hub's protocol, and runs from the mirror it filled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bench
+from tests.hub import Hub, Repository, serve
+
+PINNED = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"  # the commit of nyu-mll/glue that its tasks name
+
+
+@pytest.fixture(scope="module")
+def hub(tiny_model: Path, mirror: Path) -> Iterator[Hub]:
+    model = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    pickled = {name: content for name, content in model.items() if not name.endswith(".safetensors")}
+    data = {f"sst2/{path.name}": path.read_bytes() for path in (mirror / "nyu-mll/glue/sst2").iterdir()}
+    with serve({
+        "models/lab/tiny": Repository({**model, "README.md": b"#", "onnx/model.onnx": b"x" * 99}, tags=("main", "v1")),
+        "models/lab/shut": Repository(model, gated=True),
+        "models/lab/old": Repository({**pickled, "pytorch_model.bin": b"pickle"}),
+        "datasets/nyu-mll/glue": Repository(data, PINNED),
+    }) as served:  # fmt: skip
+        yield served
+
+
+@pytest.fixture(scope="module")
+def filled(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fetched") / "mirror"
+
+
+def online(hub: Hub, folder: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder), "BENCH_DATA": ""}
+
+
+def test_fetch_then_run_without_a_network(bench: Bench, hub: Hub, filled: Path, tmp_path: Path) -> None:
+    where = online(hub, tmp_path / "cache")
+    command = ("fetch", "--tasks", "glue/sst2", "--models", "lab/tiny@v1,tiny-bert", "--to", filled)
+    done = bench(*command, **where)
+    assert done.returncode == 0, done.stderr
+    assert f"mirror:nyu-mll/glue/sst2@{PINNED}" in done.stdout
+    assert f"lab/tiny@{'a' * 40}" in done.stdout and "tiny-bert: comes with tunebench" in done.stdout
+    model = filled / "models/lab/tiny"
+    assert (model / "model.safetensors").is_file() and not (model / "README.md").exists()
+    assert {path.name for path in filled.iterdir()} == {"models", "nyu-mll"}
+
+    before = len(hub.asked)
+    assert bench(*command, **where).returncode == 0
+    assert not any("resolve" in path for path in hub.asked[before:]), "what is there is not fetched again"
+
+    quick = ("--methods", "head", "--task", "glue/sst2", "--model", "lab/tiny", "--steps", "2", "--train-size", "64")
+    ran = bench("run", *quick, "--eval-size", "32", "--out", tmp_path / "out", "--json", BENCH_DATA=str(filled),
+                HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "none"))  # fmt: skip
+    (record,) = json.loads(ran.stdout)
+    assert record["status"] == "ok", ran.stderr
+    assert record["spec"]["model"]["source"] == "mirror:lab/tiny"
+    assert record["spec"]["model"]["revision"] == "a" * 40
+    assert record["spec"]["task"]["source"] == f"mirror:nyu-mll/glue/sst2@{PINNED}"
+
+
+def test_everything_that_cannot_be_fetched_is_said_at_once(bench: Bench, hub: Hub, tmp_path: Path) -> None:
+    models = "lab/shut,lab/gone,lab/tiny@v9,lab/old"
+    refused = bench("fetch", "--models", models, "--to", tmp_path / "m", **online(hub, tmp_path / "cache"))
+    assert refused.returncode == 2
+    said = refused.stderr
+    assert "lab/shut is gated: accept its terms at" in said
+    assert "there is no repository lab/gone, or it is private" in said
+    assert "lab/tiny has no revision 'v9'" in said
+    assert "lab/old has no *.safetensors weights. It has pickled ones; --allow-pickle takes them." in said
+    assert "Traceback" not in said and not list((tmp_path / "m").rglob("*.json"))
+
+
+def test_no_network_and_wrong_names(bench: Bench, bench_here: Bench, tmp_path: Path) -> None:
+    away = {"HF_ENDPOINT": "http://no-such-host.invalid", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    refused = bench("fetch", "--models", "gpt2", "--to", tmp_path / "m", **away)
+    assert refused.returncode == 2 and "there is no network to http://no-such-host.invalid" in refused.stderr
+    wrong = bench_here("fetch", "--tasks", "glue/sst3", "--models", "minilmm", "--to", tmp_path / "n")
+    assert wrong.returncode == 2
+    assert "Did you mean 'glue/sst2'?" in wrong.stderr and "Did you mean 'minilm'?" in wrong.stderr
+    assert not (tmp_path / "n").exists()
+    assert "Say what to fetch" in bench_here("fetch", "--to", tmp_path / "n").stderr

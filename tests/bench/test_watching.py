@@ -1,0 +1,94 @@
+"""What can be seen of a sweep while it is at work: its status, its curves, a report of what is there."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import status
+from bench.errors import RequestError
+from bench.record import in_company
+from bench.store import Store
+from tests import factories
+from tests.bench.test_sweep import command, start, whole_records
+from tests.conftest import Bench
+
+
+def test_status_and_report_in_the_middle_of_a_sweep(
+    bench_here: Bench, tiny_model: Path, mirror: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = command(tiny_model, out)
+    arguments[arguments.index("full,lora,head,lst")] = "head,lst"
+    arguments += ["--set", "lst.train.steps=100000"]
+    process = start(arguments, mirror, tmp_path)
+    deadline = time.monotonic() + 120
+    try:
+        while len(whole_records(out)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        while not (running := status.look(out).running) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        said = bench_here("status", out).stdout
+        assert running == [f"lst on glue/sst2 ({tiny_model}, seed 0)"]
+        assert "2 of 4 runs are over: 2 ok." in said and f"Running: {running[0]}" in said and "1 not begun." in said
+        assert "To do, with what is running: 2, about" in said
+        done = bench_here("report", out)
+        assert done.returncode == 0 and "2 runs, report made" in (out / "report.html").read_text()
+    finally:
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    said = bench_here("status", out).stdout
+    assert "2 of 4 runs are over: 2 ok." in said and "Nothing is running." in said and "2 not begun." in said
+
+
+def test_status_of_a_folder_without_a_sweep(bench_here: Bench, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds no plan"):
+        status.look(tmp_path)
+    done = bench_here("status", "nowhere")
+    assert done.returncode == 2 and "holds no plan" in done.stderr
+
+
+def test_tensorboard_gets_every_point_of_the_curve(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    bench("run", "--methods", "head", "--task", "glue/sst2", "--model", tiny_model, "--steps", 40, "--quiet",
+          "--tensorboard", "--out", "out")  # fmt: skip
+    (record,) = Store(tmp_path / "out").records()[0]
+    (folder,) = (tmp_path / "out/tensorboard").iterdir()
+    assert folder.name.startswith("head_glue_sst2_seed0_")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder))
+        events.Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert losses == [(p["step"], pytest.approx(p["loss"], rel=1e-5)) for p in record["curve"]] and len(losses) == 40
+    dev = [event.step for event in events.Scalars("dev/score")]
+    assert dev == [p["step"] for p in record["curve"] if p["dev_score"] is not None]
+    assert events.Scalars("validation/accuracy")[0].value == pytest.approx(record["scores"]["accuracy"])
+
+
+def test_speeds_measured_in_company_are_marked() -> None:
+    from rich.console import Console
+
+    from bench.report.page import document
+    from bench.table import render
+
+    alone, shared = factories.record("lora"), factories.record("lst")
+    shared["environment"]["workers"] = 2
+    assert not in_company(alone) and in_company(shared)
+    console = Console(width=200, record=True, file=io.StringIO())
+    render([alone, shared], console)
+    text = console.export_text()
+    lines = {line.split()[0]: line for line in text.splitlines() if line.split()}
+    assert "*" in lines["lst"] and "*" not in lines["lora"] and "measured in company" in text
+    page = document([alone, shared])
+    assert "Speeds of lst were measured in company" in page
+    assert "in company" not in document([alone])
