@@ -95,7 +95,8 @@ def test_a_wheel_installs_only_bench(tmp_path: Path) -> None:
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"bench"}
     for needed in ("bench/methods/lora.py", "bench/tasks/glue.py", "bench/report/report.css", "bench/report/start.js",
-                   "bench/record.schema.json", "bench/py.typed", "bench/metrics/accuracy.py",
+                   "bench/record.schema.json", "bench/gate/baseline.schema.json", "bench/py.typed",
+                   "bench/metrics/accuracy.py",
                    "bench/pretrained/tiny-bert/model.safetensors", "bench/pretrained/MODELS.md"):  # fmt: skip
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
