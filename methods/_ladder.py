@@ -180,7 +180,18 @@ class Ladder(nn.Module):
                 raise ValueError("lst: this cache was filled or allocated without the side network; pass a new one")
             for place in missing:
                 like = kept[place - depth] if place >= depth else 0
-                part.layers.append(copy.deepcopy(part.layers[like]))  # still empty
+                part.layers.append(_another(part.layers[like]))  # still empty
+
+
+def _another(layer: Any) -> Any:
+    """A cache's layer like this empty one; not by deepcopy, which fake tensors (sliding layers hold one) cannot do."""
+    made = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, Tensor):
+            setattr(made, name, value.clone())
+        elif isinstance(value, list | dict | set):
+            setattr(made, name, copy.copy(value))
+    return made
 
 
 def _named(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import pytest
 
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "dull": 0}
 FILLER = ("the", "film", "is", "a", "very", "story", "with", "and", "of", "plot")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -78,6 +78,7 @@ def test_tensorboard_gets_every_point_of_the_curve(bench: Bench, tiny_model: Pat
 def test_speeds_measured_in_company_are_marked() -> None:
     from rich.console import Console
 
+    from bench.report import Extras
     from bench.report.page import document
     from bench.table import render
 
@@ -89,6 +90,6 @@ def test_speeds_measured_in_company_are_marked() -> None:
     text = console.export_text()
     lines = {line.split()[0]: line for line in text.splitlines() if line.split()}
     assert "*" in lines["lst"] and "*" not in lines["lora"] and "measured in company" in text
-    page = document([alone, shared])
+    page = document([alone, shared], Extras())
     assert "Speeds of lst were measured in company" in page
-    assert "in company" not in document([alone])
+    assert "in company" not in document([alone], Extras())

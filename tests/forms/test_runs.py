@@ -54,7 +54,7 @@ def test_a_decoder_learns_to_write_answers(place: Path) -> None:
     assert len(dev) == 2 and dev[1] < dev[0]
     assert record["checks"]["beats untrained"] == "pass" and "beats majority" not in record["checks"]
     kept = predictions(place, record)
-    assert set(kept) == {"row", "prediction", "reference", "loss", "score"}
+    assert set(kept) == {"row", "prediction", "reference", "loss", "score", "tokens"}
     equal = [float(a == b) for a, b in zip(kept["prediction"], kept["reference"], strict=True)]
     assert kept["score"] == equal and sum(equal) / len(equal) == record["scores"]["exact_match"]
     assert record["memory"]["inference_peak_bytes"] > 0 and record["speed"]["inference_samples_per_second"] > 0

@@ -36,7 +36,7 @@ def trained(model: str, folder: Path) -> dict[str, Any]:
         methods=("lora",),
         tasks=("demo/docstrings",),
         models=(model,),
-        sets=("train.dev_size=0", "lora.lr=0.005"),
+        sets=("train.dev_size=0", "lora.lr=0.005", "task.form=head"),
         train={"steps": "60", "eval_size": "400", "device": "cpu", "checkpoint": "last"},
     )
     (spec,) = specs.expand(request)
