@@ -45,7 +45,7 @@ def test_task_in_one_file(bench: Bench, tiny_model: Path, mirror: Path, tmp_path
     for split, count in (("train", 200), ("validation", 60)):
         texts, labels = sentences(count, count)
         pq.write_table(pa.table({"text": texts, "label": labels}), folder / f"{split}-00000-of-00001.parquet")
-    done = bench("run", "--plugin", "films.py", "--methods", "full", "--task", "rotten_tomatoes", "--model", tiny_model,
+    done = bench("run", "--plugin", "films.py", "--methods", "full", "--task", "films", "--model", tiny_model,
                  "--steps", 10, "--json", "--quiet")  # fmt: skip
     (record,) = json.loads(done.stdout)
     assert record["scores"].keys() == {"accuracy", "f1"}, done.stderr
