@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 from bench import models, options, registry
@@ -34,12 +35,12 @@ def needs(job: Job, cpus: int) -> Needs:
     """Plan a run at its batch size and its longest possible rows."""
     spec = job.spec
     kept = {part: spec[part] for part in ("method", "task", "model", "train")}
-    memory = _memory(json.dumps(kept, sort_keys=True))
+    memory = _memory(json.dumps(kept, sort_keys=True), job.mirror)
     return Needs(int(spec["train"]["device"] == "cuda"), cpus, None if memory is None else memory + PROCESS_BYTES)
 
 
 @functools.cache
-def _memory(text: str) -> int | None:
+def _memory(text: str, mirror: str | None) -> int | None:
     from bench.planner.plans import Planner
     from bench.planner.request import Setting
     from bench.planner.shape import Shape
@@ -48,8 +49,10 @@ def _memory(text: str) -> int | None:
     name, train = spec["method"]["name"], spec["train"]
     given = {option: value for option, value in spec["method"].items() if option != "name"}
     method = options.build(registry.method_entry(name).value, given, name)
-    source, task = models.resolve(spec["model"]["name"]), spec["task"]
-    config = models.configuration(source, task["kind"], tuple(task.get("labels", ())))
+    where = Path(mirror) if mirror else None
+    source = models.resolve(spec["model"]["name"], models.Loading.of(spec["model"]), where)
+    head, labels = spec["task"]["form"]["model_kind"], tuple(spec["task"].get("labels", ()))
+    config = models.configuration(source, head, labels)
     setting = Setting(
         batch_size=train["batch_size"],
         max_length=min(train["max_length"], getattr(config, "max_position_embeddings", train["max_length"])),
@@ -58,7 +61,7 @@ def _memory(text: str) -> int | None:
         gradient_checkpointing=train["gradient_checkpointing"],
     )
     try:
-        plan = Planner(Shape(source, task["kind"], tuple(task.get("labels", ())), config), method, setting).plan()
+        plan = Planner(Shape(source, head, labels, config), method, setting).plan()
     except RequestError:
         return None  # a method that needs real weights: the cluster gets no figure rather than an invented one
     return plan.total * 4 if train["device"] == "cuda" else plan.needed_bytes

@@ -125,6 +125,16 @@ def test_a_run_asks_for_what_the_planner_says(place: tiny.Place) -> None:
     assert needing.needs(Job(spec.run_id, on_gpu, (), None, "p", None), cpus=1).gpus == 1
 
 
+def test_what_a_run_asks_for_follows_the_form_of_its_task(tmp_path: Path) -> None:
+    with tiny.place(tmp_path, "gpt2") as place:
+        sizes = {}
+        for form in ("head", "words"):
+            (spec,) = place.specs("lora", sets=[f"task.form={form}"])
+            assert (asked := needing.needs(Job(spec.run_id, spec.spec, (), None, "p", None), cpus=1).memory_bytes)
+            sizes[spec.spec["task"]["form"]["model_kind"]] = asked
+    assert len(sizes) == 2 and len(set(sizes.values())) == 2, "a language model's logits take room"
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
