@@ -37,7 +37,7 @@ def trained(model: str, folder: Path) -> dict[str, Any]:
         tasks=("demo/docstrings",),
         models=(model,),
         sets=("train.dev_size=0", "lora.lr=0.005", "task.form=head"),
-        train={"steps": "60", "eval_size": "400", "device": "cpu", "checkpoint": "last"},
+        train={"steps": "60", "batch_size": "16", "eval_size": "200", "device": "cpu", "checkpoint": "last"},
     )
     (spec,) = specs.expand(request)
     job = Job(spec.run_id, spec.spec, (), None, str(folder / "predictions.parquet"), None)

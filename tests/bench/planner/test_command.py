@@ -56,8 +56,6 @@ def test_the_table_says_what_was_assumed_and_what_would_fit(bench_here: Bench, m
 @pytest.mark.parametrize("flags", [
     {"methods": "lora", "budget": "700MB"},
     {"methods": "full", "budget": "20MB", "device": "cpu", "batch_size": 4},
-    {"methods": "prompt", "budget": "800MB", "precision": "bf16-autocast"},
-    {"methods": "lst", "budget": "650MB", "optimizer": "adamw-foreach"},
 ])  # fmt: skip
 def test_the_largest_batch_and_length_fit_and_one_more_does_not(model: Path, flags: dict[str, Any]) -> None:
     (row,) = planned(model, **flags)
