@@ -72,9 +72,7 @@ def _answer(comparison: Comparison) -> str:
 
 
 def _section(task: str, model: str, rows: list[Row]) -> str:
-    head = "".join(
-        f'<th scope="col">{name}' for name in ("method", "metric", "A", "B", "change", "p, corrected", "test")
-    )
+    head = "".join(f'<th scope="col">{name}' for name in _HEADS)
     body = "".join(_lines(row) for row in rows)
     return f"""<section>
 <h2>{text(task)} <span>on {text(model)}</span></h2>
