@@ -13,6 +13,7 @@ from bench.planner.advice import sentence
 from bench.planner.table import assumptions, notes
 from bench.record import SPLIT
 from bench.report.escape import plot, script_json, text
+from bench.report.script import asset, embedded, joined, policy
 from bench.store import write_atomically
 
 Row = dict[str, Any]
@@ -38,16 +39,19 @@ def document(rows: Sequence[Row]) -> str:
     heading = f"Memory planned for {models[0] if len(models) == 1 else f'{len(models)} models'}"
     drawn: list[dict[str, Any]] = []
     body = "\n".join(_section(model, [row for row in rows if row["model"] == model], drawn) for model in models)
+    own = files("bench.planner").joinpath("plan.js").read_text(encoding="utf-8")
+    script = joined((asset("theme.js"), asset("unpack.js"), own))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy(script, live=False)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{text(heading)}</title>
 <style>
-{files("bench.report").joinpath("report.css").read_text(encoding="utf-8")}</style>
+{asset("report.css")}</style>
 </head>
 <body>
 <header>
@@ -61,19 +65,10 @@ def document(rows: Sequence[Row]) -> str:
 <section><h2>How to read it</h2><p class="rests">{text(notes(rows[0]))}</p></section>
 </main>
 <script type="application/json" id="charts">{script_json(drawn)}</script>
-<script>{_plotly()}</script>
-<script>
-{files("bench.planner").joinpath("plan.js").read_text(encoding="utf-8")}</script>
+{embedded(script)}
 </body>
 </html>
 """
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script.replace("</script", "<\\/script")  # inside a script element, this would end it
 
 
 def _section(model: str, rows: Sequence[Row], drawn: list[dict[str, Any]]) -> str:

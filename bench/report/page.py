@@ -14,7 +14,7 @@ from bench.report.charts import charts
 from bench.report.details import details
 from bench.report.escape import script_json, text
 from bench.report.rows import table
-from bench.report.script import asset, page_script, plotly, policy
+from bench.report.script import asset, embedded, page_script, policy
 
 
 def document(records: Sequence[Record], extras: Extras) -> str:
@@ -42,7 +42,6 @@ def document(records: Sequence[Record], extras: Extras) -> str:
         if part
     )
     script = page_script(extras.live is not None)
-    notice, packed, _ = plotly()
     state = "" if extras.live is None else f' data-state="{text(extras.live)}"'
     return f"""<!doctype html>
 <html lang="en"{state}>
@@ -67,12 +66,7 @@ def document(records: Sequence[Record], extras: Extras) -> str:
 </main>
 <p id="said" role="status" aria-live="polite"></p>
 <script type="application/json" id="data">{script_json(drawn.data)}</script>
-<script type="text/plain" id="plotly">{packed}</script>
-<!--
-{notice}
-gzip, base64
--->
-<script>{script}</script>
+{embedded(script)}
 </body>
 </html>
 """

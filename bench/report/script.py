@@ -10,9 +10,10 @@ import base64
 import functools
 import gzip
 import hashlib
+from collections.abc import Iterable
 from importlib.resources import files
 
-PARTS = ("theme.js", "charts.js", "table.js", "fits.js", "commands.js")
+PARTS = ("theme.js", "unpack.js", "charts.js", "table.js", "fits.js", "commands.js")
 
 
 @functools.cache
@@ -28,9 +29,23 @@ def plotly() -> tuple[str, str, str]:
 
 def page_script(live: bool) -> str:
     """The page's own script; a served page (``live``) also looks for new records."""
-    parts = [*PARTS, *(["live.js"] if live else []), "start.js"]
-    bodies = "".join(asset(part) for part in parts)
-    return f'"use strict";\n(() => {{\n{bodies}}})();\n'
+    return joined(asset(part) for part in (*PARTS, *(["live.js"] if live else []), "start.js"))
+
+
+def joined(bodies: Iterable[str]) -> str:
+    """Parts of a page's script as one; what they name is seen by all of them and by nobody else."""
+    return f'"use strict";\n(() => {{\n{"".join(bodies)}}})();\n'
+
+
+def embedded(script: str) -> str:
+    """The elements that end a page: plotly, packed, and the page's script."""
+    notice, packed, _ = plotly()
+    return f"""<script type="text/plain" id="plotly">{packed}</script>
+<!--
+{notice}
+gzip, base64
+-->
+<script>{script}</script>"""
 
 
 def policy(script: str, live: bool) -> str:
