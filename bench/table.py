@@ -181,8 +181,9 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
         columns, hidden, least = _choose(group, alpha, console.width)
         table = _table(group, columns)
         console.print(Text(f"\n{units.clean(group.task)} on {units.clean(group.model)}", style="bold"))
-        # Wider than the console only where even score, memory and parameters do not fit: then lines wrap whole.
-        console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
+        if least > console.width:  # even score, memory and parameters do not fit: then lines wrap whole
+            table.width = least
+        console.print(table, crop=False, no_wrap=True, overflow="ignore")
         for note in _notes(members[(group.task, group.model)], names):
             console.print(note)
         if (said := tuned(members[(group.task, group.model)])) is not None:

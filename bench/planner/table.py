@@ -35,8 +35,8 @@ def render(rows: Sequence[dict[str, Any]], console: Console) -> None:
             console.print(whole)
         else:
             for table in (_table(mine, ["method", "trainable", "peak", *last]), _table(mine, ["of the peak", *SPLIT])):
-                # Wider than the console only where even that does not fit: then lines wrap whole.
-                console.print(table, crop=False, no_wrap=True, overflow="ignore", width=_width(table, console))
+                table.width = _width(table, console)  # wider than the console where it must be: then lines wrap whole
+                console.print(table, crop=False, no_wrap=True, overflow="ignore")
         for row in mine:
             if row["fits"] is False:
                 console.print(Text(units.clean(sentence(row, mine))))

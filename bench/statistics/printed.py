@@ -225,8 +225,9 @@ def _grid(console: Console, heads: Sequence[str], cells: Sequence[Sequence[str]]
         least += width + 2
     for row in cells:
         table.add_row(*(Text(units.clean(cell)) for cell in row))
-    # Wider than the console where the numbers do not fit: then lines wrap whole.
-    console.print(table, crop=False, no_wrap=True, overflow="ignore", width=max(least, console.width))
+    if least > console.width:  # wider than the console where the numbers do not fit: then lines wrap whole
+        table.width = least
+    console.print(table, crop=False, no_wrap=True, overflow="ignore")
 
 
 def _say(console: Console, line: str, style: str = "") -> None:

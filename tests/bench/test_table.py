@@ -146,3 +146,15 @@ def test_scores_that_are_not_shares_are_written_as_numbers():
     made = factories.record()
     made |= {"scores": {"matthews_correlation": 0.5123}, "main_score": "matthews_correlation", "stderr": 0.0211}
     assert "0.512 ± 0.041" in printed([made], 100)
+
+
+def test_names_stay_on_a_narrow_console():
+    import io
+
+    from rich.console import Console
+
+    from bench.table import render
+
+    written = io.StringIO()
+    render([factories.record("lora"), factories.record("lst")], Console(width=40, file=written))
+    assert all(any(line.startswith(name) for line in written.getvalue().splitlines()) for name in ("lora", "lst"))

@@ -265,3 +265,16 @@ def test_wrong_requests_teach(bench_here, tmp_path, arguments, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
     if len(arguments) == 5:
         assert "--alpha: 'x'" in done.stderr, "every mistake at once"
+
+
+def test_pairs_keep_their_names_on_a_narrow_console():
+    import io
+
+    from rich.console import Console
+
+    from bench.statistics import printed
+
+    written = io.StringIO()
+    heads, cells = ["better", "than", "by points"], [["full", "lora", "+1.7"]]
+    printed._grid(Console(width=12, file=written), heads, cells, words=2)
+    assert ["full", "lora", "+1.7"] in [line.split() for line in written.getvalue().splitlines()]
