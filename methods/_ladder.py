@@ -1,7 +1,7 @@
 """The module that stands where a frozen stack of blocks stood, and answers with a side network's states."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,29 +10,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
+from bench.calls import by_name
 from bench.methods._side import Own, SideNetwork, argument_names
+from bench.trunk import Feed, Reading
 
 # Answered by the trunk; no more than needed, or a model class could reach past the ladder.
 _TRUNKS = ("main_input_name", "embed_tokens", "get_input_embeddings")
 
 Tap = Callable[[int, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one pass through the frozen trunk gave.
-
-    Attributes:
-        output: the trunk's own output.
-        features: what the tap made of the embeddings and of each kept layer's raw output, (batch, seq, d) each.
-        calls: for each kept layer, the arguments by name that its block received beside the hidden states.
-        encoder: in a decoder that attends across, the states of the encoder's side, (batch, source, d/r).
-    """
-
-    output: Any
-    features: list[Tensor]
-    calls: list[dict[str, Any]]
-    encoder: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +53,7 @@ class Ladder(nn.Module):
     def __init__(self, trunk: nn.Module, side: SideNetwork, place: Place) -> None:
         super().__init__()
         self.trunk, self.side, self.place = trunk, side, place
+        self.feed: Feed | None = None
         self._names = argument_names(self.layers[0])[1:]
         self.train(self.training)
 
@@ -91,19 +77,39 @@ class Ladder(nn.Module):
         """The trunk's module that holds the blocks, and the norm behind them where there is one."""
         return self.trunk.get_submodule(self.place.layers.rpartition(".")[0])
 
-    def read(self, *args: Any, **kwargs: Any) -> Reading:
-        """Run the frozen trunk; its features are detached and may be kept, shared or cached.
+    @property
+    def steady(self) -> bool:
+        """Whether the features depend on the input alone."""
+        return not self.place.trunk_dropout
 
-        ``side.lower`` and then ``side`` make the side's states of them.
+    def read(self, inputs: Mapping[str, Any]) -> Reading:
+        """Run the frozen trunk; its features (embeddings, each kept layer's raw output) are detached.
+
+        Args:
+            inputs: the trunk's arguments by name; in a decoder that attends across, the encoder's states without
+                its side's.
         """
-        return self._run(lambda _, feature: feature, args, kwargs)
+        return self._run(lambda _, feature: feature, inputs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # Down is taken as each feature appears: without gradient, no more than one feature is held at a time.
-        reading = self._run(self.side.lower, args, kwargs)
+        inputs = by_name(self.trunk, args, kwargs)
+        encoder = None
+        if inputs.get(Own.ENCODER) is not None:
+            inputs[Own.ENCODER], encoder = self._parted(inputs[Own.ENCODER])
+        cached = inputs.get("past_key_values") is not None
+        fed = self.feed is not None and not cached and not inputs.get("use_cache")
+        if self.place.stack == "decoder" and (fed or (self.training and not cached)):
+            inputs["use_cache"] = False  # models fill a cache by default, also where nobody reads it
+        if self.feed is not None and fed:
+            reading = self.feed(self, inputs)
+            lowered = [self.side.lower(position, feature) for position, feature in enumerate(reading.features)]
+        else:
+            # Down is taken as each feature appears: without gradient, no more than one feature is held at a time.
+            reading = self._run(self.side.lower, inputs)
+            lowered = reading.features
         first_token = self.place.stack == "encoder" and not self.place.paired
-        states = self.side(reading.features, reading.calls, reading.encoder, first_token)
-        out = reading.output
+        states = self.side(lowered, reading.calls, encoder, first_token)
+        out = copy.copy(reading.output)
         if self.side.up is None:
             out.last_hidden_state = torch.cat([out.last_hidden_state, states], dim=-1)
             return out
@@ -113,17 +119,12 @@ class Ladder(nn.Module):
             out.pooler_output = raised[:, 0]
         return out
 
-    def _run(self, tap: Tap, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reading:
+    def _run(self, tap: Tap, inputs: Mapping[str, Any]) -> Reading:
         blocks = self.layers
         names = self._names
         features: list[Tensor] = []
         calls: list[dict[str, Any]] = []
         grad = torch.is_grad_enabled()
-        encoder = None
-        if kwargs.get(Own.ENCODER) is not None:
-            kwargs[Own.ENCODER], encoder = self._parted(kwargs[Own.ENCODER])
-        if self.place.stack == "decoder" and self.training and kwargs.get("past_key_values") is None:
-            kwargs["use_cache"] = False  # models fill a cache by default, in training too, where nobody reads it
 
         def keep(feature: Tensor) -> None:
             with torch.set_grad_enabled(grad):
@@ -148,11 +149,11 @@ class Ladder(nn.Module):
             handles.append(blocks[index].register_forward_hook(output))
         try:
             with torch.no_grad():
-                out = self.trunk(*args, **kwargs)
+                out = self.trunk(**inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        return Reading(out, features, calls, encoder)
+        return Reading(out, features, calls)
 
     def _parted(self, joined: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk's and the side's part of an encoder's joined states."""

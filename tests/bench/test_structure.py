@@ -12,7 +12,19 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up; a module may import from its own row and from rows above it.
 LAYERS = [
-    {"errors", "api", "record", "units", "architectures", "job", "settings", "quickcheck", "emitter", "executor"},
+    {
+        "errors",
+        "api",
+        "record",
+        "units",
+        "architectures",
+        "job",
+        "settings",
+        "quickcheck",
+        "emitter",
+        "executor",
+        "trunk",
+    },
     {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
     {"datasource", "columns", "splitting", "estimate", "spaces"},
     {"backbone", "tracker", "checks", "data", "statistics", "table", "report", "taskoptions", "tables"},

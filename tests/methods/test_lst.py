@@ -190,7 +190,7 @@ def test_trunk_dropout_is_off_by_default_and_never_brings_gradients(family: str,
         first = ladders(module)[0]
         assert {child.training for child in first.trunk.modules()} == {wanted}
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        twice = [first.read(**inputs).features[1] for _ in range(2)]
+        twice = [first.read(inputs).features[1] for _ in range(2)]
         assert torch.equal(*twice) is not wanted
         assert not twice[0].requires_grad
         assert gradients(module, batch)
@@ -287,12 +287,12 @@ def test_read_features_can_be_kept_and_climbed_later(family: str, kind: str) -> 
     module = tuned(family, kind, Lst(reduction=2)).train()
     (ladder,) = ladders(module)
     inputs = {name: value for name, value in zoo.batch(family, kind).items() if name != "labels"}
-    reading = ladder.read(**inputs)
+    reading = ladder.read(inputs)
     assert not any(feature.requires_grad for feature in reading.features)
     assert [feature.shape[-1] for feature in reading.features] == [32, 32, 32]
     lowered = [ladder.side.lower(position, feature) for position, feature in enumerate(reading.features)]
     encoder = family == "bert"
-    states = ladder.side.up(ladder.side(lowered, reading.calls, reading.encoder, encoder))
+    states = ladder.side.up(ladder.side(lowered, reading.calls, None, encoder))
     expected = ladder(**inputs).last_hidden_state
     assert expected.shape[1] == (1 if encoder else zoo.SEQUENCE)
     assert_close(states, expected, rtol=0, atol=0)
@@ -344,7 +344,7 @@ def test_checkpointing_brings_no_gradient_into_the_trunk(family: str, kind: str)
     module, batch = tuned(family, kind, Lst(reduction=2)).train(), zoo.batch(family, kind)
     module.gradient_checkpointing_enable({"use_reentrant": False})  # makes embeddings' outputs require gradients
     (ladder,) = ladders(module)
-    reading = ladder.read(**{name: value for name, value in batch.items() if name != "labels"})
+    reading = ladder.read({name: value for name, value in batch.items() if name != "labels"})
     assert not any(feature.requires_grad for feature in reading.features)
     assert not reading.output.last_hidden_state.requires_grad
 
