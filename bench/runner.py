@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import card, checks, environment, flops, forms, models, options, registry, taskoptions
+from bench import bernoulli, card, checks, environment, flops, forms, models, options, registry, taskoptions
 from bench.api import (
     AlreadyTrained,
     Batch,
@@ -116,6 +116,8 @@ class Run:
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
         device = torch.device(self.settings.device)
+        if device.type == "cpu":
+            bernoulli.install()
         self.record["environment"] = {
             **environment.describe(self.settings.device),
             "workers": self.job.workers,
