@@ -60,8 +60,9 @@ def main() -> None:
     trainer = transformers.Trainer(
         model=peft.get_peft_model(model, lora),
         args=transformers.TrainingArguments(
-            output_dir="trainer-output", max_steps=chosen.steps, per_device_train_batch_size=chosen.batch_size, learning_rate=chosen.lr,
-            warmup_steps=round(0.1 * chosen.steps), weight_decay=0.01, save_strategy="no", report_to=[], disable_tqdm=True,
+            output_dir="trainer-output", max_steps=chosen.steps, learning_rate=chosen.lr, weight_decay=0.01,
+            per_device_train_batch_size=chosen.batch_size, warmup_steps=round(0.1 * chosen.steps),
+            save_strategy="no", report_to=[], disable_tqdm=True,
             logging_strategy="no",
         ),
         train_dataset=rows,
