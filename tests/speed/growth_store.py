@@ -3,8 +3,8 @@
     python tests/speed/growth_store.py                  10, 100, 1,000 and 10,000 records
 
 Records are made up for many methods, options, tasks and seeds; the predictions that the report pairs are written for
-each. Prints a Markdown table of CPU seconds and of the exponent b in seconds = a · records^b, fitted to the largest three
-sizes by least squares of the logarithms: 1 is a time that grows as the records do.
+each. Prints a Markdown table of CPU seconds and of the exponent b in seconds = a · records^b, fitted to the largest
+three sizes by least squares of the logarithms: 1 is a time that grows as the records do.
 """
 
 from __future__ import annotations
