@@ -5,8 +5,9 @@
 
 The harness's own trainer takes the steps and its probe measures the memory. Prints a Markdown table for each axis: CPU
 seconds of a step on one thread (the least of some), peak memory and the part of it that the batch needs (activations
-and other; next to none where the peak is in the optimizer's step, as with few rows under full). The last rows are exponents b of value = a · size^b, by least squares of the logarithms, with their standard
-errors: over all sizes, and over the larger half of them, where what a step costs at any size weighs less.
+and other; next to none where the peak is in the optimizer's step, as with few rows under full). The last rows are
+exponents b of value = a · size^b, by least squares of the logarithms, with their standard errors: over all sizes, and
+over the larger half of them, where what a step costs at any size weighs less.
 """
 
 from __future__ import annotations
