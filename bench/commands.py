@@ -8,17 +8,19 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from bench.cli import DEFAULT_OUT, TRAIN_FLAGS
 from bench.errors import RequestError
+from bench.quiet import uncollected
 from bench.record import Record
 from bench.store import Store
-from bench.sweep import Options, Sweep
-from bench.tuning import Tuner
-from bench.where import opener
+from bench.where import Ahead, opener
+
+if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
+    from bench.sweep import Options, Sweep
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 _LOADING = ("trust_remote_code", "allow_pickle")
@@ -46,22 +48,27 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     Raises:
         RequestError: when a request is wrong, before anything is run.
     """
-    from bench import plans, specs
-    from bench.report import build
-    from bench.reporting import extras
+    with Ahead(asked, Path(asked[0].get("out", DEFAULT_OUT))) as ahead:
+        return _compare(asked, ahead)
 
-    work, options, out = _expanded(asked)
+
+def _compare(asked: list[dict[str, Any]], ahead: Ahead) -> tuple[list[Record], Store]:
+    with uncollected():  # mostly imports: a fifth of their time would go into looking for cycles
+        from bench import plans, specs
+
+        work, options, out = _expanded(asked)
     quiet = bool(asked[0].get("quiet"))
     if not quiet:
         _tell(work)
     store = Store(out)
-    sweep = _sweep(asked, work, options, store)
+    sweep = _sweep(asked, work, options, store, ahead)
     for folder in (store, sweep.trials) if work.tuned else (store,):
         folder.prepare()
         _warn(folder.records()[1])
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
-    specs.check_methods(todo)
+    with uncollected():
+        specs.check_methods(todo)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
     if asked[0].get("tensorboard"):
         from bench.tensorboard import TensorBoard
@@ -71,6 +78,9 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     try:
         plans.write(store.folder, asked, work.plain, work.tuned)
         sweep.run()
+        from bench.report import build
+        from bench.reporting import extras
+
         records, warnings = store.records()
         build(records, store.folder / "report.html", extras(records, store.folder, options.plugins))
     except OSError as error:
@@ -83,8 +93,13 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     return [record for record in records if record["run_id"] in wanted], store
 
 
-def _sweep(asked: list[dict[str, Any]], work: _Work, options: Options, store: Store) -> Sweep:
-    opened = opener(asked[0], options.workers if "workers" in asked[0] else None, store.folder)
+def _sweep(
+    asked: list[dict[str, Any]], work: _Work, options: Options, store: Store, ahead: Ahead | None = None
+) -> Sweep:
+    from bench.sweep import Sweep
+    from bench.tuning import Tuner
+
+    opened = opener(asked[0], options.workers if "workers" in asked[0] else None, store.folder, ahead)
     return Sweep(work.plain, store, options, _silent(), opened, Tuner(work.tuned))
 
 
@@ -174,6 +189,7 @@ def _plan_keys() -> dict[str, type]:
 def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     from bench.models import Loading
     from bench.specs import Request
+    from bench.sweep import Options
 
     wrong = []
     methods, adapters, sets = _split(values.get("methods")), _split(values.get("adapter")), tuple(values.get("set", ()))
@@ -374,9 +390,9 @@ def export(arguments: argparse.Namespace) -> int:
 
 def list_what(arguments: argparse.Namespace) -> int:
     """``bench list``: what there is, a line each."""
-    from bench import explain
+    from bench import listing
 
-    rows = explain.listing(arguments.what, arguments.plugin)
+    rows = listing.rows(arguments.what, arguments.plugin)
     if arguments.json:
         json.dump(rows, sys.stdout, indent=1)
         sys.stdout.write("\n")

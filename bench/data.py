@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.api import Batch, Encodes
+from bench.environment import cache_folder
 
 _CHUNK_BATCHES = 50  # batches whose rows are sorted by length together
 _ENCODE_ROWS = 2000
@@ -128,12 +128,6 @@ def _flatten(parts: list[dict[str, list[Any]]]) -> Encoded:
         for name in names
     }
     return Encoded(columns, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), labels, cut)
-
-
-def cache_folder() -> Path:
-    """Where tokenised data and other things that can be made again are kept: ``$XDG_CACHE_HOME/tunebench``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "tunebench"
 
 
 def _read(path: Path) -> Encoded | None:

@@ -13,6 +13,12 @@ from typing import Any
 _PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "evaluate", "numpy", "tunebench")
 
 
+def cache_folder() -> Path:
+    """Where tokenised data and other things that can be made again are kept: ``$XDG_CACHE_HOME/tunebench``."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "tunebench"
+
+
 def versions() -> dict[str, str | None]:
     """Installed versions of the packages that matter; None for one that is not installed."""
     found: dict[str, str | None] = {}

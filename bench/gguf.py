@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.architectures import ARCHITECTURES
-from bench.data import cache_folder
+from bench.environment import cache_folder
 from bench.errors import RequestError, unknown
 
 _SIGN = b"GGUF"

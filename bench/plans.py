@@ -60,6 +60,17 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def answered(folder: Path, asked: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last plan of a folder was this one and left a record of every run: there may be nothing to do."""
+    plan = latest(folder)
+    if plan is None or plan["tuned"] or any(values.get("fresh") for values in asked):
+        return False
+    there = {path.stem for path in (folder / "runs").glob("*.json")}
+    return plan.get("asked") == [_plain(values) for values in asked] and all(
+        isinstance(run, dict) and run.get("run_id") in there for run in plan["runs"]
+    )
+
+
 def latest(folder: Path) -> dict[str, Any] | None:
     """The plan that was started last in a folder, or None; files that are not plans are passed over."""
     found = sorted((folder / "plans").glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)

@@ -62,7 +62,7 @@ class Pool:
         """Start a job in a fresh process."""
         # OMP_NUM_THREADS is the word of whoever started this: the same on machines of any size.
         shared = self.slots > 1 and not os.environ.get("OMP_NUM_THREADS")
-        threads = max(1, _cores() // self.slots) if shared else None
+        threads = max(1, cores() // self.slots) if shared else None
         self._gpus[job.run_id] = self._gpu(job)
         self._order(
             {
@@ -130,6 +130,11 @@ class Pool:
         path = self._file(run_id, "log")
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.is_file() else ""
 
+    def abandon(self) -> None:
+        """End a worker that was given nothing at once: it may be importing, and would not listen."""
+        self._process.kill()
+        self.close()
+
     def close(self) -> None:
         """End the worker and its children."""
         with contextlib.suppress(BrokenPipeError):
@@ -149,6 +154,6 @@ class Pool:
         return Path(self._folder.name) / f"{run_id}.{ending}"
 
 
-def _cores() -> int:
+def cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

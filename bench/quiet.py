@@ -1,8 +1,9 @@
-"""transformers kept quiet: its load report lists the task's fresh head as if something were wrong."""
+"""Around talkative or slow work: transformers kept quiet (its report lists a fresh head as wrong), no cycle search."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 
 
@@ -20,3 +21,15 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Pause the search for unreachable cycles: while millions of values are made, it takes longer than making them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
 import random
 import tempfile
 import time
@@ -191,7 +192,7 @@ class Run:
         key += "".join(f"|{name}={value!r}" for name, value in taskoptions.plain(self.task).items())
 
         def encoded(dataset: Any, rows: Sequence[int], name: str) -> Rows:
-            found = self.form.encode(dataset.select(rows), f"{key}|{name}|{len(dataset)}")
+            found = self.form.encode(_selected(dataset, rows), f"{key}|{name}|{len(dataset)}")
             if len(found) == 0:
                 raise RequestError(f"Task '{self.task.name}': its {name} rows hold no text of two tokens or more.")
             return found
@@ -400,6 +401,13 @@ def execute(job: Job, emit: Emit) -> dict[str, Any]:
         record["error"] = f"{type(error).__name__}: {first[0] if first else ''}"
         record["traceback"] = traceback.format_exc()
         return record
+
+
+def _selected(dataset: Any, rows: Sequence[int]) -> Any:
+    """Rows of a ``datasets.Dataset`` under a name made quickly: its own hash of 60,000 row numbers takes 0.3 s."""
+    numbers = np.asarray(rows, dtype=np.int64).tobytes()
+    name = hashlib.sha256(dataset._fingerprint.encode() + numbers).hexdigest()[:32]
+    return dataset.select(rows, new_fingerprint=name)
 
 
 def recompute_activations(model: Any, **options: Any) -> None:

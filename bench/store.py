@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import gc
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RequestError
+from bench.quiet import uncollected
 from bench.record import Record, problems
 
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
@@ -136,7 +136,7 @@ class Store:
             The records by run id, and one sentence for each file that could not be read.
         """
         found, warnings = [], []
-        with _uncollected():
+        with uncollected():
             for path in sorted(self._runs.glob("[!.]*.json")):
                 try:
                     found.append(_load(path))
@@ -256,18 +256,6 @@ def _write_and_rename(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # there only when the disk, or Ctrl-C, stopped us half-way
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Pause the search for unreachable cycles: over millions of new values it takes longer than reading them."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _locked(descriptor: int, how: int) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from bench.data import cache_folder
+from bench.environment import cache_folder
 from bench.errors import RequestError
 
 if TYPE_CHECKING:

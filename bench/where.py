@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from bench import plans
 from bench.errors import RequestError, unknown
 from bench.executor import Executor
-from bench.pool import Pool
+from bench.pool import Pool, cores
 
 EXECUTORS = ("local", "ray", "slurm")
 
 
-def opener(values: Mapping[str, Any], workers: int | None, folder: Path) -> Callable[[], Executor]:
+class Ahead:
+    """The worker of this machine, started while the request is still being checked: both import torch meanwhile.
+
+    Nothing is started where runs are done elsewhere, where a core would have to be shared with the check, or where
+    the same request was answered in this folder before. A context manager: what was not taken ends with it.
+
+    Args:
+        asked: the flags, once per experiment.
+        folder: the store's.
+    """
+
+    def __init__(self, asked: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        here = str(asked[0].get("executor", "local")) == "local"
+        self._wanted = here and cores() > 1 and not plans.answered(folder, asked)
+        self._pool: Pool | None = None
+
+    def __enter__(self) -> Self:
+        self._pool = Pool(1) if self._wanted else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.abandon()
+
+    def take(self, workers: int) -> Pool:
+        """The worker that waits, or a new one."""
+        pool, self._pool = self._pool or Pool(workers), None
+        pool.slots = workers
+        return pool
+
+
+def opener(
+    values: Mapping[str, Any], workers: int | None, folder: Path, ahead: Ahead | None = None
+) -> Callable[[], Executor]:
     """What opens the executor that the flags name.
 
     Args:
         values: flags by name: ``executor``, ``address``, ``cpus``, ``cluster``.
         workers: runs at once, or None when nobody said.
         folder: the store's.
+        ahead: the local worker that was started already.
 
     Raises:
         RequestError: with everything that is wrong with them.
@@ -48,7 +83,7 @@ def opener(values: Mapping[str, Any], workers: int | None, folder: Path) -> Call
         return lambda: _ray(values.get("address"), workers, cpus)
     if kind == "slurm":
         return lambda: _slurm(folder, workers, cpus, parameters)
-    return lambda: Pool(workers or 1)
+    return lambda: ahead.take(workers or 1) if ahead is not None else Pool(workers or 1)
 
 
 def _ray(address: Any, workers: int | None, cpus: int) -> Executor:

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import selectors
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.emitter import Emitter
 from bench.executor import died
+from bench.quiet import uncollected
+
+# What only scoring needs: imported while no order waits; a run that starts before has to import them itself.
+_LATER = ("scipy.stats", "sklearn.metrics", "bench.metrics.accuracy")  # evaluate's own imports take long
 
 _told_to_stop = False  # in a child: set by SIGINT, looked at after every step
 
@@ -30,7 +36,7 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print of a library must not break the protocol
     signal.signal(signal.SIGINT, _stop)  # children inherit it, so that there is no moment without it
     _preload()
-    server = _Server(channel)
+    server = _Server(channel, _LATER)
     server.send({"event": "ready"})
     server.serve()
 
@@ -41,27 +47,24 @@ def _stop(*_: object) -> None:
 
 
 def _preload() -> None:
-    import datasets  # noqa: F401  (loaded here once, so that forked children need not)
-    import scipy.stats  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-    import transformers
+    with uncollected():  # a fifth of the time would go into looking for cycles among what modules define
+        import datasets  # noqa: F401  (loaded here once, so that forked children need not)
+        import transformers
 
-    import bench.metrics.accuracy  # noqa: F401  (evaluate's own imports take seconds)
-    import bench.runner  # noqa: F401
-    from bench import registry
+        import bench.runner  # noqa: F401
+        from bench import registry
 
-    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForSequenceClassification"):
-        getattr(transformers, name)
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    registry.load()
-    gc.collect()
+        for name in ("AutoConfig", "AutoTokenizer", "AutoModelForSequenceClassification", "PreTrainedModel"):
+            getattr(transformers, name)
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        registry.load()
     gc.freeze()  # keeps the shared pages of the children shared
 
 
 class _Server:
-    def __init__(self, channel: int) -> None:
-        self.channel = channel
+    def __init__(self, channel: int, later: Sequence[str] = ()) -> None:
+        self.channel, self.later = channel, list(later)
         self.children: dict[int, str] = {}
 
     def send(self, message: dict[str, Any]) -> None:
@@ -78,7 +81,10 @@ class _Server:
         selector.register(woken, selectors.EVENT_READ)
         pending = b""
         while True:
-            for key, _ in selector.select():
+            ready = selector.select(0 if self.later else None)
+            if not ready:
+                self._import_more()
+            for key, _ in ready:
                 if key.fd == woken:
                     os.read(woken, 4096)
                     continue
@@ -90,6 +96,11 @@ class _Server:
                 for line in lines:
                     self._obey(json.loads(line))
             self._reap()
+
+    def _import_more(self) -> None:
+        with uncollected():
+            importlib.import_module(self.later.pop(0))
+        gc.freeze()
 
     def _obey(self, order: dict[str, Any]) -> None:
         if "stop" not in order:

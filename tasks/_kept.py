@@ -22,7 +22,7 @@ def kept(read: Callable[[], Rows], sources: Sequence[Path], code: Path) -> Rows:
         sources: the files that it reads: the cache is for their names, sizes and times of change.
         code: the file that ``read`` is written in; another version of it reads anew.
     """
-    from bench.data import cache_folder
+    from bench.environment import cache_folder
     from bench.store import write_atomically
 
     state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]

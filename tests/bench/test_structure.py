@@ -38,7 +38,7 @@ LAYERS = [
     {"forgetting"},
     {"runner", "specs", "explain", "export", "tuning", "sampling", "fetch"},
     {"worker", "sweep", "planner", "remote"},
-    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard", "dryrun"},
+    {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard", "dryrun", "listing"},
     {"reporting"},
     {"commands", "cli", "python"},
 ]
