@@ -206,7 +206,7 @@ class OwnTask(TextTask):
         if len(rows) < _LEAST:
             raise RequestError(f"{self.name} has {len(rows)} rows, too few to hold some out; {_LEAST} are the least.")
         named = (self.group,) if self.group else self.text
-        groups = splitting.repeats([part.column(name) for name in named])
+        groups = splitting.repeats([part.table[name] for name in named])[rows]  # a column of the rows alone is a copy
         classes = part.column(self.label).to_numpy() if self.labels else None
         train, validation = splitting.make(classes, groups, self.holdout, self.split_seed)
         if len(validation) == 0 or len(train) == 0:
