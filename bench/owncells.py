@@ -100,10 +100,14 @@ def empty_rows(part: Part, names: tuple[str, ...], skip: bool, wrong: list[str],
         rows = np.flatnonzero(lacking) if part.rows is None else part.rows[lacking[part.rows]]
         if len(rows) and not skip:
             wrong.append(
-                f"{where}: the column '{name}' is empty in {len(rows)} rows, the first is row {rows[0] + 1}. "
+                f"{where}: the column '{name}' is empty in {_rows(len(rows))}row {rows[0] + 1}. "
                 "Leave such rows out with --set task.skip_empty=true."
             )
     return empty
+
+
+def _rows(count: int) -> str:
+    return "" if count == 1 else f"{count:,} rows, the first is "
 
 
 def _blank(chunk: pa.Array) -> np.ndarray[Any, Any]:

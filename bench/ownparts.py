@@ -71,6 +71,8 @@ def _hub(where: str, source: DataSource) -> Parts:
     from bench.datasource import load_splits
 
     dataset, _, config = where.removeprefix(HUB).partition(":")
+    if not dataset:
+        raise RequestError(f"'{where}' names no data set: write hub:owner/name, or hub:owner/name:configuration.")
     found = load_splits(source, dataset, config or None, None)
     splits: dict[str, Part] = {}
     for split, part in found.items():
