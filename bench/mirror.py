@@ -34,9 +34,9 @@ def fetch_model(hub_id: str, revision: str | None, mirror: Path, allow_pickle: b
     """
     from huggingface_hub import HfApi
 
-    with hub.told(f"Model {hub_id}", hub_id, revision):
+    folder = mirror / "models" / hub_id
+    with hub.told(f"Model {hub_id}", hub_id, revision, mirror):
         info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
-        folder = mirror / "models" / hub_id
         if pinned(folder) == info.sha:
             return folder
         there = [file.rfilename for file in info.siblings or () if "/" not in file.rfilename]
@@ -58,7 +58,7 @@ def fetch_split(mirror: Path, dataset: str, config: str | None, split: str, revi
     from huggingface_hub import HfApi
 
     folder = mirror / dataset / (config or "")
-    with hub.told(f"Data set {dataset}", f"datasets/{dataset}", revision):
+    with hub.told(f"Data set {dataset}", f"datasets/{dataset}", revision, mirror):
         info = HfApi().dataset_info(dataset, revision=revision)
         files = [file.rfilename for file in info.siblings or ()]
         wanted = _parquets(files, config, split)

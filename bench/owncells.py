@@ -90,9 +90,7 @@ def empty_rows(part: Part, names: tuple[str, ...], skip: bool, wrong: list[str],
     for name in names:
         values = part.table[name]
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            trimmed = [pc.utf8_trim_whitespace(chunk) for chunk in values.chunks]  # one at a time: it may be big
-            blanks = [pc.fill_null(pc.equal(pc.binary_length(chunk), 0), True) for chunk in trimmed]
-            lacking = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in blanks])
+            lacking = np.concatenate([_blank(chunk) for chunk in values.chunks])  # one at a time: it may be big
         elif name == names[-1]:
             lacking = pc.is_null(values).to_numpy()
         else:
@@ -102,7 +100,19 @@ def empty_rows(part: Part, names: tuple[str, ...], skip: bool, wrong: list[str],
         rows = np.flatnonzero(lacking) if part.rows is None else part.rows[lacking[part.rows]]
         if len(rows) and not skip:
             wrong.append(
-                f"{where}: the column '{name}' is empty in {len(rows)} rows, the first is row {rows[0] + 1}. "
+                f"{where}: the column '{name}' is empty in {_rows(len(rows))}row {rows[0] + 1}. "
                 "Leave such rows out with --set task.skip_empty=true."
             )
     return empty
+
+
+def _rows(count: int) -> str:
+    return "" if count == 1 else f"{count:,} rows, the first is "
+
+
+def _blank(chunk: pa.Array) -> np.ndarray[Any, Any]:
+    """Which texts of a chunk are null or nothing but blanks."""
+    import pyarrow.compute as pc
+
+    lengths = pc.binary_length(pc.utf8_trim_whitespace(chunk))
+    return np.asarray(pc.fill_null(pc.equal(lengths, 0), True).to_numpy(zero_copy_only=False))

@@ -71,6 +71,8 @@ def _hub(where: str, source: DataSource) -> Parts:
     from bench.datasource import load_splits
 
     dataset, _, config = where.removeprefix(HUB).partition(":")
+    if not dataset:
+        raise RequestError(f"'{where}' names no data set: write hub:owner/name, or hub:owner/name:configuration.")
     found = load_splits(source, dataset, config or None, None)
     splits: dict[str, Part] = {}
     for split, part in found.items():
@@ -131,14 +133,18 @@ def _dataset(table: tables.Table) -> datasets.Dataset:
 
 def _by_column(table: tables.Table, where: str, found: Parts) -> Parts:
     """Split rows by their split column, where they have one."""
+    import pyarrow.compute as pc
+
     dataset, column = _dataset(table), columns.split_column(table.rows)
     if column is None:
         return dataclasses.replace(found, splits={"train": Part(dataset)})
-    words = table.rows[column].to_pylist()
-    split_of = {word: columns.split_of(word) or "" for word in set(words)}
-    named = np.asarray([split_of[word] for word in words])
-    if "train" not in named:
-        raise RequestError(f"{where}: no row of its column '{column}' says train (they say {', '.join(split_of)}).")
-    splits = {split: Part(dataset, np.flatnonzero(named == split)) for split in sorted(set(named.tolist()))}
+    words = pc.unique(table.rows[column])
+    split_of = [columns.split_of(word) or "" for word in words.to_pylist()]
+    if "train" not in split_of:
+        raise RequestError(
+            f"{where}: no row of its column '{column}' says train (they say {', '.join(words.to_pylist())})."
+        )
+    named = np.asarray(split_of)[pc.index_in(table.rows[column], value_set=words).to_numpy()]
+    splits = {split: Part(dataset, np.flatnonzero(named == split)) for split in sorted(set(split_of))}
     notes = (*found.notes, f"splits from its column '{column}'")
     return dataclasses.replace(found, splits=splits, aside=(column,), notes=notes)

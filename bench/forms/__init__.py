@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _HEADS = {"decoder": "causal-lm", "encoder-decoder": "seq2seq"}
 _AUTO = {"encoder": "head", "decoder": "head", "encoder-decoder": "text"}
 _SAMPLE = 200
+_KINDS = {"generation": "generation", "language-modelling": "language modelling, for there is text and no label"}
+_OR_T5 = {"generation": " or an encoder-decoder such as t5-small", "language-modelling": ""}
 
 
 def choose(task: Task, model: str, family: str) -> dict[str, Any]:
@@ -41,8 +43,8 @@ def choose(task: Task, model: str, family: str) -> dict[str, Any]:
         return _classification(task, model, family)
     if family == "encoder":
         raise RequestError(
-            f"Task '{task.name}' needs a model that writes text, and '{model}' is an encoder: take a decoder such as "
-            "smollm2-135m or an encoder-decoder such as t5-small."
+            f"Task '{task.name}' ({_KINDS[task.kind]}) needs a model that writes text, and '{model}' is an encoder: "
+            f"take a decoder such as smollm2-135m{_OR_T5[task.kind]}."
         )
     if task.kind == "language-modelling":
         if family != "decoder":

@@ -42,7 +42,8 @@ class Answer:
             part = rows[start : start + _ENCODE_ROWS]
             found, shortened = self.words.prompt(self.template, part, self.seat.settings.max_length)
             ends, clipped = self.words.answer(self.task.targets(part), self.new_tokens)
-            prompts, answers, cut = prompts + found, answers + ends, cut + shortened + clipped
+            prompts, answers = prompts + found, answers + ends
+            cut += sum(one or other for one, other in zip(shortened, clipped, strict=True))  # rows, each once
             references += self.task.references(part)
         numbers = np.arange(len(prompts))
         return Pairs(Ragged.of(prompts), Ragged.of(answers), numbers, self.words.start, tuple(references), cut)

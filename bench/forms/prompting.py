@@ -86,15 +86,15 @@ class Words:
         together, prompt = self._ids(f"{before} {after}"), self._ids(before)
         return "" if together == prompt + self._ids(after) else " "
 
-    def answer(self, texts: Sequence[str], limit: int) -> tuple[list[list[int]], int]:
-        """Tokens of answers, with the end-of-text token, at most ``limit`` each; and how many were cut."""
+    def answer(self, texts: Sequence[str], limit: int) -> tuple[list[list[int]], list[bool]]:
+        """Tokens of answers, with the end-of-text token, at most ``limit`` each; and which were cut."""
         if self.start is not None:
             found = self.tokenizer(text_target=list(texts))["input_ids"]
         else:
             end = [] if self.end is None else [self.end]
             found = self.tokenizer([self.lead + text for text in texts], add_special_tokens=False)["input_ids"]
             found = [[*ids, *end] for ids in found]
-        return [ids[:limit] for ids in found], sum(len(ids) > limit for ids in found)
+        return [ids[:limit] for ids in found], [len(ids) > limit for ids in found]
 
     def whole(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of texts that are read from their beginning: prompts, or texts to model."""
@@ -103,8 +103,10 @@ class Words:
             return found
         return [[*self.first, *ids] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
-    def prompt(self, template: Template, rows: Mapping[str, Sequence[Any]], limit: int) -> tuple[list[list[int]], int]:
-        """Tokens of filled templates, at most ``limit`` each; and how many rows were cut.
+    def prompt(
+        self, template: Template, rows: Mapping[str, Sequence[Any]], limit: int
+    ) -> tuple[list[list[int]], list[bool]]:
+        """Tokens of filled templates, at most ``limit`` each; and which rows were cut.
 
         A row that is too long loses the ends of its columns, each token from the longest of them; the words of the
         template stay, for they say what is asked.
@@ -112,10 +114,10 @@ class Words:
         count = len(next(iter(rows.values())))
         values = [{name: _shown(rows[name][index]) for name in template.columns} for index in range(count)]
         found = self.whole([template.fill(value) for value in values])
-        long = [index for index, ids in enumerate(found) if len(ids) > limit]
-        for index in long:
+        long = [len(ids) > limit for ids in found]
+        for index in [index for index, is_long in enumerate(long) if is_long]:
             found[index] = self._shortened(template, values[index], limit)
-        return found, len(long)
+        return found, long
 
     def _shortened(self, template: Template, values: dict[str, str], limit: int) -> list[int]:
         while True:

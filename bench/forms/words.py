@@ -55,7 +55,7 @@ class LabelWords:
             found, shortened = self.words.prompt(self.template, part, self.seat.settings.max_length)
             prompts += found
             labels += [int(label) for label in part[self.task.label]]
-            cut += shortened
+            cut += sum(shortened)
         answer = Ragged.of([self.answers[label] for label in labels])
         return Pairs(
             Ragged.of(prompts), answer, np.asarray(labels), self.words.start, cut=cut, examples=kept(self.task, rows)

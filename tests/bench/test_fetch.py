@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench import fetch, registry
+from bench.errors import RequestError
 from tests.conftest import Bench
 from tests.hub import Hub, Repository, serve
 
@@ -83,3 +86,34 @@ def test_no_network_and_wrong_names(bench: Bench, bench_here: Bench, tmp_path: P
     assert "Did you mean 'glue/sst2'?" in wrong.stderr and "Did you mean 'minilm'?" in wrong.stderr
     assert not (tmp_path / "n").exists()
     assert "Say what to fetch" in bench_here("fetch", "--to", tmp_path / "n").stderr
+
+
+def test_a_disk_that_fills_leaves_nothing_behind(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second file of each repository finds the disk full; the mirror has neither it nor the first."""
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def download(repository: str, name: str, local_dir: str, **rest: object) -> None:
+        asked.append(repository)
+        if asked.count(repository) > 1 or name.endswith(".parquet"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        (Path(local_dir) / name).write_bytes(b"whole")
+
+    class Api(huggingface_hub.HfApi):
+        def __init__(self) -> None:
+            super().__init__(endpoint=hub.address)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("bench.hub.unreachable", lambda: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    registry.load()
+    with pytest.raises(RequestError) as refused:
+        list(fetch.fetch(fetch.Wanted(("glue/sst2",), ("lab/tiny",)), tmp_path / "m"))
+    assert {"nyu-mll/glue", "lab/tiny"} == set(asked)
+    data, model = refused.value.messages
+    assert data.startswith("Data set nyu-mll/glue cannot be fetched: the disk is full: ")
+    assert model.startswith("Model lab/tiny cannot be fetched: the disk is full: ")
+    assert "MB are free at" in model and str(tmp_path) in model
+    assert not [path for path in (tmp_path / "m").rglob("*") if path.is_file()]

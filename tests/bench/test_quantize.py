@@ -67,7 +67,7 @@ def test_a_run_on_a_quantised_base(tmp_path: Path, scheme: str) -> None:
     assert packed["checks"]["merged equals unmerged"].startswith("skip: the base is quantised")
 
 
-def _run(place: tiny.Place, model: Path, scheme: str | None) -> dict[str, Any]:
+def _run(place: tiny.Place, model: Path | str, scheme: str | None) -> dict[str, Any]:
     from bench.job import Job
     from bench.runner import execute
 
@@ -80,3 +80,16 @@ def _run(place: tiny.Place, model: Path, scheme: str | None) -> dict[str, Any]:
     torch.manual_seed(0)
     job = Job(spec.run_id, spec.spec, (str(tiny.TASK),), None, str(place.folder / "predictions.parquet"), None)
     return execute(job, lambda _: None)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scheme", ["int8", "nf4"])
+def test_an_encoder_decoder_on_a_quantised_base(tmp_path: Path, scheme: str) -> None:
+    if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
+        pytest.skip("bitsandbytes is not installed")
+    with tiny.place(tmp_path) as place:
+        packed = _run(place, "tiny-t5", scheme=scheme)
+    assert packed["status"] == "ok", packed["traceback"]
+    assert packed["spec"]["task"]["form"]["name"] == "text" and packed["spec"]["model"]["quantize"] == scheme
+    failed = {name: text for name, text in packed["checks"].items() if text.startswith("fail")}
+    assert set(failed) <= {"beats majority"}

