@@ -42,6 +42,8 @@ class Lines:
     def event(self, run_id: str, message: dict[str, Any]) -> None:
         if message["event"] == "step" and message.get("dev_score") is not None:
             self._say(f"{self.names[run_id]}: {_step(message)}, {_left(message)} left")
+        elif message["event"] == "phase" and message.get("news"):
+            self._say(f"{self.names[run_id]}: {message['name']}")
 
     def finished(self, record: Record) -> None:
         self._say(f"{self.names[record['run_id']]}: {outcome(record)}")

@@ -33,7 +33,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
     known |= {"quiet", "trials", "prune", "revision", "quantize", "trust_remote_code", "allow_pickle"}
-    known |= {"tensorboard", "executor", "address", "cpus", "cluster"}
+    known |= {"tensorboard", "executor", "address", "cpus", "cluster", "cache_limit"}
     values = _values("bench.run", flags, known)
     chosen, _ = commands.compare([{**values, "methods": methods, "task": task}])
     return table.frame(chosen)

@@ -61,6 +61,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
             "phases": dict.fromkeys(PHASES),
         },
         "speed": _nulls("speed"),
+        "trunk_cache": None,
         "compute": _nulls("compute"),
         "curve": [],
         "checks": {},

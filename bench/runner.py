@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import card, checks, environment, flops, forms, models, options, registry, taskoptions
+from bench import card, checks, environment, flops, forms, models, options, registry, taskoptions, trunkcache
 from bench.api import (
     AlreadyTrained,
     Batch,
@@ -79,6 +79,7 @@ class Run:
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
         self.forgetting: Forgetting | None = None
+        self.cache: trunkcache.TrunkCache | None = None
         self.step = 0
         self.trial = (spec.get("tuning") or {}).get("trial") is not None  # tuned on dev; validation stays unseen
         mirror = Path(job.mirror) if job.mirror else None
@@ -91,6 +92,8 @@ class Run:
         begun = time.perf_counter()
         self._prepare()
         setup = time.perf_counter()
+        self._keep_features()
+        kept = time.perf_counter()
         if not self.trial:
             self._measure_memory()
             self._count_flops()
@@ -108,7 +111,7 @@ class Run:
         self.record["status"] = "ok" if fit.diverged is None else "diverged"
         if fit.diverged is not None:
             self.record["error"] = f"the loss was not finite at step {fit.diverged} (learning rate {self.method.lr:g})"
-        self.emit({"event": "phase", "name": "done", "probe_seconds": probed - setup})
+        self.emit({"event": "phase", "name": "done", "probe_seconds": probed - kept})
 
     # -- set-up ---------------------------------------------------------------------------------------------
 
@@ -122,16 +125,10 @@ class Run:
             "gpu_shared": gpu_is_busy(device),
         }
         self.emit({"event": "phase", "name": "loading"})
-        plan = self.job.spec["task"]["form"]
-        tokenizer = models.tokenizer(self.source) if forms.reads_text(self.task) else None
-        self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
-        config = models.configuration(self.source)
-        seat = self.seat = Seat(self.engine, self.settings, tokenizer, config)
-        self.form = forms.make(plan, self.task, self.source, seat)
+        self.read_data(device)
         if self.settings.forgetting is not None:
-            self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, seat)
+            self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, self.seat)
         self.record["dev_score"] = dict(zip(("name", "higher_is_better"), self.form.dev, strict=True))
-        self.data = self._load_data()
         self.module, backbone = self._attached(self.seed)
         self.declared = frozenset(trainable(self.module))
         if not self.declared and self.trains:
@@ -142,6 +139,19 @@ class Run:
         self.before = checks.digests(checks.frozen(self.module))
         self.untrained = self.form.numbers(self.module, self._sample)
         self._count()
+
+    def read_data(self, device: torch.device) -> None:
+        """Bring the task into its form: ``engine``, ``seat``, ``form`` and the encoded rows; no weights are read."""
+        tokenizer = models.tokenizer(self.source) if forms.reads_text(self.task) else None
+        self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
+        self.seat = Seat(self.engine, self.settings, tokenizer, models.configuration(self.source))
+        self.form = forms.make(self.job.spec["task"]["form"], self.task, self.source, self.seat)
+        self.data = self._load_data()
+
+    def kept_rows(self) -> list[tuple[Rows, list[int]]]:
+        """Rows whose features ``cache_trunk`` keeps, of each split."""
+        plan = self.job.spec["task"]["form"]
+        return trunkcache.parts(self.data.train, self.data.dev, self._rows(), self.settings, plan)
 
     def _initialize(self, method: DataInitialized) -> None:
         """Show the method the training rows one by one, once; its memory peak is that of the longest row."""
@@ -228,6 +238,20 @@ class Run:
         }
         self.record["checks"]["count equals formula"] = checks.count_matches(count(chosen), self.expected)
 
+    def _keep_features(self) -> None:
+        """With ``cache_trunk``: fill what is missing of the features that training and its dev scores read."""
+        if not self.settings.cache_trunk:
+            return
+
+        def tell(text: str, news: bool) -> None:
+            self.emit({"event": "phase", "name": text, "news": news})
+
+        tell("looking for kept features", False)
+        size = min(self.settings.batch_size, self.settings.eval_batch_size)
+        need = trunkcache.Need(self.kept_rows(), self.engine, size, self.job.cache_limit, tell)
+        self.cache, self.record["trunk_cache"] = trunkcache.keep(self.module, self.method.name, self.before, need)
+        gc.collect()
+
     # -- training -------------------------------------------------------------------------------------------
 
     def _rows(self) -> Iterator[list[int]]:
@@ -248,7 +272,8 @@ class Run:
         scored = self.engine.batch(self.data.validation, evaluated)
         if self.trains:
             trained = self.engine.batch(self.data.train, self._largest())
-            self.record["memory"] |= measure(self._trainer(), trained, scored, self.initialization)
+            fed = trunkcache.fed(self.module, self.cache)
+            self.record["memory"] |= measure(self._trainer(), trained, scored, self.initialization, fed)
         else:
             self.record["memory"] |= measure_scoring(self.engine, self.module, scored)
         gc.collect()
@@ -272,12 +297,13 @@ class Run:
         if self.trains:
             trainer = self._trainer()
             rows = sorted(self._largest(), key=lambda row: -int(lengths[row]))
-            one = flops.of_training(
-                self.module,
-                lambda batch: trainer.backward(trainer.forward(batch)),
-                lambda rows: self.engine.batch(self.data.train, rows),
-                rows,
-            )
+            with trunkcache.fed(self.module, self.cache):
+                one = flops.of_training(
+                    self.module,
+                    lambda batch: trainer.backward(trainer.forward(batch)),
+                    lambda rows: self.engine.batch(self.data.train, rows),
+                    rows,
+                )
             compute["train_step_flops"] = self.settings.grad_accum * one
 
     def _fit(self) -> Fit:
@@ -293,7 +319,8 @@ class Run:
                 self.record["curve"].append(point)  # so that a run that is stopped keeps it
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
-        fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
+        with trunkcache.fed(self.module, self.cache):
+            fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
         self.record["curve"] = fit.curve
         self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
         self.record["speed"] |= {

@@ -300,7 +300,11 @@ def _spec(
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
         "model": source.spec,
-        "train": {**_plain(settings), "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
+        "train": {
+            **_settled(settings),
+            "steps": None if isinstance(method, AlreadyTrained) else steps,
+            "lr": method.lr,
+        },
         "seed": seed,
         "code": {
             "method": registry.method_entry(method.name).code,
@@ -315,6 +319,17 @@ def _plain(value: Any) -> dict[str, Any]:
     """A dataclass as JSON holds it (tuples become lists)."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value)))
     return plain
+
+
+# Later additions, left out of a specification at their default: a run keeps the identity it had before them.
+_ADDED = ("cache_trunk",)
+
+
+def _settled(settings: TrainSettings) -> dict[str, Any]:
+    """Training options as a specification holds them."""
+    default = TrainSettings()
+    same = {name for name in _ADDED if getattr(settings, name) == getattr(default, name)}
+    return {name: value for name, value in _plain(settings).items() if name not in same}
 
 
 def check_methods(specs: list[RunSpec]) -> None:

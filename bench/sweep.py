@@ -45,6 +45,7 @@ class Options:
         save: keep the tuned weights.
         fresh: do finished runs again.
         retry_failed: do failed and out-of-memory runs again.
+        cache_limit: bytes that kept features of a frozen backbone may take, for each run.
     """
 
     workers: int = 1
@@ -53,6 +54,7 @@ class Options:
     retry_failed: bool = False
     plugins: tuple[Path, ...] = ()
     mirror: Path | None = None
+    cache_limit: int = Job.cache_limit
 
 
 @dataclass
@@ -179,6 +181,7 @@ class Sweep:
             mirror=str(self.options.mirror.resolve()) if self.options.mirror else None,
             predictions=str(self.store.predictions_path(spec.run_id).resolve()),
             adapter=str(self.store.adapter_path(spec.run_id).resolve()) if keep else None,
+            cache_limit=self.options.cache_limit,
         )
 
     def _listen(self, executor: Executor) -> list[RunSpec]:
