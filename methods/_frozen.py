@@ -55,6 +55,7 @@ class Frozen(nn.Module):
         """Run the trunk without gradient; its last states (batch, seq, d) are the one feature."""
         with torch.no_grad():
             output = self.trunk(**inputs)
+        self._answer = type(output)
         return Reading(output, [output.last_hidden_state], [])
 
     @property
@@ -67,7 +68,6 @@ class Frozen(nn.Module):
 
     def store(self, reading: Reading) -> dict[str, Tensor]:
         """(batch, d) for an encoder's first token and pooler, else (batch, seq, d)."""
-        self._answer = type(reading.output)
         last = reading.output.last_hidden_state
         if not self.first_token:
             return {"last": last}
@@ -78,9 +78,10 @@ class Frozen(nn.Module):
 
     def recall(self, inputs: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Reading:
         """The trunk's output with what was stored in it; of an encoder's states the first token's alone."""
-        if self._answer is None:
+        answer = self._answer
+        if answer is None:  # no pass told yet
             one = {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-            self._answer = type(self.read(one).output)
+            answer = type(self.read(one).output)
         last = stored["first"][:, None] if self.first_token else stored["last"]
         pooled = {"pooler_output": stored["pooled"]} if "pooled" in stored else {}
-        return Reading(self._answer(last_hidden_state=last, **pooled), [last], [])
+        return Reading(answer(last_hidden_state=last, **pooled), [last], [])

@@ -122,11 +122,8 @@ class Ladder(nn.Module):
     @contextmanager
     def _skipped(self, inputs: Mapping[str, Any]) -> Iterator[None]:
         """Every block gives back the states it gets, in the form in which its class returns them."""
-        if self._returns is None:
-            handle = self.layers[0].register_forward_hook(self._note_returns)
-            one = {name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-            self._run(lambda _, feature: feature, one)
-            handle.remove()
+        if self._returns is None:  # no pass told yet
+            self.read({name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()})
         rest = (None,) * ((self._returns or 1) - 1)
 
         def give_back(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
@@ -139,9 +136,6 @@ class Ladder(nn.Module):
         finally:
             for block in self.layers:
                 del block.forward  # of the instance: its class has the real one
-
-    def _note_returns(self, _: nn.Module, __: Any, out: Any) -> None:
-        self._returns = len(out) if isinstance(out, tuple) else 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inputs = by_name(self.trunk, args, kwargs)
@@ -195,6 +189,7 @@ class Ladder(nn.Module):
             calls.append(_named(names, args, kwargs))
 
         def output(_: nn.Module, __: Any, out: Any) -> None:
+            self._returns = len(out) if isinstance(out, tuple) else 0
             keep(out[0] if isinstance(out, tuple) else out)
 
         handles: list[RemovableHandle] = [blocks[0].register_forward_pre_hook(entry, with_kwargs=True)]
