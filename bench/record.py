@@ -62,6 +62,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
         },
         "speed": _nulls("speed"),
         "compute": _nulls("compute"),
+        "shared": None,
         "curve": [],
         "checks": {},
         "predictions": None,
