@@ -129,6 +129,7 @@ def _run(commands: Any) -> None:
     where.add_argument("--save", action="store_true", help="keep the tuned weights (safetensors)")
     where.add_argument("--fresh", action="store_true", help="run again what is already there")
     where.add_argument("--retry-failed", action="store_true", help="run again what failed or ran out of memory")
+    where.add_argument("--no-share", action="store_true", help="train runs that read one frozen trunk one by one")
     where.add_argument("--dry-run", action="store_true", help="print the runs and stop")
     where.add_argument("--json", action="store_true", help="print the records as JSON instead of the table")
     where.add_argument("--tensorboard", action="store_true", help="write curves to OUT/tensorboard while runs train")

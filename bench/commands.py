@@ -22,7 +22,7 @@ from bench.where import opener
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 _LOADING = ("trust_remote_code", "allow_pickle")
-_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet", "tensorboard")
+_SWITCHES = ("save", "fresh", "retry_failed", "no_share", "dry_run", "json", "quiet", "tensorboard")
 _WHERE = ("data_dir", "out", "workers", "executor", "address", "cpus", "cache_limit")
 _WHOLE = (*_SWITCHES, *_WHERE, "plugin", "cluster")  # one value for all experiments of a plan
 
@@ -219,6 +219,7 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
         elsewhere=values.get("executor", "local") != "local",
     )
     switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
+    switches["share"] = not values.get("no_share")
     options = Options(workers=workers, plugins=plugins, mirror=mirror, cache_limit=limit, **switches)
     return request, options, Path(values.get("out", DEFAULT_OUT))
 

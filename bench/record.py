@@ -63,6 +63,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
         "speed": _nulls("speed"),
         "trunk_cache": None,
         "compute": _nulls("compute"),
+        "shared": None,
         "curve": [],
         "checks": {},
         "predictions": None,

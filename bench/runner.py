@@ -10,6 +10,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import card, checks, environment, flops, forms, models, options, registry, taskoptions, trunkcache
+from bench import card, checks, company, environment, flops, forms, models, options, registry, taskoptions, trunkcache
 from bench.api import (
     AlreadyTrained,
     Batch,
@@ -38,6 +39,7 @@ from bench.errors import RequestError
 from bench.forgetting import Forgetting
 from bench.forms.base import Outcome, Seat
 from bench.job import Job
+from bench.lockstep import Member
 from bench.memory import gpu_is_busy, measure_call
 from bench.probe import measure, measure_scoring
 from bench.record import blank
@@ -47,6 +49,7 @@ from bench.trainer import Fit, Trainer
 from bench.weights import load_state, original_tensors, save_state, saved_state
 
 _CHECK_ROWS = 64
+_WHOLE_TIMES = ("setup_seconds", "train_seconds", "eval_seconds", "total_seconds")
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 Emit = Callable[[dict[str, Any]], None]
@@ -61,12 +64,17 @@ class _Data:
 
 
 class Run:
-    """The state of one run, filled step by step; ``record`` is whole at any moment."""
+    """The state of one run, filled step by step; ``record`` is whole at any moment.
 
-    def __init__(self, job: Job, emit: Emit) -> None:
+    Args:
+        member: of the runs that are trained together over one frozen trunk; None: it runs alone.
+    """
+
+    def __init__(self, job: Job, emit: Emit, member: Member | None = None) -> None:
         registry.load([Path(plugin) for plugin in job.plugins])
         spec = job.spec
-        self.job, self.emit = job, emit
+        self.job, self.emit, self.member = job, emit, member
+        self.trunks: dict[str, str] = {}
         self.record = blank(spec, job.run_id)
         chosen = {name: value for name, value in spec["method"].items() if name != "name"}
         self.method: Method = options.build(
@@ -97,6 +105,8 @@ class Run:
         if not self.trial:
             self._measure_memory()
             self._count_flops()
+        if self.member is not None:
+            self._join(self.member)
         probed = time.perf_counter()
         fit = self._fit() if self.trains else Fit()
         trained = time.perf_counter()
@@ -108,6 +118,8 @@ class Run:
             "eval_seconds": fit.dev_seconds + (ended - trained),
             "total_seconds": ended - begun,
         }
+        if self.member is not None:  # the others were at work meanwhile
+            self.record["speed"] |= dict.fromkeys(_WHOLE_TIMES)
         self.record["status"] = "ok" if fit.diverged is None else "diverged"
         if fit.diverged is not None:
             self.record["error"] = f"the loss was not finite at step {fit.diverged} (learning rate {self.method.lr:g})"
@@ -252,14 +264,40 @@ class Run:
         self.cache, self.record["trunk_cache"] = trunkcache.keep(self.module, self.method.name, self.before, need)
         gc.collect()
 
+    # -- in company -----------------------------------------------------------------------------------------
+
+    def _join(self, member: Member) -> None:
+        """Time the run's own steps while it is alone, then wait for the others."""
+        self.emit({"event": "phase", "name": "measuring speed"})
+        probe = company.own_training(self._trainer(), self.data.train, self._rows())
+        self.record["speed"] |= company.speeds(probe)
+        self.emit({"event": "phase", "name": "waiting for the runs that share its trunk"})
+        self.trunks = company.join(member, self.module, self.before, self.engine.device)
+        self.record["shared"] = {"runs": member.company.size}
+
+    def _together(self) -> AbstractContextManager[None]:
+        """Readings of the trunk come from the runs together, where there are others."""
+        return nullcontext() if self.member is None else self.member.feeding(self.module, self.trunks)
+
+    def _inference_rate(self, outcome: Outcome) -> float:
+        """Examples a second, of the validation pass; of one by itself where that pass was shared."""
+        if self.member is None:
+            return outcome.rows / outcome.seconds
+        return company.own_inference(self.form, self.module, self.data.validation, self.settings.eval_batch_size)
+
     # -- training -------------------------------------------------------------------------------------------
 
+    @property
+    def _order(self) -> int:
+        """Seed of the batch order."""
+        return self.seed if self.settings.data_seed is None else self.settings.data_seed
+
     def _rows(self) -> Iterator[list[int]]:
-        return training_batches(self.data.train.lengths, self.settings.batch_size, self.seed)
+        return training_batches(self.data.train.lengths, self.settings.batch_size, self._order)
 
     def _batches(self, batch_size: int | None = None) -> Iterator[tuple[Batch, int]]:
         lengths = self.data.train.lengths
-        for rows in training_batches(lengths, batch_size or self.settings.batch_size, self.seed):
+        for rows in training_batches(lengths, batch_size or self.settings.batch_size, self._order):
             yield self.engine.batch(self.data.train, rows), int(lengths[rows].sum())
 
     def _trainer(self) -> Trainer:
@@ -319,18 +357,12 @@ class Run:
                 self.record["curve"].append(point)  # so that a run that is stopped keeps it
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
-        with trunkcache.fed(self.module, self.cache):
+        with trunkcache.fed(self.module, self.cache), self._together():
             fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
         self.record["curve"] = fit.curve
         self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
-        self.record["speed"] |= {
-            "train_samples_per_second": fit.per_second(fit.samples),
-            "train_tokens_per_second": fit.per_second(fit.tokens),
-            "step_seconds": fit.step_seconds,
-            "reference_step_seconds": fit.reference_seconds,
-            "warmup_steps": fit.warmup_steps,
-            "train_seconds": fit.train_seconds,
-        }
+        if self.member is None:
+            self.record["speed"] |= {**company.speeds(fit), "train_seconds": fit.train_seconds}
         self.record["checks"]["loss finite"] = checks.PASS if fit.diverged is None else f"fail: at step {fit.diverged}"
         return fit
 
@@ -338,19 +370,20 @@ class Run:
 
     def _score(self, fit: Fit) -> None:
         self.emit({"event": "phase", "name": "scoring"})
-        outcome = self.form.judge(self.module, self.data.validation)
-        if not outcome.finite:
-            fit.diverged = fit.scored_step
-            return
-        self.record["scores"] = dict(outcome.scores)
-        for name, rows in self.data.others.items():
-            more = self.form.judge(self.module, rows).scores
-            self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
+        with self._together():
+            outcome = self.form.judge(self.module, self.data.validation)
+            if not outcome.finite:
+                fit.diverged = fit.scored_step
+                return
+            self.record["scores"] = dict(outcome.scores)
+            for name, rows in self.data.others.items():
+                more = self.form.judge(self.module, rows).scores
+                self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
         self.record["main_score"] = self.task.main_score
         self.record["higher_is_better"] = self.task.higher_is_better
         self.record["stderr"] = outcome.stderr
         self.record["speed"] |= {
-            "inference_samples_per_second": outcome.rows / outcome.seconds,
+            "inference_samples_per_second": self._inference_rate(outcome),
             "inference_latency_ms": self.engine.latency_ms(self.module, self.data.validation),
         }
         write_predictions(Path(self.job.predictions), outcome.columns)
@@ -407,11 +440,11 @@ class Run:
         return checks.merge_equivalent(trained, merged, _TOLERANCE[self.settings.precision])
 
 
-def execute(job: Job, emit: Emit) -> dict[str, Any]:
+def execute(job: Job, emit: Emit, member: Member | None = None) -> dict[str, Any]:
     """Do a run and return its record, whatever happens: running out of memory and failures are recorded."""
     run: Run | None = None
     try:
-        run = Run(job, emit)
+        run = Run(job, emit, member)
         run.go()
         return run.record
     except KeyboardInterrupt:  # told to stop, between two steps

@@ -17,7 +17,7 @@ from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
 from bench.models import Loading
-from bench.settings import TrainSettings
+from bench.settings import LATER, TrainSettings
 
 DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
 
@@ -296,15 +296,12 @@ def _spec(
     examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
     per_epoch = steps_per_epoch(max(1, examples), settings.batch_size, settings.grad_accum)
     steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
+    chosen = _settled(settings)
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
         "model": source.spec,
-        "train": {
-            **_settled(settings),
-            "steps": None if isinstance(method, AlreadyTrained) else steps,
-            "lr": method.lr,
-        },
+        "train": {**chosen, "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
         "seed": seed,
         "code": {
             "method": registry.method_entry(method.name).code,
@@ -321,15 +318,10 @@ def _plain(value: Any) -> dict[str, Any]:
     return plain
 
 
-# Later additions, left out of a specification at their default: a run keeps the identity it had before them.
-_ADDED = ("cache_trunk",)
-
-
 def _settled(settings: TrainSettings) -> dict[str, Any]:
-    """Training options as a specification holds them."""
-    default = TrainSettings()
-    same = {name for name in _ADDED if getattr(settings, name) == getattr(default, name)}
-    return {name: value for name, value in _plain(settings).items() if name not in same}
+    """Training options as a specification holds them: later ones only where they are used."""
+    unused = {name for name in LATER if getattr(settings, name) is getattr(TrainSettings(), name)}
+    return {name: value for name, value in _plain(settings).items() if name not in unused}
 
 
 def check_methods(specs: list[RunSpec]) -> None:

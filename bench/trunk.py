@@ -57,12 +57,16 @@ class Reads(Protocol):
     Attributes:
         feed: asked for readings in place of the trunk; None: the trunk runs. Passes that fill or use a key-value
             cache never ask it.
-        steady: whether the features depend on the input alone (no dropout in the trunk).
         trunk: the frozen module.
+        steady: whether the features depend on the input alone (no dropout in the trunk).
+        taps: what is read of the trunk; readers of equal trunks and equal taps give equal readings.
     """
 
     feed: Feed | None
     trunk: nn.Module
+
+    @property
+    def taps(self) -> str: ...
 
     @property
     def steady(self) -> bool: ...

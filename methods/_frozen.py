@@ -47,6 +47,11 @@ class Frozen(nn.Module):
         """Whether the features depend on the input alone."""
         return not self.trunk_dropout
 
+    @property
+    def taps(self) -> str:
+        """The trunk's last states."""
+        return "last"
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inputs = by_name(self.trunk, args, kwargs)
         return self.read(inputs).output if self.feed is None else self.feed(self, inputs).output

@@ -84,6 +84,11 @@ class Ladder(nn.Module):
         """Whether the features depend on the input alone."""
         return not self.place.trunk_dropout
 
+    @property
+    def taps(self) -> str:
+        """The blocks whose outputs are read."""
+        return f"{self.place.layers} {self.side.kept}"
+
     def read(self, inputs: Mapping[str, Any]) -> Reading:
         """Run the frozen trunk; its features (embeddings, each kept layer's raw output) are detached.
 
