@@ -25,6 +25,7 @@ LAYERS = [
         "executor",
         "trunk",
         "trunkfiles",
+        "bernoulli",
     },
     {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
     {"datasource", "columns", "splitting", "estimate", "spaces"},
