@@ -22,7 +22,7 @@ from bench.trunk import readers
 # Optimizer steps of the probe: a fortieth of the run's, since each of the runs that share does them by itself.
 _FEWEST, _MOST, _SHARE = 6, 20, 40
 _PLANNED = 2000  # batches that it chooses from, at most
-_EVALUATED = 4  # evaluation batches of its inference probe
+_EVALUATED = 2  # evaluation batches of its inference probe
 
 
 def own_training(trainer: Trainer, data: Rows, planned: Iterator[list[int]]) -> Fit:

@@ -156,6 +156,11 @@ class Run:
         if self.settings.forgetting is not None:
             self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, self.seat)
         self.record["dev_score"] = dict(zip(("name", "higher_is_better"), self.form.dev, strict=True))
+        self.record["data"] = {
+            f"{name}_{what}": value
+            for name, rows in (("train", self.data.train), ("validation", self.data.validation))
+            for what, value in (("rows", len(rows)), ("cut", getattr(rows, "cut", 0)))
+        } | {"max_length": self.seat.longest}
         self.module, backbone = self._attached(self.seed)
         self.declared = frozenset(trainable(self.module))
         if not self.declared and self.trains:
@@ -164,7 +169,8 @@ class Run:
             self.emit({"event": "phase", "name": "initialising"})
             self._initialize(self.method)
         self.before = checks.digests(checks.frozen(self.module))
-        self.untrained = self.form.numbers(self.module, self._sample)
+        if self.member is None:
+            self.untrained = self._numbers()
         self._count()
 
     def read_data(self, device: torch.device) -> None:
@@ -173,7 +179,7 @@ class Run:
         self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
         self.seat = Seat(self.engine, self.settings, tokenizer, models.configuration(self.source))
         self.form = forms.make(self.job.spec["task"]["form"], self.task, self.source, self.seat)
-        self.data = self._load_data()
+        self.data = self._load_data() if self.member is None else self.member.once("data", self._load_data)
 
     def kept_rows(self) -> list[tuple[Rows, list[int]]]:
         """Rows whose features ``cache_trunk`` keeps, of each split."""
@@ -237,18 +243,12 @@ class Run:
             return encoded(dataset, chosen, name)
 
         dev = encoded(splits.train, dev_rows, "dev") if dev_rows else None
-        found = _Data(
+        return _Data(
             encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
             dev,
             dev if dev is not None and self.trial else scored(splits.validation, "validation"),
             {} if self.trial else {name: scored(rows, f"validation_{name}") for name, rows in splits.others.items()},
         )
-        self.record["data"] = {
-            f"{name}_{what}": value
-            for name, rows in (("train", found.train), ("validation", found.validation))
-            for what, value in (("rows", len(rows)), ("cut", getattr(rows, "cut", 0)))
-        } | {"max_length": self.seat.longest}
-        return found
 
     @property
     def _sample(self) -> Rows:
@@ -289,10 +289,16 @@ class Run:
         self.emit({"event": "phase", "name": "waiting for the runs that share its trunk"})
         self.trunks = company.join(member, self.module, self.before, self.engine.device)
         self.record["shared"] = {"runs": member.company.size}
+        self.untrained = self._numbers()
 
     def _together(self) -> AbstractContextManager[None]:
         """Readings of the trunk come from the runs together, where there are others."""
         return nullcontext() if self.member is None else self.member.feeding(self.module, self.trunks)
+
+    def _numbers(self) -> np.ndarray[Any, Any]:
+        """What the module answers to the checks' rows now."""
+        with self._together():
+            return self.form.numbers(self.module, self._sample)
 
     def _inference_rate(self, outcome: Outcome) -> float:
         """Examples a second, of the validation pass; of one by itself where that pass was shared."""
@@ -409,7 +415,7 @@ class Run:
 
     def _check(self, outcome: Outcome) -> None:
         found: dict[str, str] = self.record["checks"]
-        trained = self.form.numbers(self.module, self._sample)
+        trained = self._numbers()
         state = saved_state(self.module, self.originals)
         found["only declared parameters moved"] = checks.frozen_unchanged(self.declared, self.before, self.module)
         if self.trains:
