@@ -125,7 +125,7 @@ def _run(commands: Any) -> None:
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
     where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
     where.add_argument("--workers", metavar="N", help="runs at once (default: 1; on a cluster: as many as it takes)")
-    where.add_argument("--cache-limit", metavar="SIZE", help="most that --cache-trunk may take a run (default: 8GB)")
+    where.add_argument("--cache-limit", metavar="SIZE", help="most that --cache-trunk may take (default: 8GB)")
     where.add_argument("--save", action="store_true", help="keep the tuned weights (safetensors)")
     where.add_argument("--fresh", action="store_true", help="run again what is already there")
     where.add_argument("--retry-failed", action="store_true", help="run again what failed or ran out of memory")

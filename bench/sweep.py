@@ -47,7 +47,7 @@ class Options:
         fresh: do finished runs again.
         retry_failed: do failed and out-of-memory runs again.
         share: train runs that share a frozen trunk together, where the executor can.
-        cache_limit: bytes that kept features of a frozen backbone may take, for each run.
+        cache_limit: bytes that kept features of frozen backbones may take.
     """
 
     workers: int = 1

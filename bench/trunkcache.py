@@ -28,7 +28,7 @@ from bench.errors import RequestError
 from bench.memory import measure_call
 from bench.settings import TrainSettings
 from bench.trunk import Reading, Reads, Recalls, cannot_recall, readers
-from bench.trunkfiles import FORMAT, KEY_BYTES, Array, Column, Shape, Shelf
+from bench.trunkfiles import FORMAT, KEY_BYTES, Array, Column, Shape, Shelf, prune
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Need:
         parts: the rows it goes over more than once, numbers in their split.
         engine: device, precision and padding.
         batch_size: rows of a pass that fills.
-        limit: bytes that the run's features may take.
+        limit: bytes that features may take, the run's and what earlier ones left.
         tell: takes a sentence for the person who waits, and whether it is more than how far it is.
     """
 
@@ -211,6 +211,7 @@ def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -
         size, new = (sum(_size(shapes, example) for example in part.values()) for part in (wanted, missing))
         refuse(size, need.limit, f"{len(wanted):,} examples")
         if missing:
+            prune(shelf.folder.parent, need.limit - new, shelf, wanted)
             room(shelf.folder, new)
             need.tell(f"keeping the trunk's features of {len(missing):,} examples, {units.size(new)}", True)
             peak = filler.fill(shelf, shapes, missing)

@@ -16,7 +16,7 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -139,20 +139,10 @@ class Shelf:
         return found
 
     def _read(self, folder: Path, names: Sequence[str], found: dict[str, Column]) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(folder / _INDEX, "numpy") as file:
-                meta = file.metadata() or {}
-                keys, starts, lengths = (file.get_tensor(name) for name in ("keys", "starts", "lengths"))
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
-        if meta.get("format") != FORMAT:
-            raise ValueError("another format")
-        features: dict[str, Any] = json.loads(meta["features"])
+        texts, starts, lengths, features = _index(folder)
         mine = [name for name in names if name in features]
         maps = {name: _map(folder / f"{name}.bin", features[name]) for name in mine}
-        texts = [row.tobytes() for row in keys]
+        os.utime(folder / _INDEX)  # used now
         order = np.arange(1, len(texts) + 1)
         for name, part in maps.items():
             shape = Shape(**features[name]["shape"])
@@ -174,6 +164,29 @@ class Shelf:
             partial.rename(self.folder / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def prune(root: Path, most: int, needed: Shelf, wanted: Collection[bytes]) -> None:
+    """Remove segments, those used longest ago first, until what all trunks' take is at most ``most`` bytes.
+
+    A process that reads one has it mapped and keeps it until it ends.
+
+    Args:
+        root: the folder of all shelves.
+        needed: the shelf whose segments stay where they hold a ``wanted`` example.
+    """
+    found = []
+    for folder in root.glob("*/[!.]*"):
+        with contextlib.suppress(OSError):  # another process removes it
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            found.append(((folder / _INDEX).stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in found)
+    for _, size, folder in sorted(found):
+        if total <= most:
+            return
+        if folder.parent != needed.folder or set(wanted).isdisjoint(_index(folder)[0]):
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
 
 
 class Writer:
@@ -232,6 +245,21 @@ class Writer:
             "lengths": np.asarray(self.lengths, dtype=np.int64),
         }
         save_file(arrays, self.folder / _INDEX, {"format": FORMAT, "features": json.dumps(features)})
+
+
+def _index(folder: Path) -> tuple[list[bytes], Array, Array, dict[str, Any]]:
+    """Keys, starts and lengths of a segment's examples, and its features; ValueError where it is not an index."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / _INDEX, "numpy") as file:
+            meta = file.metadata() or {}
+            keys, starts, lengths = (file.get_tensor(name) for name in ("keys", "starts", "lengths"))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if meta.get("format") != FORMAT:
+        raise ValueError("another format")
+    return [row.tobytes() for row in keys], starts, lengths, json.loads(meta["features"])
 
 
 def _map(path: Path, feature: Mapping[str, Any]) -> Array:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -289,6 +291,25 @@ def test_who_fills_second_waits_for_the_first(tmp_path: Path) -> None:
         assert waiting.wait(10) and not inside.is_set() and left.exists()
     thread.join(10)
     assert inside.is_set() and not left.exists()  # whoever made it is gone
+
+
+def test_what_was_used_longest_ago_makes_room() -> None:
+    method, module, whole = bert(rows=8)
+    parts = [whole.take([row]) for row in range(4)]  # 12 tokens of 2 layers, 3.1 kB each, and an index
+    for part in parts[:3]:
+        kept(method, module, part)
+    folders = {folder: folder.stat().st_mtime_ns for folder in shelves()}
+    first, second, third = sorted(folders, key=lambda folder: folders[folder])
+    for age, folder in ((30, first), (20, second), (10, third)):
+        os.utime(folder / "index.safetensors", (time.time() - age, time.time() - age))
+    cache, record = kept(method, module, parts[0])  # used now
+    assert record["reused"]
+    kept(method, module, parts[3], limit=12_500)
+    assert first in shelves() and second not in shelves() and third in shelves() and len(shelves()) == 3
+    shutil.rmtree(first)
+    with trunkcache.fed(module, cache):  # who reads it has it still
+        gradients(module, parts[0].collate([0], {}))
+    assert (cache.answered, cache.missed) == (1, 0)
 
 
 # -- limits and refusals ------------------------------------------------------------------------------------------
