@@ -46,7 +46,7 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     Raises:
         RequestError: when a request is wrong, before anything is run.
     """
-    from bench import plans, specs
+    from bench import plans
     from bench.report import build
     from bench.reporting import extras
 
@@ -61,8 +61,7 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
         _warn(folder.records()[1])
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
-    specs.check_methods(todo)
-    _check_caches(todo, options, quiet)
+    _check(todo, options, quiet)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
     if asked[0].get("tensorboard"):
         from bench.tensorboard import TensorBoard
@@ -121,13 +120,19 @@ def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
     return _Work(list(plain.values()), list(tuned.values())), options, out
 
 
-def _check_caches(todo: list[Any], options: Options, quiet: bool) -> None:
-    """See that what runs want to keep of their trunks can be kept, and say how much it is."""
+def _check(todo: list[Any], options: Options, quiet: bool) -> None:
+    """See that methods fit their models and that what runs want to keep of their trunks can be kept; say how much."""
+    from bench import specs
+
+    mistakes = specs.Mistakes()
+    mistakes.attempt(lambda: specs.check_methods(todo))
+    said = None
     if any(spec.spec["train"].get("cache_trunk") for spec in todo):
         from bench.trunkroom import Survey
 
-        said = Survey(options.plugins, options.mirror, options.cache_limit).check(todo)
-        _warn([] if quiet else said)
+        said = mistakes.attempt(lambda: Survey(options.plugins, options.mirror, options.cache_limit).check(todo))
+    mistakes.stop()
+    _warn([] if quiet or not said else said)
 
 
 def _warn(warnings: list[str]) -> None:
@@ -275,13 +280,12 @@ def _watcher(total: int, quiet: bool) -> Any:
 
 
 def _dry_run(asked: list[dict[str, Any]]) -> int:
-    from bench import dryrun, specs
+    from bench import dryrun
 
     work, options, out = _expanded(asked)
     _tell(work)
     sweep = _sweep(asked, work, options, Store(out))
-    specs.check_methods([*work.plain, *(group.base for group in work.tuned)])
-    _check_caches([*work.plain, *(group.base for group in work.tuned)], options, quiet=False)
+    _check([*work.plain, *(group.base for group in work.tuned)], options, quiet=False)
     records, warnings = Store(out).records() if out.is_dir() else ([], [])
     _warn(warnings)
     for line in dryrun.lines(sweep, records):

@@ -71,8 +71,8 @@ class Survey:
         able: dict[str, None] = {}
         for spec in asked:
             try:
-                self._stores.setdefault(_shape(spec), _stored(spec))
-                able[spec.method.name] = None
+                stores = self._stores.setdefault(_shape(spec), _stored(spec))
+                able |= dict.fromkeys([spec.method.name] if stores else [])
             except ValueError as error:
                 wrong[str(error)] = None
         if wrong:
@@ -111,8 +111,6 @@ def _stored(spec: RunSpec) -> list[Stored]:
     try:
         with torch.random.fork_rng():
             module = spec.method.attach(backbone)
-    except ValueError:
-        raise
     except Exception:
-        return []  # a plugin may need real weights to attach: its run will say what is wrong
+        return []  # said where methods are checked; or a plugin needs real weights to attach, and its run will say
     return list(only_reader(module, spec.method.name)[1].stores.values())

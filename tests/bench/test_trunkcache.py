@@ -357,6 +357,14 @@ def test_the_command_names_every_method_that_cannot(bench_here: Bench, tiny_mode
     assert done.returncode == 2 and "--cache-limit: 'much' is not a size" in done.stderr
 
 
+def test_other_mistakes_are_said_beside(bench_here: Bench) -> None:
+    done = bench_here("run", "--task", "glue/rte", "--model", "tiny-t5", "--methods", "lst,head", "--steps", 2,
+                      "--cache-trunk", "--out", "o")  # fmt: skip
+    first, second = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and first.startswith("bench: head: a language model's head is pretrained")
+    assert second.startswith("bench: --cache-trunk: lst: this model has 2 trunks") and "Say it" not in second
+
+
 def test_a_plan_file_may_ask_and_the_size_is_said(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('cache_trunk = true\ncache-limit = "1MB"\n')
     done = bench_here("run", "--plan", tmp_path / "plan.toml", "--methods", "lst", "--task", "glue/rte", "--model",
