@@ -139,6 +139,16 @@ class AlreadyTrained(Protocol):
 
 
 @runtime_checkable
+class SharesTrunk(Protocol):
+    """A method whose module reads a frozen trunk (``bench.trunk.Reads``), so that runs may share one pass of it."""
+
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether with these options the trunk's features depend on the input alone."""
+        ...
+
+
+@runtime_checkable
 class ExportsToPeft(Protocol):
     """A method that peft knows too, so that a tuned module can be written in peft's file format."""
 

@@ -125,9 +125,11 @@ def _run(commands: Any) -> None:
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
     where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
     where.add_argument("--workers", metavar="N", help="runs at once (default: 1; on a cluster: as many as it takes)")
+    where.add_argument("--cache-limit", metavar="SIZE", help="most that --cache-trunk may take (default: 8GB)")
     where.add_argument("--save", action="store_true", help="keep the tuned weights (safetensors)")
     where.add_argument("--fresh", action="store_true", help="run again what is already there")
     where.add_argument("--retry-failed", action="store_true", help="run again what failed or ran out of memory")
+    where.add_argument("--no-share", action="store_true", help="train runs that read one frozen trunk one by one")
     where.add_argument("--dry-run", action="store_true", help="print the runs and stop")
     where.add_argument("--json", action="store_true", help="print the records as JSON instead of the table")
     where.add_argument("--tensorboard", action="store_true", help="write curves to OUT/tensorboard while runs train")
@@ -164,6 +166,12 @@ def _train_flags(group: Any) -> None:
         help="also compare the loss on a general text, before and after: wikitext, stdlib",
     )
     group.add_argument(
+        "--cache-trunk",
+        action="store_const",
+        const="true",
+        help="keep a frozen backbone's features between epochs (lst, head); a file in the user's cache folder",
+    )
+    group.add_argument(
         "--gradient-checkpointing", action="store_const", const="true", help="recompute activations to save memory"
     )
 
@@ -183,7 +191,7 @@ def _tune_flags(group: Any) -> None:
 TRAIN_FLAGS = (
     "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
     "device", "precision", "checkpoint", "gradient_checkpointing",
-    "forgetting",
+    "forgetting", "cache_trunk",
 )  # fmt: skip
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status
 
 _LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 _LOADING = ("trust_remote_code", "allow_pickle")
-_SWITCHES = ("save", "fresh", "retry_failed", "dry_run", "json", "quiet", "tensorboard")
-_WHERE = ("data_dir", "out", "workers", "executor", "address", "cpus")
+_SWITCHES = ("save", "fresh", "retry_failed", "no_share", "dry_run", "json", "quiet", "tensorboard")
+_WHERE = ("data_dir", "out", "workers", "executor", "address", "cpus", "cache_limit")
 _WHOLE = (*_SWITCHES, *_WHERE, "plugin", "cluster")  # one value for all experiments of a plan
 
 
@@ -68,7 +68,7 @@ def _compare(asked: list[dict[str, Any]], ahead: Ahead) -> tuple[list[Record], S
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
     with uncollected():
-        specs.check_methods(todo)
+        _check(todo, options, quiet)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
     if asked[0].get("tensorboard"):
         from bench.tensorboard import TensorBoard
@@ -133,6 +133,21 @@ def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
     if wrong:
         raise RequestError(wrong)
     return _Work(list(plain.values()), list(tuned.values())), options, out
+
+
+def _check(todo: list[Any], options: Options, quiet: bool) -> None:
+    """See that methods fit their models and that what runs want to keep of their trunks can be kept; say how much."""
+    from bench import specs
+
+    mistakes = specs.Mistakes()
+    mistakes.attempt(lambda: specs.check_methods(todo))
+    said = None
+    if any(spec.spec["train"].get("cache_trunk") for spec in todo):
+        from bench.trunkroom import Survey
+
+        said = mistakes.attempt(lambda: Survey(options.plugins, options.mirror, options.cache_limit).check(todo))
+    mistakes.stop()
+    _warn([] if quiet or not said else said)
 
 
 def _warn(warnings: list[str]) -> None:
@@ -207,6 +222,7 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     except (ValueError, TypeError):
         wrong.append(f"--workers: '{values['workers']}' is not a whole number of at least 1.")
     mirror = mirror_folder(values.get("data_dir"), wrong)
+    limit = _size(values.get("cache_limit"), wrong)
     if wrong:
         raise RequestError(wrong)
     plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
@@ -224,8 +240,22 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
         elsewhere=values.get("executor", "local") != "local",
     )
     switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
-    options = Options(workers=workers, plugins=plugins, mirror=mirror, **switches)
+    switches["share"] = not values.get("no_share")
+    options = Options(workers=workers, plugins=plugins, mirror=mirror, cache_limit=limit, **switches)
     return request, options, Path(values.get("out", DEFAULT_OUT))
+
+
+def _size(text: Any, wrong: list[str]) -> int:
+    """The bytes of ``--cache-limit``; adds a message when it is not a size."""
+    from bench.planner.request import parse_size
+
+    if text is None:
+        return Options.cache_limit
+    try:
+        return parse_size(str(text), "--cache-limit")
+    except RequestError as error:
+        wrong += error.messages
+        return 0
 
 
 def _models(values: dict[str, Any]) -> tuple[str, ...]:
@@ -266,12 +296,12 @@ def _watcher(total: int, quiet: bool) -> Any:
 
 
 def _dry_run(asked: list[dict[str, Any]]) -> int:
-    from bench import dryrun, specs
+    from bench import dryrun
 
     work, options, out = _expanded(asked)
     _tell(work)
     sweep = _sweep(asked, work, options, Store(out))
-    specs.check_methods([*work.plain, *(group.base for group in work.tuned)])
+    _check([*work.plain, *(group.base for group in work.tuned)], options, quiet=False)
     records, warnings = Store(out).records() if out.is_dir() else ([], [])
     _warn(warnings)
     for line in dryrun.lines(sweep, records):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
 
 from bench.job import Job
 from bench.record import Record
@@ -50,6 +50,15 @@ class Executor(Protocol):
 
     def stop(self, run_ids: Iterable[str]) -> None:
         """Ask runs to finish the step they are at and leave a record of how far they came."""
+        ...
+
+
+@runtime_checkable
+class RunsTogether(Protocol):
+    """An executor that can do several runs in one process, over one frozen trunk; they take one slot."""
+
+    def submit_together(self, jobs: Sequence[Job]) -> None:
+        """Start jobs that share their trunk; each has events and a record of its own."""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.api import ExportsToPeft, Mergeable
 from bench.card import CARD, Tuned
 from bench.errors import RequestError
+from bench.trunk import unwrapped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +109,7 @@ def _merged(tuned: Tuned, to: Path) -> None:
     model: Any = tuned.model
     if isinstance(tuned.method, Mergeable):
         model = tuned.method.merge(model)
+    model = unwrapped(model)
     if not _same_names(model, tuned.original):
         raise RequestError(
             f"{tuned.method.name} adds modules that cannot be folded into the base weights, so there is no plain "

@@ -18,6 +18,7 @@ class Job:
         predictions: file the per-example predictions go to.
         adapter: folder the tuned weights go to, or None when they are not kept.
         workers: runs at work at once on this machine, for the record.
+        cache_limit: bytes that kept features of frozen backbones may take; what was used longest ago makes room.
         threads: CPU threads of this run; None: torch's default.
     """
 
@@ -29,3 +30,4 @@ class Job:
     adapter: str | None
     workers: int = 1
     threads: int | None = None
+    cache_limit: int = 8 * 10**9

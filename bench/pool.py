@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +30,8 @@ class Pool:
 
     def __init__(self, workers: int = 1) -> None:
         self.slots = workers
-        self._gpus: dict[str, int | None] = {}  # of the jobs at work
+        self._gpus: dict[str, int | None] = {}  # of the processes at work, by their first job
+        self._logs: dict[str, Path] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="tunebench-")
         self._errors = (Path(self._folder.name) / "worker.log").open("w")
         self._process = self._launch()
@@ -60,16 +61,24 @@ class Pool:
 
     def submit(self, job: Job) -> None:
         """Start a job in a fresh process."""
+        self.submit_together([job])
+
+    def submit_together(self, jobs: Sequence[Job]) -> None:
+        """Start jobs that share a frozen trunk, all in one fresh process."""
         # OMP_NUM_THREADS is the word of whoever started this: the same on machines of any size.
         shared = self.slots > 1 and not os.environ.get("OMP_NUM_THREADS")
         threads = max(1, cores() // self.slots) if shared else None
-        self._gpus[job.run_id] = self._gpu(job)
+        first = jobs[0].run_id
+        self._gpus[first] = self._gpu(jobs[0])
+        self._logs |= {job.run_id: self._file(first, "log") for job in jobs}
+        placed = [dataclasses.replace(job, workers=self.slots, threads=threads) for job in jobs]
         self._order(
             {
-                "job": dataclasses.asdict(dataclasses.replace(job, workers=self.slots, threads=threads)),
-                "result": str(self._file(job.run_id, "json")),
-                "log": str(self._file(job.run_id, "log")),
-                "gpu": self._gpus[job.run_id],
+                "runs": [
+                    {"job": dataclasses.asdict(job), "result": str(self._file(job.run_id, "json"))} for job in placed
+                ],
+                "log": str(self._logs[first]),
+                "gpu": self._gpus[first],
             }
         )
 
@@ -107,7 +116,7 @@ class Pool:
         *lines, self._pending = (self._pending + (data or b"")).split(b"\n")
         found = [json.loads(line) for line in lines]
         for message in found:
-            if message["event"] == "exit":
+            if message["event"] == "exit" and message.get("process"):
                 self._gpus.pop(message["run_id"], None)
         return found
 
@@ -127,8 +136,10 @@ class Pool:
 
     def log_tail(self, run_id: str, lines: int = 20) -> str:
         """The last lines a job's process printed."""
-        path = self._file(run_id, "log")
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.is_file() else ""
+        path = self._logs.get(run_id)
+        if path is None or not path.is_file():
+            return ""
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
     def abandon(self) -> None:
         """End a worker that was given nothing at once: it may be importing, and would not listen."""

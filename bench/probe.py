@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,11 @@ _NO_ROOM = "training fits, but the pass that tells what the memory is for ran ou
 
 
 def measure(
-    trainer: Trainer, train_batch: Batch, eval_batch: Batch, initialization: Peak | None = None
+    trainer: Trainer,
+    train_batch: Batch,
+    eval_batch: Batch,
+    initialization: Peak | None = None,
+    training: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Any]:
     """Measure on the trainer's module and put it back as it was.
 
@@ -25,18 +30,20 @@ def measure(
         trainer: a fresh one, which is not used for training after.
         train_batch: the largest batch of the run; every accumulated pass is taken to be as large.
         eval_batch: the largest evaluation batch.
+        training: open while the training steps are measured.
         initialization: peak of a data-dependent initialisation, measured before; None where there was none.
 
     Returns:
         The record's ``memory`` members, in bytes.
     """
     engine = trainer.engine
-    report = measure_training(
-        trainer.module,
-        trainer.optimizer,
-        [train_batch] * trainer.settings.grad_accum,
-        Loop(trainer.forward, trainer.backward, trainer.step),
-    )
+    with training or nullcontext():
+        report = measure_training(
+            trainer.module,
+            trainer.optimizer,
+            [train_batch] * trainer.settings.grad_accum,
+            Loop(trainer.forward, trainer.backward, trainer.step),
+        )
     inference = measure_inference(trainer.module, eval_batch, lambda batch: engine.logits(trainer.module, batch))
     phases = {name: _plain(peak) for name, peak in report.phases.items()}
     return {

@@ -42,6 +42,8 @@ class Lines:
     def event(self, run_id: str, message: dict[str, Any]) -> None:
         if message["event"] == "step" and message.get("dev_score") is not None:
             self._say(f"{self.names[run_id]}: {_step(message)}, {_left(message)} left")
+        elif message["event"] == "phase" and message.get("news"):
+            self._say(f"{self.names[run_id]}: {message['name']}")
 
     def finished(self, record: Record) -> None:
         self._say(f"{self.names[record['run_id']]}: {outcome(record)}")
@@ -117,9 +119,17 @@ def outcome(record: Record) -> str:
     value = main_value(record)
     if value is None and any(point["dev_score"] is not None for point in record["curve"]) and not record["scores"]:
         last = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None][-1]
-        return f"dev {record['main_score']} {last:.4f} at the end, {record['speed']['total_seconds']:.1f} s"
+        return f"dev {record['main_score']} {last:.4f} at the end{_took(record)}"
     score = f"{record['main_score']} {value:.4f}" if value is not None else f"{record['main_score']} undefined"
-    return f"{score}, {record['speed']['total_seconds']:.1f} s{_cut(record)}"
+    return f"{score}{_took(record)}{_cut(record)}"
+
+
+def _took(record: Record) -> str:
+    """How long a run took, where it can be told."""
+    seconds = record["speed"]["total_seconds"]
+    if seconds is None and record.get("shared"):
+        return f", trained together with {record['shared']['runs'] - 1} other(s)"
+    return "" if seconds is None else f", {seconds:.1f} s"
 
 
 def _cut(record: Record) -> str:

@@ -20,7 +20,8 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     Args:
         methods, task: names, as a list or a text with commas.
         flags: every flag of ``bench run`` by its name with ``_`` for ``-`` (``model``, ``steps``, ``seeds``,
-            ``out``, ``data_dir``, ``save``, …), and ``set={"lora.rank": 4}``. ``quiet`` hides progress.
+            ``out``, ``data_dir``, ``save``, …), and ``set={"lora.rank": 4}``. ``quiet`` hides progress,
+            ``share=False`` trains runs that read one frozen trunk one by one.
 
     Returns:
         The columns of ``bench.table.frame``: the label, specification, scores, memory in bytes, speed and checks.
@@ -32,9 +33,11 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     from bench.cli import TRAIN_FLAGS
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
-    known |= {"quiet", "trials", "prune", "revision", "quantize", "trust_remote_code", "allow_pickle"}
-    known |= {"tensorboard", "executor", "address", "cpus", "cluster"}
+    known |= {"quiet", "trials", "prune", "revision", "quantize", "trust_remote_code", "allow_pickle", "share"}
+    known |= {"tensorboard", "executor", "address", "cpus", "cluster", "cache_limit"}
     values = _values("bench.run", flags, known)
+    if not values.pop("share", True):
+        values["no_share"] = True
     chosen, _ = commands.compare([{**values, "methods": methods, "task": task}])
     return table.frame(chosen)
 

@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any
 
 from bench import quickcheck
+from bench.settings import LATER
 
 SCHEMA = 1
 
@@ -61,7 +62,9 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
             "phases": dict.fromkeys(PHASES),
         },
         "speed": _nulls("speed"),
+        "trunk_cache": None,
         "compute": _nulls("compute"),
+        "shared": None,
         "curve": [],
         "checks": {},
         "predictions": None,
@@ -289,7 +292,8 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
         name = spec["method"]["name"]
         told = {key: _told(spec, "method").get(key) for key in differing[name]}
         for key in differing[(name, *group(record))]:
-            told.setdefault(key, _told(spec, "train").get(key))
+            if key in spec["train"] or key not in LATER:
+                told.setdefault(key, _told(spec, "train").get(key))
         found[record["run_id"]] = " ".join([name, *(f"{key}={shown(value)}" for key, value in told.items())])
     return found
 

@@ -11,6 +11,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import bernoulli, card, checks, environment, flops, forms, models, options, registry, taskoptions
+from bench import (
+    bernoulli,
+    card,
+    checks,
+    company,
+    environment,
+    flops,
+    forms,
+    models,
+    options,
+    registry,
+    taskoptions,
+    trunkcache,
+)
 from bench.api import (
     AlreadyTrained,
     Batch,
@@ -39,6 +53,7 @@ from bench.errors import RequestError
 from bench.forgetting import Forgetting
 from bench.forms.base import Outcome, Seat
 from bench.job import Job
+from bench.lockstep import Member
 from bench.memory import gpu_is_busy, measure_call
 from bench.probe import measure, measure_scoring
 from bench.record import blank
@@ -48,6 +63,7 @@ from bench.trainer import Fit, Trainer
 from bench.weights import load_state, original_tensors, save_state, saved_state
 
 _CHECK_ROWS = 64
+_WHOLE_TIMES = ("setup_seconds", "train_seconds", "eval_seconds", "total_seconds")
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 Emit = Callable[[dict[str, Any]], None]
@@ -62,12 +78,17 @@ class _Data:
 
 
 class Run:
-    """The state of one run, filled step by step; ``record`` is whole at any moment."""
+    """The state of one run, filled step by step; ``record`` is whole at any moment.
 
-    def __init__(self, job: Job, emit: Emit) -> None:
+    Args:
+        member: of the runs that are trained together over one frozen trunk; None: it runs alone.
+    """
+
+    def __init__(self, job: Job, emit: Emit, member: Member | None = None) -> None:
         registry.load([Path(plugin) for plugin in job.plugins])
         spec = job.spec
-        self.job, self.emit = job, emit
+        self.job, self.emit, self.member = job, emit, member
+        self.trunks: dict[str, str] = {}
         self.record = blank(spec, job.run_id)
         chosen = {name: value for name, value in spec["method"].items() if name != "name"}
         self.method: Method = options.build(
@@ -80,6 +101,7 @@ class Run:
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
         self.forgetting: Forgetting | None = None
+        self.cache: trunkcache.TrunkCache | None = None
         self.step = 0
         self.trial = (spec.get("tuning") or {}).get("trial") is not None  # tuned on dev; validation stays unseen
         mirror = Path(job.mirror) if job.mirror else None
@@ -92,9 +114,13 @@ class Run:
         begun = time.perf_counter()
         self._prepare()
         setup = time.perf_counter()
+        self._keep_features()
+        kept = time.perf_counter()
         if not self.trial:
             self._measure_memory()
             self._count_flops()
+        if self.member is not None:
+            self._join(self.member)
         probed = time.perf_counter()
         fit = self._fit() if self.trains else Fit()
         trained = time.perf_counter()
@@ -106,10 +132,12 @@ class Run:
             "eval_seconds": fit.dev_seconds + (ended - trained),
             "total_seconds": ended - begun,
         }
+        if self.member is not None:  # the others were at work meanwhile
+            self.record["speed"] |= dict.fromkeys(_WHOLE_TIMES)
         self.record["status"] = "ok" if fit.diverged is None else "diverged"
         if fit.diverged is not None:
             self.record["error"] = f"the loss was not finite at step {fit.diverged} (learning rate {self.method.lr:g})"
-        self.emit({"event": "phase", "name": "done", "probe_seconds": probed - setup})
+        self.emit({"event": "phase", "name": "done", "probe_seconds": probed - kept})
 
     # -- set-up ---------------------------------------------------------------------------------------------
 
@@ -125,16 +153,15 @@ class Run:
             "gpu_shared": gpu_is_busy(device),
         }
         self.emit({"event": "phase", "name": "loading"})
-        plan = self.job.spec["task"]["form"]
-        tokenizer = models.tokenizer(self.source) if forms.reads_text(self.task) else None
-        self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
-        config = models.configuration(self.source)
-        seat = self.seat = Seat(self.engine, self.settings, tokenizer, config)
-        self.form = forms.make(plan, self.task, self.source, seat)
+        self.read_data(device)
         if self.settings.forgetting is not None:
-            self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, seat)
+            self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, self.seat)
         self.record["dev_score"] = dict(zip(("name", "higher_is_better"), self.form.dev, strict=True))
-        self.data = self._load_data()
+        self.record["data"] = {
+            f"{name}_{what}": value
+            for name, rows in (("train", self.data.train), ("validation", self.data.validation))
+            for what, value in (("rows", len(rows)), ("cut", getattr(rows, "cut", 0)))
+        } | {"max_length": self.seat.longest}
         self.module, backbone = self._attached(self.seed)
         self.declared = frozenset(trainable(self.module))
         if not self.declared and self.trains:
@@ -143,8 +170,22 @@ class Run:
             self.emit({"event": "phase", "name": "initialising"})
             self._initialize(self.method)
         self.before = checks.digests(checks.frozen(self.module))
-        self.untrained = self.form.numbers(self.module, self._sample)
+        if self.member is None:
+            self.untrained = self._numbers()
         self._count()
+
+    def read_data(self, device: torch.device) -> None:
+        """Bring the task into its form: ``engine``, ``seat``, ``form`` and the encoded rows; no weights are read."""
+        tokenizer = models.tokenizer(self.source) if forms.reads_text(self.task) else None
+        self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
+        self.seat = Seat(self.engine, self.settings, tokenizer, models.configuration(self.source))
+        self.form = forms.make(self.job.spec["task"]["form"], self.task, self.source, self.seat)
+        self.data = self._load_data() if self.member is None else self.member.once("data", self._load_data)
+
+    def kept_rows(self) -> list[tuple[Rows, list[int]]]:
+        """Rows whose features ``cache_trunk`` keeps, of each split."""
+        plan = self.job.spec["task"]["form"]
+        return trunkcache.parts(self.data.train, self.data.dev, self._rows(), self.settings, plan)
 
     def _initialize(self, method: DataInitialized) -> None:
         """Show the method the training rows one by one, once; its memory peak is that of the longest row."""
@@ -203,18 +244,12 @@ class Run:
             return encoded(dataset, chosen, name)
 
         dev = encoded(splits.train, dev_rows, "dev") if dev_rows else None
-        found = _Data(
+        return _Data(
             encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
             dev,
             dev if dev is not None and self.trial else scored(splits.validation, "validation"),
             {} if self.trial else {name: scored(rows, f"validation_{name}") for name, rows in splits.others.items()},
         )
-        self.record["data"] = {
-            f"{name}_{what}": value
-            for name, rows in (("train", found.train), ("validation", found.validation))
-            for what, value in (("rows", len(rows)), ("cut", getattr(rows, "cut", 0)))
-        } | {"max_length": self.seat.longest}
-        return found
 
     @property
     def _sample(self) -> Rows:
@@ -231,14 +266,60 @@ class Run:
         }
         self.record["checks"]["count equals formula"] = checks.count_matches(count(chosen), self.expected)
 
+    def _keep_features(self) -> None:
+        """With ``cache_trunk``: fill what is missing of the features that training and its dev scores read."""
+        if not self.settings.cache_trunk:
+            return
+
+        def tell(text: str, news: bool) -> None:
+            self.emit({"event": "phase", "name": text, "news": news})
+
+        tell("looking for kept features", False)
+        size = min(self.settings.batch_size, self.settings.eval_batch_size)
+        need = trunkcache.Need(self.kept_rows(), self.engine, size, self.job.cache_limit, tell)
+        self.cache, self.record["trunk_cache"] = trunkcache.keep(self.module, self.method.name, self.before, need)
+        gc.collect()
+
+    # -- in company -----------------------------------------------------------------------------------------
+
+    def _join(self, member: Member) -> None:
+        """Time the run's own steps while it is alone, then wait for the others."""
+        self.emit({"event": "phase", "name": "measuring speed"})
+        probe = company.own_training(self._trainer(), self.data.train, self._rows())
+        self.record["speed"] |= company.speeds(probe)
+        self.emit({"event": "phase", "name": "waiting for the runs that share its trunk"})
+        self.trunks = company.join(member, self.module, self.before, self.engine.device)
+        self.record["shared"] = {"runs": member.company.size}
+        self.untrained = self._numbers()
+
+    def _together(self) -> AbstractContextManager[None]:
+        """Readings of the trunk come from the runs together, where there are others."""
+        return nullcontext() if self.member is None else self.member.feeding(self.module, self.trunks)
+
+    def _numbers(self) -> np.ndarray[Any, Any]:
+        """What the module answers to the checks' rows now."""
+        with self._together():
+            return self.form.numbers(self.module, self._sample)
+
+    def _inference_rate(self, outcome: Outcome) -> float:
+        """Examples a second, of the validation pass; of one by itself where that pass was shared."""
+        if self.member is None:
+            return outcome.rows / outcome.seconds
+        return company.own_inference(self.form, self.module, self.data.validation, self.settings.eval_batch_size)
+
     # -- training -------------------------------------------------------------------------------------------
 
+    @property
+    def _order(self) -> int:
+        """Seed of the batch order."""
+        return self.seed if self.settings.data_seed is None else self.settings.data_seed
+
     def _rows(self) -> Iterator[list[int]]:
-        return training_batches(self.data.train.lengths, self.settings.batch_size, self.seed)
+        return training_batches(self.data.train.lengths, self.settings.batch_size, self._order)
 
     def _batches(self, batch_size: int | None = None) -> Iterator[tuple[Batch, int]]:
         lengths = self.data.train.lengths
-        for rows in training_batches(lengths, batch_size or self.settings.batch_size, self.seed):
+        for rows in training_batches(lengths, batch_size or self.settings.batch_size, self._order):
             yield self.engine.batch(self.data.train, rows), int(lengths[rows].sum())
 
     def _trainer(self) -> Trainer:
@@ -251,7 +332,8 @@ class Run:
         scored = self.engine.batch(self.data.validation, evaluated)
         if self.trains:
             trained = self.engine.batch(self.data.train, self._largest())
-            self.record["memory"] |= measure(self._trainer(), trained, scored, self.initialization)
+            fed = trunkcache.fed(self.module, self.cache)
+            self.record["memory"] |= measure(self._trainer(), trained, scored, self.initialization, fed)
         else:
             self.record["memory"] |= measure_scoring(self.engine, self.module, scored)
         gc.collect()
@@ -275,12 +357,13 @@ class Run:
         if self.trains:
             trainer = self._trainer()
             rows = sorted(self._largest(), key=lambda row: -int(lengths[row]))
-            one = flops.of_training(
-                self.module,
-                lambda batch: trainer.backward(trainer.forward(batch)),
-                lambda rows: self.engine.batch(self.data.train, rows),
-                rows,
-            )
+            with trunkcache.fed(self.module, self.cache):
+                one = flops.of_training(
+                    self.module,
+                    lambda batch: trainer.backward(trainer.forward(batch)),
+                    lambda rows: self.engine.batch(self.data.train, rows),
+                    rows,
+                )
             compute["train_step_flops"] = self.settings.grad_accum * one
 
     def _fit(self) -> Fit:
@@ -296,17 +379,12 @@ class Run:
                 self.record["curve"].append(point)  # so that a run that is stopped keeps it
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
-        fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
+        with trunkcache.fed(self.module, self.cache), self._together():
+            fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
         self.record["curve"] = fit.curve
         self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
-        self.record["speed"] |= {
-            "train_samples_per_second": fit.per_second(fit.samples),
-            "train_tokens_per_second": fit.per_second(fit.tokens),
-            "step_seconds": fit.step_seconds,
-            "reference_step_seconds": fit.reference_seconds,
-            "warmup_steps": fit.warmup_steps,
-            "train_seconds": fit.train_seconds,
-        }
+        if self.member is None:
+            self.record["speed"] |= {**company.speeds(fit), "train_seconds": fit.train_seconds}
         self.record["checks"]["loss finite"] = checks.PASS if fit.diverged is None else f"fail: at step {fit.diverged}"
         return fit
 
@@ -314,19 +392,20 @@ class Run:
 
     def _score(self, fit: Fit) -> None:
         self.emit({"event": "phase", "name": "scoring"})
-        outcome = self.form.judge(self.module, self.data.validation)
-        if not outcome.finite:
-            fit.diverged = fit.scored_step
-            return
-        self.record["scores"] = dict(outcome.scores)
-        for name, rows in self.data.others.items():
-            more = self.form.judge(self.module, rows).scores
-            self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
+        with self._together():
+            outcome = self.form.judge(self.module, self.data.validation)
+            if not outcome.finite:
+                fit.diverged = fit.scored_step
+                return
+            self.record["scores"] = dict(outcome.scores)
+            for name, rows in self.data.others.items():
+                more = self.form.judge(self.module, rows).scores
+                self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
         self.record["main_score"] = self.task.main_score
         self.record["higher_is_better"] = self.task.higher_is_better
         self.record["stderr"] = outcome.stderr
         self.record["speed"] |= {
-            "inference_samples_per_second": outcome.rows / outcome.seconds,
+            "inference_samples_per_second": self._inference_rate(outcome),
             "inference_latency_ms": self.engine.latency_ms(self.module, self.data.validation),
         }
         write_predictions(Path(self.job.predictions), outcome.columns)
@@ -337,7 +416,7 @@ class Run:
 
     def _check(self, outcome: Outcome) -> None:
         found: dict[str, str] = self.record["checks"]
-        trained = self.form.numbers(self.module, self._sample)
+        trained = self._numbers()
         state = saved_state(self.module, self.originals)
         found["only declared parameters moved"] = checks.frozen_unchanged(self.declared, self.before, self.module)
         if self.trains:
@@ -383,11 +462,11 @@ class Run:
         return checks.merge_equivalent(trained, merged, _TOLERANCE[self.settings.precision])
 
 
-def execute(job: Job, emit: Emit) -> dict[str, Any]:
+def execute(job: Job, emit: Emit, member: Member | None = None) -> dict[str, Any]:
     """Do a run and return its record, whatever happens: running out of memory and failures are recorded."""
     run: Run | None = None
     try:
-        run = Run(job, emit)
+        run = Run(job, emit, member)
         run.go()
         return run.record
     except KeyboardInterrupt:  # told to stop, between two steps

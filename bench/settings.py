@@ -30,9 +30,21 @@ class TrainSettings:
     schedule: str = option("linear", "after warm-up: linear decay to 0, or constant", choices=("linear", "constant"))
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", low=0.0)
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
+    cache_trunk: bool = option(
+        False,
+        "keep the features of a frozen backbone between epochs, in a file for each example (side networks and head): "
+        "its blocks run once for each example and not while training",
+    )
+    data_seed: int | None = option(
+        None, "seed of the batch order; none: the run's seed (runs of several seeds can share a trunk with it)", low=0
+    )
     forgetting: str | None = option(
         None,
         "also measure the loss of a language model on a general text, before and after: wikitext (wikitext-2's "
         "validation articles), or stdlib (Python's own language reference, which needs no download)",
         choices=("wikitext", "stdlib"),
     )
+
+
+# Options that came after records were kept: where they are not used a specification is what it was without them.
+LATER = ("cache_trunk", "data_seed")

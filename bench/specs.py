@@ -17,7 +17,7 @@ from bench.data import groups_of, hold_out, steps_per_epoch
 from bench.environment import versions
 from bench.errors import RequestError, unknown
 from bench.models import Loading
-from bench.settings import TrainSettings
+from bench.settings import LATER, TrainSettings
 
 DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
 
@@ -296,11 +296,12 @@ def _spec(
     examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
     per_epoch = steps_per_epoch(max(1, examples), settings.batch_size, settings.grad_accum)
     steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
+    chosen = _settled(settings)
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
         "model": source.spec,
-        "train": {**_plain(settings), "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
+        "train": {**chosen, "steps": None if isinstance(method, AlreadyTrained) else steps, "lr": method.lr},
         "seed": seed,
         "code": {
             "method": registry.method_entry(method.name).code,
@@ -315,6 +316,12 @@ def _plain(value: Any) -> dict[str, Any]:
     """A dataclass as JSON holds it (tuples become lists)."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value)))
     return plain
+
+
+def _settled(settings: TrainSettings) -> dict[str, Any]:
+    """Training options as a specification holds them: later ones only where they are used."""
+    unused = {name for name in LATER if getattr(settings, name) is getattr(TrainSettings(), name)}
+    return {name: value for name, value in _plain(settings).items() if name not in unused}
 
 
 def check_methods(specs: list[RunSpec]) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from bench.bundles import bundled
 from bench.checks import seeds_differ
 from bench.errors import RequestError
-from bench.executor import Executor, WorkerDied
+from bench.executor import Executor, RunsTogether, WorkerDied
 from bench.job import Job
 from bench.record import Record, blank, is_trial, pruned
 from bench.specs import RunSpec
@@ -45,14 +46,18 @@ class Options:
         save: keep the tuned weights.
         fresh: do finished runs again.
         retry_failed: do failed and out-of-memory runs again.
+        share: train runs that share a frozen trunk together, where the executor can.
+        cache_limit: bytes that kept features of frozen backbones may take.
     """
 
     workers: int = 1
     save: bool = False
     fresh: bool = False
     retry_failed: bool = False
+    share: bool = True
     plugins: tuple[Path, ...] = ()
     mirror: Path | None = None
+    cache_limit: int = Job.cache_limit
 
 
 @dataclass
@@ -75,6 +80,8 @@ class Sweep:
     _claims: dict[str, ExitStack] = field(default_factory=dict)
     _points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # dev scores of trials at work
     _pruned: set[str] = field(default_factory=set)
+    _bundle: dict[str, str] = field(default_factory=dict)  # active runs → the first one in their process
+    _alone: set[str] = field(default_factory=set)  # what ran out of memory in company
 
     @property
     def trials(self) -> Store:
@@ -133,15 +140,15 @@ class Sweep:
         held: list[RunSpec] = []
         # The executor ends first: a claim is given up only when nobody writes for it any more.
         with ExitStack() as claims, self.open_executor() as executor:
-            queue = list(waiting)
+            queue = self._bundled(waiting, executor)
             try:
                 while (queue and not interrupts.count) or self.active:
-                    while queue and len(self.active) < executor.slots and not interrupts.count:
+                    while queue and len(set(self._bundle.values())) < executor.slots and not interrupts.count:
                         self._start(executor, queue.pop(0), claims, held)
                     if interrupts.news():
                         self.watcher.stopping()
                         executor.stop(self.active)
-                    queue += self._listen(executor)
+                    queue += [[spec] for spec in self._listen(executor)]
             except KeyboardInterrupt:
                 self._interrupted()
                 raise
@@ -155,20 +162,37 @@ class Sweep:
                 if interrupts.count:
                     raise KeyboardInterrupt
 
-    def _start(self, executor: Executor, spec: RunSpec, claims: ExitStack, held: list[RunSpec]) -> None:
+    def _bundled(self, waiting: list[RunSpec], executor: Executor) -> list[list[RunSpec]]:
+        """The runs in the plan's order, those that one process does together."""
+        if not self.options.share or not isinstance(executor, RunsTogether):
+            return [[spec] for spec in waiting]
+        alone = [[spec] for spec in waiting if spec.run_id in self._alone]
+        return bundled([spec for spec in waiting if spec.run_id not in self._alone], executor.slots) + alone
+
+    def _start(self, executor: Executor, bundle: list[RunSpec], claims: ExitStack, held: list[RunSpec]) -> None:
+        jobs = [self._job(spec) for spec in bundle if self._claimed(spec, claims, held)]
+        self._bundle |= {job.run_id: jobs[0].run_id for job in jobs}
+        if len(jobs) > 1 and isinstance(executor, RunsTogether):
+            executor.submit_together(jobs)
+        else:
+            for job in jobs:
+                executor.submit(job)
+
+    def _claimed(self, spec: RunSpec, claims: ExitStack, held: list[RunSpec]) -> bool:
+        """Whether a run is this sweep's to do now."""
         run_id, claim = spec.run_id, claims.enter_context(ExitStack())
         if not claim.enter_context(self._of(spec).claim(run_id)):
             held.append(spec)
-            return
+            return False
         if self._read(spec) is not None:
             claim.close()  # another process finished it meanwhile
-            return
+            return False
         self.active[run_id], self._claims[run_id] = spec, claim
         self.watcher.started(run_id, spec.spec)
         if (why := self.tuner.hopeless(spec)) is not None:
             self._finish(run_id, self._lost(run_id, why, log=""))
-            return
-        executor.submit(self._job(spec))
+            return False
+        return True
 
     def _job(self, spec: RunSpec) -> Job:
         keep = self.options.save and not is_trial(spec.spec)
@@ -179,6 +203,7 @@ class Sweep:
             mirror=str(self.options.mirror.resolve()) if self.options.mirror else None,
             predictions=str(self.store.predictions_path(spec.run_id).resolve()),
             adapter=str(self.store.adapter_path(spec.run_id).resolve()) if keep else None,
+            cache_limit=self.options.cache_limit,
         )
 
     def _listen(self, executor: Executor) -> list[RunSpec]:
@@ -192,6 +217,9 @@ class Sweep:
             if message["event"] == "exit":
                 log = None if message.get("again") else executor.log_tail(run_id)
                 record = executor.result(run_id) or self._lost(run_id, message["why"], log)
+                if record["status"] == "oom" and record["shared"]:
+                    self._put_back(run_id)
+                    continue
                 self._finish(run_id, record)
                 new += [after for after in self.tuner.after(spec, self._read) if after.run_id not in self.did]
             else:
@@ -233,9 +261,16 @@ class Sweep:
                 record = self._lost(run_id, str(error), log="")
                 self._of(spec).write(record)
         del self.active[run_id]
+        self._bundle.pop(run_id, None)
         self.did.add(run_id)
         self._claims.pop(run_id).close()
         self.watcher.finished(record)
+
+    def _put_back(self, run_id: str) -> None:
+        """Have a run done again by itself: what it lacked, the others may have taken."""
+        self._alone.add(run_id)
+        del self.active[run_id], self._bundle[run_id]
+        self._claims.pop(run_id).close()
 
     def _replaceable(self, spec: RunSpec) -> bool:
         """Whether an interrupted run may be written: what is done again keeps its earlier record."""
@@ -258,6 +293,7 @@ class Sweep:
             if self._replaceable(spec):
                 self._of(spec).write(self._lost(run_id, "stopped by the user; the same command starts it again"))
         self.active.clear()
+        self._bundle.clear()
 
 
 class Interrupts:

@@ -1,5 +1,7 @@
 """A process that has torch and transformers loaded and forks one child per run, so that a start costs no imports.
 
+Runs that share a frozen trunk (``bench.lockstep``) are done by one child.
+
 Speaks JSON lines: jobs come on standard input, events go to standard output, a child's record goes to a file.
 Nothing is pickled and the caller's ``__main__`` is never imported. When its input ends (the sweep is gone, however
 it ended) it kills its children and leaves.
@@ -17,8 +19,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.emitter import Emitter
 from bench.executor import died
@@ -26,6 +29,9 @@ from bench.quiet import uncollected
 
 # What only scoring needs: imported while no order waits; a run that starts before has to import them itself.
 _LATER = ("scipy.stats", "sklearn.metrics", "bench.metrics.accuracy")  # evaluate's own imports take long
+
+if TYPE_CHECKING:
+    from bench.lockstep import Member
 
 _told_to_stop = False  # in a child: set by SIGINT, looked at after every step
 
@@ -65,7 +71,7 @@ def _preload() -> None:
 class _Server:
     def __init__(self, channel: int, later: Sequence[str] = ()) -> None:
         self.channel, self.later = channel, list(later)
-        self.children: dict[int, str] = {}
+        self.children: dict[int, list[str]] = {}  # the runs that each does
 
     def send(self, message: dict[str, Any]) -> None:
         """Write one line; short lines of several processes do not mix."""
@@ -106,8 +112,8 @@ class _Server:
         if "stop" not in order:
             self._start(order)
             return
-        for pid, run_id in self.children.items():
-            if run_id in order["stop"]:
+        for pid, run_ids in self.children.items():
+            if not set(run_ids).isdisjoint(order["stop"]):
                 os.kill(pid, signal.SIGINT)
 
     def _start(self, order: dict[str, Any]) -> None:
@@ -128,11 +134,10 @@ class _Server:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
-        self.children[pid] = order["job"]["run_id"]
+        self.children[pid] = [run["job"]["run_id"] for run in order["runs"]]
 
     def _child(self, order: dict[str, Any]) -> None:
         _die_with_parent()
-        job = order["job"]
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, log), (2, log)):
@@ -140,23 +145,38 @@ class _Server:
         if order.get("gpu") is not None:
             visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
             os.environ["CUDA_VISIBLE_DEVICES"] = visible[order["gpu"]] if visible else str(order["gpu"])
+        acts = [partial(self._do, run, len(order["runs"]) > 1) for run in order["runs"]]
+        if len(acts) == 1:
+            acts[0](None)
+            return
+        import torch
+
+        from bench.lockstep import Lockstep
+
+        Lockstep(acts, torch.device(order["runs"][0]["job"]["spec"]["train"]["device"])).run()
+
+    def _do(self, run: dict[str, Any], early: bool, member: Member | None) -> None:
+        """Do a run and leave its record; ``early``: say at once that it is over, since the process goes on."""
         from bench.job import Job
         from bench.runner import execute
 
-        emit = Emitter(lambda message: self.send({"run_id": job["run_id"], **message}), lambda: _told_to_stop)
-        record = execute(Job(**{**job, "plugins": tuple(job["plugins"])}), emit)
-        partial = Path(order["result"] + ".partial")
-        partial.write_text(json.dumps(record))
-        partial.replace(order["result"])
+        job = Job(**{**run["job"], "plugins": tuple(run["job"]["plugins"])})
+        emit = Emitter(lambda message: self.send({"run_id": job.run_id, **message}), lambda: _told_to_stop)
+        record = execute(job, emit, member)
+        partial_file = Path(run["result"] + ".partial")
+        partial_file.write_text(json.dumps(record))
+        partial_file.replace(run["result"])
+        if early:
+            self.send({"event": "exit", "run_id": job.run_id, "code": 0, "why": ""})
 
     def _reap(self) -> None:
         while self.children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            run_id = self.children.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            self.send({"event": "exit", "run_id": run_id, "code": code, "why": died(code)})
+            for run_id in self.children.pop(pid):  # again for those that were over before: nobody waits for them
+                self.send({"event": "exit", "run_id": run_id, "code": code, "why": died(code), "process": True})
 
     def _kill_all(self) -> None:
         for pid in self.children:

@@ -1,7 +1,8 @@
 """The module that stands where a frozen stack of blocks stood, and answers with a side network's states."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from bench.calls import by_name
 from bench.methods._side import Own, SideNetwork, argument_names
-from bench.trunk import Feed, Reading
+from bench.trunk import Feed, Reading, Stored
 
 # Answered by the trunk; no more than needed, or a model class could reach past the ladder.
 _TRUNKS = ("main_input_name", "embed_tokens", "get_input_embeddings")
@@ -55,6 +56,7 @@ class Ladder(nn.Module):
         self.trunk, self.side, self.place = trunk, side, place
         self.feed: Feed | None = None
         self._names = argument_names(self.layers[0])[1:]
+        self._returns: int | None = None  # what a block returns: so many values in a tuple, 0: bare states
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Ladder":
@@ -82,6 +84,11 @@ class Ladder(nn.Module):
         """Whether the features depend on the input alone."""
         return not self.place.trunk_dropout
 
+    @property
+    def taps(self) -> str:
+        """The blocks whose outputs are read."""
+        return f"{self.place.layers} {self.side.kept}"
+
     def read(self, inputs: Mapping[str, Any]) -> Reading:
         """Run the frozen trunk; its features (embeddings, each kept layer's raw output) are detached.
 
@@ -91,15 +98,61 @@ class Ladder(nn.Module):
         """
         return self._run(lambda _, feature: feature, inputs)
 
+    @property
+    def stores(self) -> dict[str, Stored]:
+        """Each kept layer's raw output, and the trunk's last states where they are added to the side's.
+
+        Not the embeddings: finding out what the blocks are called with makes them anyway.
+        """
+        found = {f"layer.{index}": Stored(self.side.width, tokens=True) for index in self.side.kept}
+        if self.place.residual and self.side.up is not None:
+            found["last"] = Stored(self.side.up.out_features, tokens=True)
+        return found
+
+    def store(self, reading: Reading) -> dict[str, Tensor]:
+        """What a pass through the blocks gave: (batch, seq, d) each."""
+        states = [*reading.features[1:], reading.output.last_hidden_state]
+        return dict(zip(self.stores, states, strict=False))
+
+    def recall(self, inputs: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Reading:
+        """The same reading with the blocks skipped: masks, positions and embeddings come from the inputs alone."""
+        with self._skipped(inputs):
+            outline = self._run(lambda position, feature: feature if position == 0 else feature[:0], inputs)
+        features = [outline.features[0], *(stored[f"layer.{index}"] for index in self.side.kept)]
+        output = copy.copy(outline.output)
+        if "last" in stored:
+            output.last_hidden_state = stored["last"]
+        return Reading(output, features, outline.calls)
+
+    @contextmanager
+    def _skipped(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """Every block gives back the states it gets, in the form in which its class returns them."""
+        if self._returns is None:  # no pass told yet
+            self.read({name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()})
+        rest = (None,) * ((self._returns or 1) - 1)
+
+        def give_back(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+            return (hidden_states, *rest) if self._returns else hidden_states
+
+        try:
+            for block in self.layers:
+                block.forward = give_back
+            yield
+        finally:
+            for block in self.layers:
+                del block.forward  # of the instance: its class has the real one
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inputs = by_name(self.trunk, args, kwargs)
         encoder = None
         if inputs.get(Own.ENCODER) is not None:
             inputs[Own.ENCODER], encoder = self._parted(inputs[Own.ENCODER])
         cached = inputs.get("past_key_values") is not None
-        fed = self.feed is not None and not cached and not inputs.get("use_cache")
-        if self.place.stack == "decoder" and (fed or (self.training and not cached)):
+        if self.place.stack == "decoder" and self.training and not cached:
             inputs["use_cache"] = False  # models fill a cache by default, also where nobody reads it
+        fed = self.feed is not None and not cached and not inputs.get("use_cache")
+        if self.place.stack == "decoder" and fed:
+            inputs["use_cache"] = False
         if self.feed is not None and fed:
             reading = self.feed(self, inputs)
             lowered = [self.side.lower(position, feature) for position, feature in enumerate(reading.features)]
@@ -141,6 +194,7 @@ class Ladder(nn.Module):
             calls.append(_named(names, args, kwargs))
 
         def output(_: nn.Module, __: Any, out: Any) -> None:
+            self._returns = len(out) if isinstance(out, tuple) else 0
             keep(out[0] if isinstance(out, tuple) else out)
 
         handles: list[RemovableHandle] = [blocks[0].register_forward_pre_hook(entry, with_kwargs=True)]

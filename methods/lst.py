@@ -62,6 +62,11 @@ class Lst:
     )
     lr: float = option(3e-3, "peak learning rate", low=0.0)
 
+    @property
+    def shares_trunk(self) -> bool:
+        """Not where the backbone's dropout is on: then its features differ from run to run."""
+        return not self.backbone_dropout
+
     def attach(self, backbone: Backbone) -> nn.Module:
         """Put a ladder in the place of the base model, or of each of an encoder-decoder's stacks.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench.api import option
 from bench.backbone import Backbone, count, widths
+from bench.methods._frozen import Frozen
 from bench.registry import register_method
 
 
@@ -38,13 +39,14 @@ class Full:
 class Head:
     """Linear probe: the backbone is frozen, only the fresh task head is trained.
 
-    Formula: y = W_head·h + b_head, h from the frozen backbone.
+    Formula: y = W_head·h + b_head, h from the frozen backbone, whose dropout is off: a text always has the same h.
     Source: the lower baseline of any comparison (e.g. arXiv 1902.00751, section 3.6).
     """
 
     name: ClassVar[str] = "head"
     swept: ClassVar[str | None] = None
 
+    backbone_dropout: bool = option(False, "leave the backbone's dropout on while training (features vary then)")
     lr: float = option(5e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
@@ -53,6 +55,12 @@ class Head:
                 "head: a language model's head is pretrained, so there is no fresh head to train; use last-k or full"
             )
         backbone.freeze()
+        towers = backbone.towers()
+        first_token = len(towers) == 1 and towers[0].name == "encoder"
+        # OPT may project its last states to its embeddings' width.
+        width = int(getattr(backbone.config, "word_embed_proj_dim", None) or backbone.width)
+        frozen = Frozen(backbone.base, width, first_token, self.backbone_dropout)
+        backbone.model.set_submodule(backbone.base_path, frozen)
         return backbone.model  # type: ignore[no-any-return]
 
     def trainable_count(self, backbone: Backbone) -> int:

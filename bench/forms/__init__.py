@@ -176,6 +176,11 @@ def check_module(plan: Plan, module: Any, name: str) -> None:
         generate.check(module, name)
 
 
+def scored_as_trained(plan: Plan) -> bool:
+    """Whether dev scores come from rows laid out as they are trained on; label texts are tried one by one."""
+    return plan["name"] not in ("words", "text")
+
+
 def reads_text(task: Task) -> bool:
     """Whether the model of a task needs its tokenizer."""
     return task.kind != "image-classification"

@@ -55,7 +55,7 @@ class Setting:
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", low=0.0)
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, flag: str = "--budget") -> int:
     """Bytes of a text such as ``24GB`` (10⁹ bytes each), ``22.5GiB`` (2³⁰) or ``800000000``.
 
     Raises:
@@ -65,7 +65,7 @@ def parse_size(text: str) -> int:
     unit = _UNITS.get(found.group(2).upper()) if found else None
     if found is None or unit is None or float(found.group(1)) * unit < 1:
         raise RequestError(
-            f"--budget: '{text}' is not a size. Write a number and a unit, such as 24GB (10^9 bytes), 22.5GiB (2^30) "
+            f"{flag}: '{text}' is not a size. Write a number and a unit, such as 24GB (10^9 bytes), 22.5GiB (2^30) "
             "or 800MB."
         )
     return int(float(found.group(1)) * unit)

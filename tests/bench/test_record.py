@@ -36,7 +36,9 @@ def test_blank_has_every_key_and_measures_nothing():
     made = blank(spec, "0123456789abcdef")
     VALIDATOR.validate(made)
     assert problems(made) == []
-    assert set(made) == {*records.schema()["required"], "compute"}, "which records of earlier versions lack"
+    assert set(made) == {*records.schema()["required"], "compute", "shared", "trunk_cache"}, (
+        "which records of earlier versions lack"
+    )
     assert set(made["speed"].values()) == set(made["parameters"].values()) == {None}
     assert made["status"] == "interrupted" and main_value(made) is None
     made["spec"]["method"]["rank"] = 99
