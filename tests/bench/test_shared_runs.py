@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from bench import options, specs
 from bench.bundles import MOST, bundled
 from bench.job import Job
 from bench.lockstep import Lockstep, Member
+from bench.pool import Pool
 from bench.record import problems
 from bench.runner import Run, execute
 from bench.settings import TrainSettings
@@ -96,7 +98,7 @@ def test_each_equals_its_separate_run(family: str, tmp_path: Path) -> None:
     with tiny.registry_restored():
         make = tiny.model_folder if family == "bert" else writers.folder
         everything = expanded(make(tmp_path / family, family), *VARIED, seeds=("0", "1"))
-        chosen = [everything[index] for index in ((0, 3, 5) if family == "bert" else (0, 7))]
+        chosen = [everything[index] for index in (0, 7)]
         records, members = together([job(spec, tmp_path / "shared") for spec in chosen])
         alone = [execute(job(spec, tmp_path / "alone"), lambda _: None) for spec in chosen]
     assert len({record["parameters"]["trained_sha256"] for record in records}) == len(chosen)
@@ -246,70 +248,68 @@ def test_a_sweep_puts_together_what_is_missing_and_does_a_full_run_alone_again(t
     assert other.submitted == ids, "an executor that cannot do runs together gets them one by one"
 
 
-def command(model: Path, out: Path, steps: int, rates: str, *extra: str) -> list[str]:
-    import sys
-
-    lst = ["--methods", "lst", "--set", "lst.reduction=2", "--set", f"lst.lr={rates}", "--set", "train.data_seed=0"]
-    task = ["--task", "glue/sst2", "--steps", str(steps), "--set", "train.evaluations=1", "--model", str(model)]
-    return [sys.executable, "-m", "bench", "run", *lst, *task, "--seeds", "0,1", "--out", str(out), *extra]
-
-
-def read(out: Path) -> list[Record]:
-    return [json.loads(path.read_text()) for path in sorted(whole_records(out))]
-
-
-def test_the_command_shares_by_itself_and_not_when_told(tiny_model: Path, mirror: Path, tmp_path: Path) -> None:
-    """Half of the runs are taken away and done again, the other half at once without sharing: all stay the same."""
-    out = tmp_path / "out"
-    lines = start(command(tiny_model, out, 8, "0.01,0.003"), mirror, tmp_path).communicate(timeout=180)[1]
-    first = read(out)
-    assert [record["shared"] for record in first] == [{"runs": 4}] * 4 and "trained together with 3 other(s)" in lines
-    assert {record["checks"]["seeds differ"] for record in first if record["spec"]["seed"]} <= {
-        "pass",
-        first[0]["checks"]["seeds differ"],
-    }
-    for record in first[:2]:
-        (out / "runs" / f"{record['run_id']}.json").unlink()
-    start(command(tiny_model, out, 8, "0.01,0.003", "--quiet"), mirror, tmp_path).communicate(timeout=180)
-    plain = start(command(tiny_model, tmp_path / "plain", 8, "0.01,0.003", "--no-share"), mirror, tmp_path)
-    plain.communicate(timeout=180)
-    again, alone = read(out), read(tmp_path / "plain")
-    assert [record["shared"] for record in again] == [{"runs": 2}] * 2 + [{"runs": 4}] * 2
-    assert [record["shared"] for record in alone] == [None] * 4
-    for one, other, third in zip(first, again, alone, strict=True):
-        for part in ("scores", "curve", "parameters", "memory"):
-            assert one[part] == other[part] == third[part], part
-    assert (out / "report.html").is_file()
+def test_the_command_shares_by_itself(tiny_model: Path, mirror: Path, tmp_path: Path) -> None:
+    arguments = ["--methods", "lst", "--set", "lst.reduction=2", "--set", "train.data_seed=0", "--seeds", "0,1"]
+    arguments += ["--task", "glue/sst2", "--steps", "8", "--set", "train.evaluations=1", "--model", str(tiny_model)]
+    command = [sys.executable, "-m", "bench", "run", *arguments, "--out", str(tmp_path / "out")]
+    output, progress = start(command, mirror, tmp_path).communicate(timeout=180)
+    found = [json.loads(path.read_text()) for path in sorted(whole_records(tmp_path / "out"))]
+    assert [record["shared"] for record in found] == [{"runs": 2}] * 2, progress
+    assert progress.count("trained together with 1 other(s)") == 2 and "Report:" in output
+    assert "pass" in {record["checks"]["seeds differ"] for record in found}
 
 
-def test_killed_and_stopped_bundles(tiny_model: Path, mirror: Path, tmp_path: Path) -> None:
-    """The kernel kills the process: what was over is kept, the rest failed. Ctrl-C: each leaves its own record."""
-    out = tmp_path / "out"
-    process = start(command(tiny_model, out, 20000, "1e30,0.003"), mirror, tmp_path)
+@pytest.mark.parametrize("given", [{}, {"no_share": True}])
+def test_sharing_is_turned_off_by_flag_and_plan_file(given: dict[str, Any], tmp_path: Path) -> None:
+    from bench import commands, planfile
+
+    plan = tmp_path / "plan.toml"
+    plan.write_text('methods = "lst"\ntask = "glue/sst2"\n' + "no-share = true\n" * bool(given))
+    read = planfile.read(plan, commands._plan_keys(), frozenset(commands._WHOLE), ())
+    for values in ({"methods": "lst", "task": "glue/sst2", **given}, read.requests[0]):
+        assert commands._request(values)[1].share is not bool(given)
+
+
+def test_killed_and_stopped_bundles(tmp_path: Path) -> None:
+    """In the real worker: what was over is kept. The kernel kills the process: the rest left nothing. Told to stop:
+    each of the rest leaves a record of how far it came."""
+    with tiny.registry_restored():
+        chosen = expanded(tiny.model_folder(tmp_path / "bert"), "lst.lr=1e30,0.002,0.003", steps="20000")
+    jobs = [job(spec, tmp_path / "out") for spec in chosen]
+    over, *rest = [one.run_id for one in jobs]
+    with Pool() as pool:
+        for kill in (True, False):
+            pool.submit_together(jobs)
+            assert _exits(pool, {over}) == {over: 0}
+            lost = pool.result(over)
+            assert lost is not None and lost["status"] == "diverged" and lost["shared"] == {"runs": 3}
+            if kill:
+                os.kill(_child(pool._process.pid), signal.SIGKILL)
+            else:
+                pool.stop(rest)
+            codes = _exits(pool, set(rest))
+            records = [pool.result(run_id) for run_id in rest]
+            if kill:
+                assert set(codes.values()) == {-signal.SIGKILL} and records == [None, None]
+                pool.events(5)  # the process's last word about the run that was over
+                continue
+            assert set(codes.values()) == {0}
+            assert [record and record["status"] for record in records] == ["interrupted"] * 2
+            assert all(record and "after step" in record["error"] for record in records)
+
+
+def _exits(pool: Pool, wanted: set[str]) -> dict[str, int]:
+    """The exit codes of runs, once all of them are over."""
+    found: dict[str, int] = {}
     deadline = time.monotonic() + 120
-    while len(whole_records(out)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert {record["status"] for record in read(out)} == {"diverged"}
-    os.kill(_child(process.pid), signal.SIGKILL)
-    process.communicate(timeout=60)
-    found = read(out)
-    assert sorted(record["status"] for record in found) == ["diverged", "diverged", "failed", "failed"]
-    assert all("signal 9" in record["error"] for record in found if record["status"] == "failed")
-    process = start(command(tiny_model, out, 20000, "1e30,0.003", "--retry-failed"), mirror, tmp_path)
-    assert process.stderr is not None
-    while "[2/2]" not in (line := process.stderr.readline()):
-        assert line, "the sweep ended by itself"
-    time.sleep(4)
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
-    statuses = [record["status"] for record in read(out)]
-    assert sorted(statuses) == ["diverged", "diverged", "failed", "failed"], "a stopped run keeps its earlier record"
+    while not wanted <= found.keys():
+        assert time.monotonic() < deadline, found
+        found |= {one["run_id"]: one["code"] for one in pool.events(1) if one["event"] == "exit"}
+    return {run_id: found[run_id] for run_id in wanted}
 
 
-def _child(pid: int) -> int:
-    """The process that does the runs: the child of the worker of a sweep."""
+def _child(worker: int) -> int:
+    """The one process that a worker has."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
-    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines()[1:])}
-    (found,) = [child for child, parent in parents.items() if parents.get(parent) == pid]
+    (found,) = [int(line.split()[0]) for line in listed.splitlines()[1:] if int(line.split()[1]) == worker]
     return found
