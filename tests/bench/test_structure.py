@@ -24,6 +24,7 @@ LAYERS = [
         "emitter",
         "executor",
         "trunk",
+        "bernoulli",
     },
     {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
     {"datasource", "columns", "splitting", "estimate", "spaces"},
