@@ -54,7 +54,7 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
 
 def _compare(asked: list[dict[str, Any]], ahead: Ahead) -> tuple[list[Record], Store]:
     with uncollected():  # mostly imports: a fifth of their time would go into looking for cycles
-        from bench import plans, specs
+        from bench import plans
 
         work, options, out = _expanded(asked)
     quiet = bool(asked[0].get("quiet"))

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from bench import forms, units
 from bench.api import Batch
-from bench.data import Rows, cache_folder, evaluation_batches
+from bench.data import Rows, evaluation_batches
 from bench.engine import Engine
-from bench.environment import versions
+from bench.environment import cache_folder, versions
 from bench.errors import RequestError
 from bench.memory import measure_call
 from bench.settings import TrainSettings

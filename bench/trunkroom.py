@@ -11,7 +11,7 @@ import torch
 
 from bench import models, units
 from bench.api import AlreadyTrained
-from bench.data import cache_folder
+from bench.environment import cache_folder
 from bench.errors import RequestError
 from bench.job import Job
 from bench.quiet import quiet
