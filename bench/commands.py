@@ -222,7 +222,7 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     except (ValueError, TypeError):
         wrong.append(f"--workers: '{values['workers']}' is not a whole number of at least 1.")
     mirror = mirror_folder(values.get("data_dir"), wrong)
-    limit = _size(values.get("cache_limit"), wrong)
+    limit = {"cache_limit": _size(values["cache_limit"], wrong)} if "cache_limit" in values else {}
     if wrong:
         raise RequestError(wrong)
     plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
@@ -241,7 +241,7 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     )
     switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
     switches["share"] = not values.get("no_share")
-    options = Options(workers=workers, plugins=plugins, mirror=mirror, cache_limit=limit, **switches)
+    options = Options(workers=workers, plugins=plugins, mirror=mirror, **limit, **switches)
     return request, options, Path(values.get("out", DEFAULT_OUT))
 
 
@@ -249,8 +249,6 @@ def _size(text: Any, wrong: list[str]) -> int:
     """The bytes of ``--cache-limit``; adds a message when it is not a size."""
     from bench.planner.request import parse_size
 
-    if text is None:
-        return Options.cache_limit
     try:
         return parse_size(str(text), "--cache-limit")
     except RequestError as error:
