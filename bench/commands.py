@@ -222,7 +222,7 @@ def _request(values: dict[str, Any]) -> tuple[Any, Options, Path]:
     except (ValueError, TypeError):
         wrong.append(f"--workers: '{values['workers']}' is not a whole number of at least 1.")
     mirror = mirror_folder(values.get("data_dir"), wrong)
-    limit = {"cache_limit": _size(values["cache_limit"], wrong)} if "cache_limit" in values else {}
+    limit: dict[str, Any] = {"cache_limit": _size(values["cache_limit"], wrong)} if "cache_limit" in values else {}
     if wrong:
         raise RequestError(wrong)
     plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
