@@ -125,7 +125,7 @@ class Trainer:
     def _clip(self) -> None:
         """Bring the gradient's norm down to ``clip``; as in ``torch.nn.utils.clip_grad_norm_``, but the gradients are
         scaled by the optimizer's fused kernel, which passes over them anyway."""
-        fused = all(group["fused"] for group in self.optimizer.param_groups)  # a plan may ask for other kernels
+        fused = all(group.get("fused") for group in self.optimizer.param_groups)  # a plan may ask for other kernels
         if self.scaler.is_enabled() or not fused:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
