@@ -88,6 +88,7 @@ def _run(run: Record, shared: _Shared) -> list[tuple[str, str]]:
         ("Checks", _checks(checks)),
         ("Peaks", _peaks(run)),
         ("Times", _times(run)),
+        ("Trunk", _trunk(run)),
         ("Run", f"{run['run_id']}, {text(run['created_at'])}"),
     ]
 
@@ -140,3 +141,16 @@ def _times(record: Record) -> str:
     if speed["train_tokens_per_second"] is not None:
         said.append(f"{units.significant(speed['train_tokens_per_second'])} tokens/s in training")
     return ", ".join(said)
+
+
+def _trunk(record: Record) -> str:
+    """Whether the frozen backbone's passes were shared with other runs, or its features kept."""
+    shared, kept = record.get("shared"), record.get("trunk_cache")
+    if shared:
+        others = shared["runs"] - 1
+        runs = "another run" if others == 1 else f"{others} other runs"
+        return f"one frozen pass a batch, shared with {runs}; memory and speed are its own, measured alone"
+    if not kept:
+        return ""
+    filled = "all of it by an earlier run" if kept["reused"] else f"filled in {units.duration(kept['fill_seconds'])}"
+    return f"features of {kept['examples']:,} examples kept ({units.size(kept['bytes'])}; {filled})"

@@ -240,3 +240,14 @@ def test_the_usual_gpus_are_said_to_fit_or_not(four, tmp_path):
     four[0]["memory"]["reserved_peak_bytes"] = int(42.9e9)
     _, page = report(four, tmp_path)
     assert "full 43.4 GB no no no no yes" in page.said
+
+
+def test_a_run_says_that_its_trunk_was_shared_or_its_features_kept(four, tmp_path):
+    kept = {"bytes": 61_400_000, "examples": 1441, "fill_seconds": 12.0, "fill_peak_bytes": 5, "reused": False}
+    four[0]["shared"], four[1]["trunk_cache"], four[2]["trunk_cache"] = {"runs": 8}, kept, kept | {"reused": True}
+    times = ("setup_seconds", "train_seconds", "eval_seconds", "total_seconds")
+    four[0]["speed"] |= dict.fromkeys(times)
+    text, _ = report(four, tmp_path)
+    assert text.count("shared with 7 other runs") == 1
+    assert "features of 1,441 examples kept (61.4 MB; filled in 12.0 s)" in text
+    assert text.count("all of it by an earlier run") == 1
