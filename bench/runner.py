@@ -30,6 +30,7 @@ from bench import (
     environment,
     flops,
     forms,
+    heap,
     models,
     options,
     registry,
@@ -151,6 +152,7 @@ class Run:
         device = torch.device(self.settings.device)
         if device.type == "cpu":
             bernoulli.install()
+            heap.keep_freed()
         self.record["environment"] = {
             **environment.describe(self.settings.device),
             "workers": self.job.workers,
@@ -357,7 +359,7 @@ class Run:
         """Row numbers of the batches that the run trains on."""
         return islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
 
-    def _cells(self, rows: list[int]) -> int:
+    def _cells(self, rows: Sequence[int]) -> int:
         """Tokens of a batch of training rows, padding included."""
         return len(rows) * int(self.data.train.lengths[rows].max())
 

@@ -26,6 +26,7 @@ LAYERS = [
         "trunk",
         "trunkfiles",
         "bernoulli",
+        "heap",
     },
     {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
     {"datasource", "columns", "splitting", "estimate", "spaces"},
