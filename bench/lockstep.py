@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.openmp import dismiss_team
 from bench.trunk import Reading, Reads, readers
 
 _POLL_SECONDS = 0.5  # how long a signal may wait to be noticed
@@ -160,6 +161,7 @@ class Lockstep:
     def pass_on(self, member: Member) -> None:
         """Give the baton away and come back with it, and with the own random states."""
         own = _generators(self.device)
+        dismiss_team()
         self._next_one()
         member.baton.acquire()
         _restore(own, self.device)
@@ -173,6 +175,7 @@ class Lockstep:
             self._error = self._error or error
         finally:
             del self._live[member]
+            dismiss_team()
             self._next_one()
 
     def _next_one(self) -> None:

@@ -26,6 +26,7 @@ LAYERS = [
         "trunk",
         "trunkfiles",
         "bernoulli",
+        "openmp",
         "heap",
     },
     {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
