@@ -75,13 +75,21 @@ def join(member: Member, module: nn.Module, frozen: Mapping[str, str], device: t
         module.to("cpu")
         torch._C._cuda_clearCublasWorkspaces()  # each thread has its own
         torch.cuda.empty_cache()
-    member.gather()
-    module.to(device)
+        member.gather()
+        module.to(device)
+        _hold_once(member, module, frozen)
+    else:  # at once, so that no two trunks are there beside the one that is being set up
+        _hold_once(member, module, frozen)
+        member.gather()
+    return trunks(module, frozen)
+
+
+def _hold_once(member: Member, module: nn.Module, frozen: Mapping[str, str]) -> None:
+    """Let the first run's frozen parameters stand for the equal ones of all others."""
     for name, value in module.named_parameters():
         if name in frozen and type(value.data) is Tensor:
             key = ("frozen", name, frozen[name], value.dtype, value.shape)
             value.data = member.once(key, lambda value=value: value.data)  # type: ignore[misc]
-    return trunks(module, frozen)
 
 
 def trunks(module: nn.Module, frozen: Mapping[str, str]) -> dict[str, str]:
