@@ -203,8 +203,8 @@ def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -
     names = list(reader.stores)
     with shelf.locked(lambda: need.tell("waiting for another run that keeps features of this trunk", True)):
         filler = _Filler(module, reader, need)
-        columns = shelf.columns(names)
         wanted = filler.examples()
+        columns = shelf.columns(names, wanted)
         there = [columns[name].starts if name in columns else {} for name in names]
         missing = {key: example for key, example in wanted.items() if any(key not in starts for starts in there)}
         shapes = filler.shapes(missing) if missing else {name: columns[name].shape for name in names}
@@ -215,7 +215,7 @@ def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -
             room(shelf.folder, new)
             need.tell(f"keeping the trunk's features of {len(missing):,} examples, {units.size(new)}", True)
             peak = filler.fill(shelf, shapes, missing)
-            columns = shelf.columns(names)
+            columns = shelf.columns(names, wanted)
     record = {
         "bytes": size,
         "examples": len(wanted),

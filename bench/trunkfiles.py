@@ -126,29 +126,34 @@ class Shelf:
         finally:
             os.close(descriptor)
 
-    def columns(self, names: Sequence[str]) -> dict[str, Column]:
-        """What there is of some features; a segment that is not whole is left out and removed."""
+    def columns(self, names: Sequence[str], wanted: Collection[bytes]) -> dict[str, Column]:
+        """What there is of some features; a segment that is not whole is left out and removed.
+
+        Those that hold a ``wanted`` example count as used now.
+        """
         found: dict[str, Column] = {}
         for folder in sorted(self.folder.glob("[!.]*")):
             if not folder.is_dir():
                 continue
             try:
-                self._read(folder, names, found)
+                texts = self._read(folder, names, found)
+                if not set(wanted).isdisjoint(texts):
+                    os.utime(folder / _INDEX)
             except (OSError, ValueError, KeyError):  # damaged: it is made again
                 shutil.rmtree(folder, ignore_errors=True)
         return found
 
-    def _read(self, folder: Path, names: Sequence[str], found: dict[str, Column]) -> None:
+    def _read(self, folder: Path, names: Sequence[str], found: dict[str, Column]) -> list[bytes]:
         texts, starts, lengths, features = _index(folder)
         mine = [name for name in names if name in features]
         maps = {name: _map(folder / f"{name}.bin", features[name]) for name in mine}
-        os.utime(folder / _INDEX)  # used now
         order = np.arange(1, len(texts) + 1)
         for name, part in maps.items():
             shape = Shape(**features[name]["shape"])
             column = found.setdefault(name, Column(shape, [], [], {}, {}))
             if column.shape == shape:
                 column._add(part, texts, starts if shape.tokens else order, lengths)
+        return texts
 
     @contextlib.contextmanager
     def writer(self, shapes: Mapping[str, Shape]) -> Iterator[Writer]:

@@ -20,6 +20,8 @@ def faults():
         torch.empty(4_000_000).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 assert keep_freed()
-assert faults() < 1000, faults()
+faults()  # the heap grows to what is needed
+found = faults()
+assert found < 1000, found
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
