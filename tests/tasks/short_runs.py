@@ -30,7 +30,7 @@ _FEW = {"train.evaluations": 2, "train.dev_size": 200}
 
 def runs() -> dict[str, dict[str, Any]]:
     """The arguments of ``bench.run`` for each task."""
-    encoder = {"methods": "lora", "model": "minilm", "steps": 150, "set": _FEW}
+    encoder = {"methods": "lora", "model": "minilm", "steps": 60, "max_length": 64, "eval_size": 400, "set": _FEW}
     found = {name: encoder | {"task": name} for name in _ENCODER}
     mirror = Path(os.environ["BENCH_DATA"])
     found |= {name: encoder | {"task": str(next(mirror.glob(f"{path}-*.parquet")))} for name, path in _FILES.items()}
