@@ -14,8 +14,6 @@ from bench.record import PHASES, SPLIT
 from bench.tracker import Peak
 from bench.trainer import Trainer
 
-_UNSEEN = "compiled code's memory cannot be followed on a CPU"
-_COMPILED = "of compiled code the allocator tells the total alone"
 _NO_ROOM = "training fits, but the pass that tells what the memory is for ran out of memory"
 
 
@@ -38,20 +36,15 @@ def measure(
     Returns:
         The record's ``memory`` members, in bytes.
     """
-    engine, compiled = trainer.engine, trainer.settings.compile
-    if compiled and engine.device.type != "cuda":
-        return {"split_missing": _UNSEEN}
+    engine = trainer.engine
     with training or nullcontext():
         report = measure_training(
             trainer.module,
             trainer.optimizer,
             [train_batch] * trainer.settings.grad_accum,
             Loop(trainer.forward, trainer.backward, trainer.step),
-            split=not compiled,
         )
-    inference = measure_inference(
-        trainer.module, eval_batch, lambda batch: engine.logits(trainer.module, batch), split=not compiled
-    )
+    inference = measure_inference(trainer.module, eval_batch, lambda batch: engine.logits(trainer.module, batch))
     phases = {name: _plain(peak) for name, peak in report.phases.items()}
     return {
         "source": report.source,
@@ -64,7 +57,7 @@ def measure(
             "evaluation": _plain(inference),
             "initialization": initialization and _plain(initialization),
         },
-        "split_missing": None if report.train_peak.split else _COMPILED if compiled else _NO_ROOM,
+        "split_missing": None if report.train_peak.split else _NO_ROOM,
     }
 
 

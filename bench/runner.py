@@ -26,7 +26,6 @@ from bench import (
     card,
     checks,
     company,
-    compilation,
     environment,
     flops,
     forms,
@@ -119,11 +118,8 @@ class Run:
         self._keep_features()
         kept = time.perf_counter()
         if not self.trial:
-            self._count_flops()
-        if self.settings.compile:
-            self._compile()
-        if not self.trial:
             self._measure_memory()
+            self._count_flops()
         if self.member is not None:
             self._join(self.member)
         probed = time.perf_counter()
@@ -344,28 +340,11 @@ class Run:
             self.record["memory"] |= measure_scoring(self.engine, self.module, scored)
         gc.collect()
 
-    def _compile(self) -> None:
-        """Compile for the run's largest and smallest batches, and for the largest and smallest that are scored."""
-        self.emit({"event": "phase", "name": "compiling"})
-        train, validation = self.data.train, self.data.validation
-        evaluated = evaluation_batches(validation.lengths, self.settings.eval_batch_size)
-        self.record["speed"]["compile_seconds"] = compilation.compile_for(
-            self._trainer(),
-            [self.engine.batch(train, pick(self._planned(), key=self._cells)) for pick in (max, min)],
-            [self.engine.batch(validation, rows) for rows in (evaluated[0], evaluated[-1])],
-        )
-
-    def _planned(self) -> Iterator[list[int]]:
-        """Row numbers of the batches that the run trains on."""
-        return islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
-
-    def _cells(self, rows: Sequence[int]) -> int:
-        """Tokens of a batch of training rows, padding included."""
-        return len(rows) * int(self.data.train.lengths[rows].max())
-
     def _largest(self) -> list[int]:
         """Rows of the largest batch that the run trains on."""
-        return max(self._planned(), key=self._cells)
+        lengths = self.data.train.lengths
+        planned = islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
+        return max(planned, key=lambda rows: len(rows) * int(lengths[rows].max()))
 
     def _longest(self) -> Batch:
         """The longest validation example, a batch of one."""

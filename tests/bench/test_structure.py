@@ -37,7 +37,7 @@ LAYERS = [
     {"models", "memory", "engine", "calls", "attention", "weights", "reference", "matching", "lockstep"},
     {"trainer", "methods", "tasks", "gate", "compare"},
     {"pretraining"},
-    {"probe", "flops", "compilation", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
+    {"probe", "flops", "planfile", "progress", "pool", "card", "forms", "grid", "plans"},
     {"forgetting", "company", "trunkcache"},
     {"runner", "specs", "explain", "export", "tuning", "sampling", "fetch"},
     {"bundles", "trunkroom"},
