@@ -91,7 +91,10 @@ def load_splits(source: DataSource, dataset: str, config: str | None, revision: 
                 f"hub:{dataset}:{configs[0]}"
             )
         missed = _not_in_mirror(source.mirror, dataset, config, "train")
-    loaded = _ask_hub(dataset, config, None, revision, missed)
+    try:
+        loaded = _ask_hub(dataset, config, None, revision, missed)
+    except _ScriptError:
+        return _converted(dataset, config, None, missed)
     return {split: _of_hub(part, dataset, config, revision) for split, part in loaded.items()}
 
 
@@ -170,7 +173,33 @@ def _not_in_mirror(mirror: Path, dataset: str, config: str | None, split: str) -
 
 
 def _from_hub(dataset: str, config: str | None, split: str, revision: str | None, missed: str) -> Loaded:
-    return _of_hub(_ask_hub(dataset, config, split, revision, missed), dataset, config, revision)
+    try:
+        return _of_hub(_ask_hub(dataset, config, split, revision, missed), dataset, config, revision)
+    except _ScriptError:
+        return _converted(dataset, config, split, missed)[split]
+
+
+class _ScriptError(Exception):
+    """The Hub has the data set as a script, which ``datasets`` 4 and later do not run."""
+
+
+def _converted(dataset: str, config: str | None, split: str | None, missed: str) -> dict[str, Loaded]:
+    """One split, or all, of the parquet copy that the Hub itself made of a script's data set."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        copy = hub.converted(dataset, config)
+        if split is not None and split not in copy.splits:
+            raise RequestError(unknown(f"split of '{_title(dataset, config)}' on the Hub:", split, copy.splits))
+        files = {
+            name: [Path(hf_hub_download(dataset, file, repo_type="dataset", revision=copy.commit)) for file in files]
+            for name, files in copy.splits.items()
+            if split in (None, name)
+        }
+    except (OSError, ValueError, *HfHubHTTPError.__bases__) as error:
+        _refuse(f"'{_title(dataset, config)}'", missed, str(error), error)
+    return {name: _read(paths, f"hub:{_title(dataset, config)}@{copy.commit}") for name, paths in files.items()}
 
 
 def _ask_hub(dataset: str, config: str | None, split: str | None, revision: str | None, missed: str) -> Any:
@@ -195,6 +224,8 @@ def _ask_hub(dataset: str, config: str | None, split: str | None, revision: str 
         with _cache_only_when_unreachable() as no_network:
             return datasets.load_dataset(dataset, config, split=split, revision=revision)
     except failures as error:
+        if revision is None and "scripts are no longer supported" in str(error):
+            raise _ScriptError from error
         wanted = f"'{_title(dataset, config)}'" + (f", split '{split}'," if split else "")
         _refuse(wanted, missed, no_network or str(error), error)
 

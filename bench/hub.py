@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import re
 import shutil
 import socket
 import urllib.parse
@@ -12,9 +14,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.errors import RequestError
+from bench.errors import RequestError, unknown
 
 FULL = "the disk is full"
+CONVERTED = "refs/convert/parquet"  # the branch where the Hub keeps its own parquet copy of a data set
+_CONVERTED_FILE = re.compile(r"([\w.+-]+)/([\w.+-]+)/\d+\.parquet", re.ASCII)
 
 
 def reason(repository: str, revision: str | None, error: BaseException) -> str | None:
@@ -91,6 +95,49 @@ def no_retries_without_network() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """The Hub's own parquet copy of a data set's configuration: its commit and the files of each split, in order."""
+
+    commit: str
+    splits: dict[str, list[str]]
+
+
+def converted(dataset: str, config: str | None) -> Copy:
+    """What the Hub has converted of a data set that is a script, which ``datasets`` 4 and later do not run.
+
+    Args:
+        config: the configuration; None: the only one, or the one called ``default``.
+
+    Raises:
+        RequestError: when there is no such copy or configuration, or there are several and none is named.
+        HfHubHTTPError: when the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        info = HfApi().dataset_info(dataset, revision=CONVERTED)
+    except RevisionNotFoundError as error:
+        raise RequestError(
+            f"Data set '{dataset}' is a script on the Hub, which datasets 4 and later do not run, and the Hub has no "
+            "parquet copy of it. Load it where its script can run, save it as parquet, and give the file with --task."
+        ) from error
+    found: dict[str, dict[str, list[str]]] = {}
+    for file in sorted(sibling.rfilename for sibling in info.siblings or ()):
+        if match := _CONVERTED_FILE.fullmatch(file):
+            found.setdefault(match[1], {}).setdefault(match[2], []).append(file)
+    if config is None and len(found) > 1 and "default" not in found:
+        raise RequestError(
+            f"'{dataset}' has several configurations: {', '.join(found)}. Name one after a colon: "
+            f"hub:{dataset}:{next(iter(found))}"
+        )
+    chosen = config or ("default" if len(found) != 1 else next(iter(found)))
+    if chosen not in found:
+        raise RequestError(unknown(f"configuration of '{dataset}' in the Hub's parquet copy:", chosen, found))
+    return Copy(str(info.sha), found[chosen])
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ import fnmatch
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import hub
-from bench.errors import RequestError
+from bench.errors import RequestError, unknown
 
 PINNED = "mirror.json"  # what a mirror knows of a folder's origin
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
@@ -45,7 +45,7 @@ def fetch_model(hub_id: str, revision: str | None, mirror: Path, allow_pickle: b
         if not _any_of(wanted, ("*.safetensors",)) and not (allow_pickle and _any_of(wanted, _PICKLED)):
             pickled = " It has pickled ones; --allow-pickle takes them." if _any_of(there, _PICKLED) else ""
             raise RequestError(f"Model {hub_id} has no *.safetensors weights.{pickled}")
-        _fill("model", hub_id, str(info.sha), wanted, folder, revision)
+        _fill("model", hub_id, str(info.sha), _plainly(wanted), folder, revision)
     return folder
 
 
@@ -63,9 +63,21 @@ def fetch_split(mirror: Path, dataset: str, config: str | None, split: str, revi
         files = [file.rfilename for file in info.siblings or ()]
         wanted = _parquets(files, config, split)
         if wanted:
-            _fill("dataset", dataset, str(info.sha), wanted, folder, revision)
+            _fill("dataset", dataset, str(info.sha), _plainly(wanted), folder, revision)
+            return
+        if f"{dataset.rpartition('/')[2]}.py" in files and revision is None:
+            copy = hub.converted(dataset, config)
+            if split not in copy.splits:
+                raise RequestError(unknown(f"split of '{dataset}' in the Hub's parquet copy:", split, copy.splits))
+            names = _shards(split, copy.splits[split])
+            _fill("dataset", dataset, copy.commit, names, folder, revision)
             return
         _convert(dataset, config, split, str(info.sha), folder, revision)
+
+
+def _shards(split: str, files: Sequence[str]) -> dict[str, str]:
+    """Files of a split, and what each is called in a mirror."""
+    return {file: f"{split}-{index:05}-of-{len(files):05}.parquet" for index, file in enumerate(files)}
 
 
 def _parquets(files: Sequence[str], config: str | None, split: str) -> list[str]:
@@ -78,15 +90,25 @@ def _parquets(files: Sequence[str], config: str | None, split: str) -> list[str]
     return []
 
 
-def _fill(kind: str, repository: str, commit: str, files: Sequence[str], folder: Path, asked: str | None) -> None:
-    """Download files of a commit side by side into a folder, all or none, and write down what they are."""
+def _plainly(files: Sequence[str]) -> dict[str, str]:
+    return {file: Path(file).name for file in files}
+
+
+def _fill(kind: str, repository: str, commit: str, files: Mapping[str, str], folder: Path, asked: str | None) -> None:
+    """Download files of a commit side by side into a folder, all or none, and write down what they are.
+
+    Args:
+        files: paths in the repository, and what each is called in the folder.
+    """
     from huggingface_hub import hf_hub_download
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as made:
         for name in files:
             hf_hub_download(repository, name, repo_type=kind, revision=commit, local_dir=made)
-        _settle([Path(made) / name for name in files], folder, commit, asked, replace=kind == "model")
+        for name, called in files.items():
+            (Path(made) / name).rename(Path(made) / called)
+        _settle([Path(made) / called for called in files.values()], folder, commit, asked, replace=kind == "model")
 
 
 def _convert(dataset: str, config: str | None, split: str, commit: str, folder: Path, asked: str | None) -> None:

@@ -14,12 +14,20 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repository:
-    """Files at one commit; ``tags`` are other names of it."""
+    """Files at one commit; ``tags`` are other names of it, ``branches`` other commits, by name."""
 
     files: dict[str, bytes]
     commit: str = "a" * 40
     tags: tuple[str, ...] = ("main",)
     gated: bool = False
+    branches: dict[str, Repository] = field(default_factory=dict)
+
+    def at(self, revision: str) -> Repository | None:
+        """The commit that a revision names."""
+        for name, branch in {"": self, **self.branches}.items():
+            if revision in (name, branch.commit, *branch.tags):
+                return branch
+        return None
 
 
 @dataclass
@@ -47,9 +55,9 @@ def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
             pass
 
         def _answer(self, body: bool) -> None:
-            path = unquote(urlsplit(self.path).path).strip("/")
-            hub.asked.append(f"{self.command} {path}")
-            status, headers, content = _reply(hub, path)
+            parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+            hub.asked.append(f"{self.command} {'/'.join(parts)}")
+            status, headers, content = _reply(hub, parts)
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
@@ -70,17 +78,17 @@ def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
 Reply = tuple[int, dict[str, str], bytes]
 
 
-def _reply(hub: Hub, path: str) -> Reply:
-    parts = path.split("/")
+def _reply(hub: Hub, parts: list[str]) -> Reply:
     api = parts[0] == "api"
     parts = parts[1:] if api else parts
     kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
     key, rest = "/".join([kind, *parts[:2]]), parts[2:]
-    repository = hub.repositories.get(key)
-    if repository is None:
+    found = hub.repositories.get(key)
+    if found is None:
         return _refuse(404, "RepoNotFound", "Repository not found")
     revision = rest[1] if len(rest) > 1 else "main"
-    if revision not in (repository.commit, *repository.tags):
+    repository = found.at(revision)
+    if repository is None:
         return _refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
     if api:
         return 200, {"Content-Type": "application/json"}, json.dumps(_facts(key, repository)).encode()

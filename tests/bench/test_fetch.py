@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 
 from bench import fetch, registry
@@ -17,16 +19,44 @@ from tests.hub import Hub, Repository, serve
 PINNED = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"  # the commit of nyu-mll/glue that its tasks name
 
 
+def questions(start: int, stop: int) -> bytes:
+    """Rows of boolq as a parquet file."""
+    numbers = range(start, stop)
+    rows = {
+        "question": [f"is {number} an even number" for number in numbers],
+        "passage": [f"The number {number} ends in {number % 10}." for number in numbers],
+        "idx": list(numbers),
+        "label": [number % 2 for number in numbers],
+    }
+    names = datasets.ClassLabel(names=["False", "True"])
+    file = io.BytesIO()
+    datasets.Dataset.from_dict(rows).cast_column("label", names).to_parquet(file)
+    return file.getvalue()
+
+
 @pytest.fixture(scope="module")
 def hub(tiny_model: Path, mirror: Path) -> Iterator[Hub]:
     model = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
     pickled = {name: content for name, content in model.items() if not name.endswith(".safetensors")}
     data = {f"sst2/{path.name}": path.read_bytes() for path in (mirror / "nyu-mll/glue/sst2").iterdir()}
+    copied = Repository(
+        {
+            "boolq/train/0000.parquet": questions(0, 80),
+            "boolq/train/0001.parquet": questions(80, 160),
+            "boolq/validation/0000.parquet": questions(160, 200),
+            "cb/train/0000.parquet": b"",
+        },
+        "b" * 40,
+        tags=(),
+    )
+    script = {"super_glue.py": b"raise SystemExit", "README.md": b"# SuperGLUE"}
     with serve({
         "models/lab/tiny": Repository({**model, "README.md": b"#", "onnx/model.onnx": b"x" * 99}, tags=("main", "v1")),
         "models/lab/shut": Repository(model, gated=True),
         "models/lab/old": Repository({**pickled, "pytorch_model.bin": b"pickle"}),
         "datasets/nyu-mll/glue": Repository(data, PINNED),
+        "datasets/aps/super_glue": Repository(script, "c" * 40, branches={"refs/convert/parquet": copied}),
+        "datasets/lab/alone": Repository({"alone.py": b"raise SystemExit"}),
     }) as served:  # fmt: skip
         yield served
 
@@ -75,6 +105,41 @@ def test_everything_that_cannot_be_fetched_is_said_at_once(bench: Bench, hub: Hu
     assert "lab/tiny has no revision 'v9'" in said
     assert "lab/old has no *.safetensors weights. It has pickled ones; --allow-pickle takes them." in said
     assert "Traceback" not in said and not list((tmp_path / "m").rglob("*.json"))
+
+
+def test_a_script_is_read_from_the_hubs_own_copy(bench: Bench, hub: Hub, tmp_path: Path) -> None:
+    """aps/super_glue is a script in this Hub, which datasets does not run; its parquet copy is on another branch."""
+    where = online(hub, tmp_path / "cache")
+    quick = ("run", "--methods", "head", "--task", "superglue/boolq", "--model", "tiny-bert", "--steps", "2", "--json")
+    from_hub = bench(*quick, "--out", tmp_path / "hub", **where)
+    (direct,) = json.loads(from_hub.stdout)
+    assert direct["status"] == "ok", from_hub.stderr
+    assert direct["spec"]["task"]["source"] == f"hub:aps/super_glue/boolq@{'b' * 40}"
+
+    filled = tmp_path / "mirror"
+    fetched = bench("fetch", "--tasks", "superglue/boolq", "--to", filled, **where)
+    assert fetched.returncode == 0, fetched.stderr
+    assert {path.name for path in (filled / "aps/super_glue/boolq").glob("*.parquet")} == {
+        "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "validation-00000-of-00001.parquet"
+    }  # fmt: skip
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "none"), "BENCH_DATA": str(filled)}
+    (offline,) = json.loads(bench(*quick, "--out", tmp_path / "mirrored", **away).stdout)
+    assert offline["spec"]["task"]["source"] == f"mirror:aps/super_glue/boolq@{'b' * 40}"
+    assert offline["spec"]["task"]["fingerprint"] == direct["spec"]["task"]["fingerprint"]
+    assert offline["scores"] == direct["scores"]
+
+
+def test_what_is_wrong_with_a_script_is_said(bench: Bench, hub: Hub, tmp_path: Path) -> None:
+    where = online(hub, tmp_path / "cache")
+
+    def refusal(task: str) -> str:
+        done = bench("run", "--methods", "head", "--task", task, "--model", "tiny-bert", "--steps", "2", **where)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        return " ".join(done.stderr.split())
+
+    assert "has several configurations: boolq, cb. Name one" in refusal("hub:aps/super_glue")
+    assert "Did you mean 'boolq'?" in refusal("hub:aps/super_glue:boolqq")
+    assert "is a script on the Hub" in refusal("hub:lab/alone")
 
 
 def test_no_network_and_wrong_names(bench: Bench, bench_here: Bench, tmp_path: Path) -> None:
