@@ -31,6 +31,7 @@ from bench import (
     forms,
     heap,
     models,
+    onednn,
     options,
     registry,
     taskoptions,
@@ -149,6 +150,7 @@ class Run:
         if device.type == "cpu":
             bernoulli.install()
             heap.keep_freed()
+            onednn.install()
         self.record["environment"] = {
             **environment.describe(self.settings.device),
             "workers": self.job.workers,

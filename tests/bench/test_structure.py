@@ -28,6 +28,7 @@ LAYERS = [
         "bernoulli",
         "openmp",
         "heap",
+        "onednn",
     },
     {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
     {"datasource", "columns", "splitting", "estimate", "spaces"},
