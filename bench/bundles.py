@@ -33,12 +33,13 @@ def bundled(waiting: Sequence[RunSpec], slots: int) -> list[list[RunSpec]]:
 def _key(spec: RunSpec) -> str | None:
     """Equal for runs that share model, task and batch order; None for what is to run by itself.
 
-    Trials are judged one by one while they are at work, and a kept trunk (``cache_trunk``) saves the pass already.
+    Trials are judged one by one while they are at work, a kept trunk (``cache_trunk``) saves the pass already, and
+    compiled code is not for several threads.
     """
     plain = spec.spec
     if not (isinstance(spec.method, SharesTrunk) and spec.method.shares_trunk) or "tuning" in plain:
         return None
-    if plain["train"].get("cache_trunk"):
+    if plain["train"].get("cache_trunk") or plain["train"].get("compile"):
         return None
     train = {name: value for name, value in plain["train"].items() if name != "lr"}
     train["data_seed"] = plain["seed"] if train.get("data_seed") is None else train["data_seed"]

@@ -188,6 +188,7 @@ def _converted(dataset: str, config: str | None, split: str | None, missed: str)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    failures: tuple[type[Exception], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
         copy = hub.converted(dataset, config)
         if split is not None and split not in copy.splits:
@@ -197,7 +198,7 @@ def _converted(dataset: str, config: str | None, split: str | None, missed: str)
             for name, files in copy.splits.items()
             if split in (None, name)
         }
-    except (OSError, ValueError, *HfHubHTTPError.__bases__) as error:
+    except failures as error:
         _refuse(f"'{_title(dataset, config)}'", missed, str(error), error)
     return {name: _read(paths, f"hub:{_title(dataset, config)}@{copy.commit}") for name, paths in files.items()}
 

@@ -61,6 +61,7 @@ def measure_training(
     batches: Sequence[Batch],
     loop: Loop,
     rounding: int | None = None,
+    split: bool = True,
 ) -> MemoryReport:
     """Do two optimizer steps and report their memory; the second has optimizer state, so it has the true peak.
 
@@ -74,6 +75,7 @@ def measure_training(
             as the run's largest, on any device. A batch is held from its forward to the end of its backward.
         loop: forward, backward and step.
         rounding: block size of the allocator to assume in bytes; None is 512 on CUDA and 1 elsewhere.
+        split: say what the memory is for; false on CUDA: the allocator's totals alone, which hold for compiled code.
 
     Raises:
         ValueError: when there are no batches, or the module has no parameters.
@@ -86,7 +88,7 @@ def measure_training(
         for _ in range(2):
             _step(module, batches, loop, meter)
 
-    phases, reserved = _measure(module, optimizer, two_steps, rounding)
+    phases, reserved = _measure(module, optimizer, two_steps, rounding, split)
     source = "tracker" if reserved is None else "cuda"
     highest = max(phases.values(), key=lambda peak: peak.total_bytes)
     return MemoryReport(source, highest, phases, reserved)
@@ -123,12 +125,16 @@ def _step(module: nn.Module, batches: Sequence[Batch], loop: Loop, meter: _Meter
 
 
 def measure_inference(
-    module: nn.Module, batch: Batch, forward: Callable[[Batch], object], rounding: int | None = None
+    module: nn.Module,
+    batch: Batch,
+    forward: Callable[[Batch], object],
+    rounding: int | None = None,
+    split: bool = True,
 ) -> Peak:
     """Return the peak of one forward in eval mode, without gradients; the module is left as it was.
 
     ``batch`` should be as large as the run's largest, on any device; ``forward``'s result is dropped.
-    ``rounding`` is as in measure_training.
+    ``rounding`` and ``split`` are as in measure_training.
     """
 
     def evaluate(meter: _Meter) -> None:
@@ -141,7 +147,7 @@ def measure_inference(
             forward(inputs)
             meter.drop(inputs)
 
-    return _measure(module, None, evaluate, rounding)[0]["evaluation"]
+    return _measure(module, None, evaluate, rounding, split)[0]["evaluation"]
 
 
 def measure_call(module: nn.Module, phase: str, call: Callable[[], object], rounding: int | None = None) -> Peak:
@@ -248,6 +254,7 @@ def _measure(
     optimizer: torch.optim.Optimizer | None,
     work: Callable[[_Meter], None],
     rounding: int | None,
+    split: bool = True,
 ) -> tuple[dict[str, Peak], int | None]:
     """Do ``work`` under the tracker, on CUDA also under the allocator's counters: peaks per phase, reserved.
 
@@ -261,6 +268,8 @@ def _measure(
             counters = _AllocatorMeter(device)
             work(counters)
             counters.read()
+        if not split:
+            return _totals(counters)
     if rounding is None:
         rounding = CUDA_BLOCK_BYTES if device.type == "cuda" else 1
     tracker = StorageTracker(device, rounding)
@@ -275,12 +284,17 @@ def _measure(
             raise
         # The work itself fits. Under a tracker autograd adds gradients out of place, which here was too much.
         torch.cuda.empty_cache()
-        return {name: Peak(total, {}, name) for name, total in counters.phases.items()}, counters.reserved_peak_bytes
+        return _totals(counters)
     phases = tracker.peaks()
     if counters is None:
         return phases, None
     totals = {name: _reconciled(phases[name], total) for name, total in counters.phases.items()}
     return totals, counters.reserved_peak_bytes
+
+
+def _totals(counters: _AllocatorMeter) -> tuple[dict[str, Peak], int]:
+    """Peaks without a split."""
+    return {name: Peak(total, {}, name) for name, total in counters.phases.items()}, counters.reserved_peak_bytes
 
 
 @contextlib.contextmanager

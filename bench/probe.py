@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -9,12 +10,29 @@ from torch import nn
 
 from bench.api import Batch
 from bench.engine import Engine
-from bench.memory import Loop, measure_inference, measure_training
+from bench.memory import Loop, measure_inference, measure_training, undone
 from bench.record import PHASES, SPLIT
 from bench.tracker import Peak
 from bench.trainer import Trainer
 
+_UNSEEN = "compiled code's memory cannot be followed on a CPU"
+_COMPILED = "of compiled code the allocator tells the total alone"
 _NO_ROOM = "training fits, but the pass that tells what the memory is for ran out of memory"
+
+
+def rehearse(trainer: Trainer, trained: Sequence[Batch], scored: Sequence[Batch]) -> None:
+    """Pass batches forward and back, and score others: what happens once (compiling) has happened then.
+
+    What the passes do to the module and to random states is undone.
+    """
+    with undone(trainer.module):
+        trainer.module.train()
+        for batch in trained:
+            trainer.backward(trainer.forward(batch))
+        trainer.module.eval()
+        for batch in scored:
+            trainer.engine.logits(trainer.module, batch)
+    trainer.engine.synchronise()
 
 
 def measure(
@@ -36,15 +54,20 @@ def measure(
     Returns:
         The record's ``memory`` members, in bytes.
     """
-    engine = trainer.engine
+    engine, compiled = trainer.engine, trainer.settings.compile
+    if compiled and engine.device.type != "cuda":
+        return {"split_missing": _UNSEEN}
     with training or nullcontext():
         report = measure_training(
             trainer.module,
             trainer.optimizer,
             [train_batch] * trainer.settings.grad_accum,
             Loop(trainer.forward, trainer.backward, trainer.step),
+            split=not compiled,
         )
-    inference = measure_inference(trainer.module, eval_batch, lambda batch: engine.logits(trainer.module, batch))
+    inference = measure_inference(
+        trainer.module, eval_batch, lambda batch: engine.logits(trainer.module, batch), split=not compiled
+    )
     phases = {name: _plain(peak) for name, peak in report.phases.items()}
     return {
         "source": report.source,
@@ -57,7 +80,7 @@ def measure(
             "evaluation": _plain(inference),
             "initialization": initialization and _plain(initialization),
         },
-        "split_missing": None if report.train_peak.split else _NO_ROOM,
+        "split_missing": None if report.train_peak.split else _COMPILED if compiled else _NO_ROOM,
     }
 
 

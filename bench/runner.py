@@ -26,6 +26,7 @@ from bench import (
     card,
     checks,
     company,
+    compilation,
     environment,
     flops,
     forms,
@@ -57,7 +58,7 @@ from bench.forms.base import Outcome, Seat
 from bench.job import Job
 from bench.lockstep import Member
 from bench.memory import gpu_is_busy, measure_call
-from bench.probe import measure, measure_scoring
+from bench.probe import measure, measure_scoring, rehearse
 from bench.record import blank
 from bench.settings import TrainSettings
 from bench.tracker import Peak
@@ -113,14 +114,17 @@ class Run:
 
     def go(self) -> None:
         """Do the run; fills the record."""
-        begun = time.perf_counter()
+        begun, compiled = time.perf_counter(), compilation.seconds()
         self._prepare()
         setup = time.perf_counter()
         self._keep_features()
         kept = time.perf_counter()
         if not self.trial:
-            self._measure_memory()
             self._count_flops()
+        if self.settings.compile:
+            self._compile()
+        if not self.trial:
+            self._measure_memory()
         if self.member is not None:
             self._join(self.member)
         probed = time.perf_counter()
@@ -134,6 +138,8 @@ class Run:
             "eval_seconds": fit.dev_seconds + (ended - trained),
             "total_seconds": ended - begun,
         }
+        if self.settings.compile:
+            self.record["speed"]["compile_seconds"] = compilation.seconds() - compiled
         if self.member is not None:  # the others were at work meanwhile
             self.record["speed"] |= dict.fromkeys(_WHOLE_TIMES)
         self.record["status"] = "ok" if fit.diverged is None else "diverged"
@@ -342,11 +348,30 @@ class Run:
             self.record["memory"] |= measure_scoring(self.engine, self.module, scored)
         gc.collect()
 
+    def _compile(self) -> None:
+        """Compile for the run's largest and smallest batches, and for the largest and smallest that are scored."""
+        self.emit({"event": "phase", "name": "compiling"})
+        compilation.compile_in_place(self.module)
+        train, validation = self.data.train, self.data.validation
+        trained = [pick(self._planned(), key=self._cells) for pick in (max, min)] if self.trains else []
+        scored = evaluation_batches(validation.lengths, self.settings.eval_batch_size)
+        rehearse(
+            self._trainer(),
+            [self.engine.batch(train, rows) for rows in trained],
+            [self.engine.batch(validation, rows) for rows in (scored[0], scored[-1])],
+        )
+
+    def _planned(self) -> Iterator[list[int]]:
+        """Row numbers of the batches that the run trains on."""
+        return islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
+
+    def _cells(self, rows: Sequence[int]) -> int:
+        """Tokens of a batch of training rows, padding included."""
+        return len(rows) * int(self.data.train.lengths[rows].max())
+
     def _largest(self) -> list[int]:
         """Rows of the largest batch that the run trains on."""
-        lengths = self.data.train.lengths
-        planned = islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
-        return max(planned, key=lambda rows: len(rows) * int(lengths[rows].max()))
+        return max(self._planned(), key=self._cells)
 
     def _longest(self) -> Batch:
         """The longest validation example, a batch of one."""

@@ -35,6 +35,11 @@ class TrainSettings:
         "keep the features of a frozen backbone between epochs, in a file for each example (side networks and head): "
         "its blocks run once for each example and not while training",
     )
+    compile: bool = option(
+        False,
+        "torch.compile the module; the time it takes is in speed.compile_seconds and in no step (memory is then the "
+        "allocator's total, on CUDA; none on a CPU)",
+    )
     data_seed: int | None = option(
         None, "seed of the batch order; none: the run's seed (runs of several seeds can share a trunk with it)", low=0
     )
@@ -47,4 +52,4 @@ class TrainSettings:
 
 
 # Options that came after records were kept: where they are not used a specification is what it was without them.
-LATER = ("cache_trunk", "data_seed")
+LATER = ("cache_trunk", "compile", "data_seed")

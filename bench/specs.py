@@ -202,6 +202,10 @@ def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> 
     found = []
     for values in grid.product(TrainSettings, {**flags, **own}):
         settings: TrainSettings = options.build(TrainSettings, values, "train")
+        if settings.compile and settings.cache_trunk:
+            raise RequestError(
+                "train.compile and --cache-trunk do not go together: kept features are looked up by text."
+            )
         found.append(dataclasses.replace(settings, device=_device(settings.device, request.elsewhere)))
     return found
 

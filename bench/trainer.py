@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench import compilation
 from bench.api import Batch, FollowsSteps, GroupsParameters, Method
 from bench.backbone import trainable
 from bench.engine import Engine
@@ -231,14 +232,15 @@ class _Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self.marks: list[tuple[Any, Any]] = []
+        self.marks: list[tuple[Any, Any, float]] = []
         self.begun: Any = None
+        self.compiled = 0.0
 
     def start(self) -> None:
-        self.begun = self._now()
+        self.compiled, self.begun = compilation.seconds(), self._now()
 
     def stop(self) -> None:
-        self.marks.append((self.begun, self._now()))
+        self.marks.append((self.begun, self._now(), compilation.seconds() - self.compiled))
 
     def _now(self) -> Any:
         if not self.cuda:
@@ -248,8 +250,9 @@ class _Clock:
         return event
 
     def seconds(self) -> list[float]:
-        """Seconds of each step."""
+        """Seconds of each step, without what was compiled in it."""
         if not self.cuda:
-            return [end - begin for begin, end in self.marks]
+            return [end - begin - compiled for begin, end, compiled in self.marks]
         torch.cuda.synchronize()
-        return [begin.elapsed_time(end) / 1000 for begin, end in self.marks]
+        # While the compiler works the device may still have work: then less than its time is between the events.
+        return [max(begin.elapsed_time(end) / 1000 - compiled, 0.0) for begin, end, compiled in self.marks]

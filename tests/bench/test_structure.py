@@ -28,6 +28,7 @@ LAYERS = [
         "bernoulli",
         "openmp",
         "heap",
+        "compilation",
         "onednn",
     },
     {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
