@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import hashlib
 import random
 import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
@@ -31,6 +29,7 @@ from bench import (
     flops,
     forms,
     heap,
+    loading,
     models,
     onednn,
     options,
@@ -43,14 +42,13 @@ from bench.api import (
     Batch,
     CountsParameters,
     DataInitialized,
-    DataSource,
     Mergeable,
     Method,
-    Settles,
     Task,
 )
 from bench.backbone import Backbone, count, trainable
-from bench.data import Rows, evaluation_batches, groups_of, hold_out, subsample, training_batches
+from bench.batches import Batches
+from bench.data import Rows
 from bench.engine import Engine
 from bench.errors import RequestError
 from bench.forgetting import Forgetting
@@ -72,14 +70,6 @@ _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 Emit = Callable[[dict[str, Any]], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    train: Rows
-    dev: Rows | None
-    validation: Rows
-    others: dict[str, Rows]
-
-
 class Run:
     """The state of one run, filled step by step; ``record`` is whole at any moment.
 
@@ -98,15 +88,14 @@ class Run:
             registry.method_entry(spec["method"]["name"]).value, chosen, spec["method"]["name"]
         )
         self.trains = not isinstance(self.method, AlreadyTrained)
-        self.data_source = DataSource(Path(job.mirror) if job.mirror else None)
-        self.task: Task = taskoptions.rebuild(spec["task"], self.data_source)
+        self.task: Task = taskoptions.rebuild(spec["task"], loading.source_of(job))
         self.settings: TrainSettings = options.build(TrainSettings, spec["train"], "train")
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
         self.forgetting: Forgetting | None = None
         self.cache: trunkcache.TrunkCache | None = None
         self.step = 0
-        self.trial = (spec.get("tuning") or {}).get("trial") is not None  # tuned on dev; validation stays unseen
+        self.trial = loading.is_trial(job)
         mirror = Path(job.mirror) if job.mirror else None
         self.source = models.resolve(spec["model"]["name"], models.Loading.of(spec["model"]), mirror)
         if self.source.fingerprint != spec["model"]["fingerprint"]:
@@ -165,7 +154,7 @@ class Run:
         self.emit({"event": "phase", "name": "loading"})
         self.read_data(device)
         if self.settings.forgetting is not None:
-            self.forgetting = Forgetting.on(self.settings.forgetting, self.data_source, self.seat)
+            self.forgetting = Forgetting.on(self.settings.forgetting, loading.source_of(self.job), self.seat)
         self.record["dev_score"] = dict(zip(("name", "higher_is_better"), self.form.dev, strict=True))
         self.record["data"] = {
             f"{name}_{what}": value
@@ -190,12 +179,14 @@ class Run:
         self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
         self.seat = Seat(self.engine, self.settings, tokenizer, models.configuration(self.source))
         self.form = forms.make(self.job.spec["task"]["form"], self.task, self.source, self.seat)
-        self.data = self._load_data() if self.member is None else self.member.once("data", self._load_data)
+        load = partial(loading.load, self.job, self.task, self.form, self.settings)
+        self.data = load() if self.member is None else self.member.once("data", load)
+        self.batches = Batches(self.engine, self.data.train, self.data.validation, self.settings, self.seed)
 
     def kept_rows(self) -> list[tuple[Rows, list[int]]]:
         """Rows whose features ``cache_trunk`` keeps, of each split."""
         plan = self.job.spec["task"]["form"]
-        return trunkcache.parts(self.data.train, self.data.dev, self._rows(), self.settings, plan)
+        return trunkcache.parts(self.data.train, self.data.dev, self.batches.rows(), self.settings, plan)
 
     def _initialize(self, method: DataInitialized) -> None:
         """Show the method the training rows one by one, once; its memory peak is that of the longest row."""
@@ -204,11 +195,11 @@ class Run:
 
         def longest() -> Iterator[Batch]:
             taken.append(int(lengths.argmax()))
-            yield self.engine.batch(self.data.train, taken[-1:])
+            yield self.batches.of(taken[-1:])
 
         peak = measure_call(self.module, "initialization", lambda: method.initialize(self.module, longest()))
         self.initialization = peak if taken else None  # a method may have nothing to look at, with its options
-        rows = islice(self._batches(batch_size=1), len(lengths))
+        rows = islice(self.batches.training(batch_size=1), len(lengths))
         method.initialize(self.module, (batch for batch, _ in rows))
 
     def _attached(self, seed: int) -> tuple[nn.Module, Backbone]:
@@ -221,7 +212,7 @@ class Run:
             self.forgetting.before(backbone.model)
         self.originals = original_tensors(backbone)
         if self.record["compute"]["base_inference_flops"] is None:
-            self.record["compute"]["base_inference_flops"] = flops.of_inference(backbone.model, self._longest())
+            self.record["compute"]["base_inference_flops"] = flops.of_inference(backbone.model, self.batches.longest())
         shape = backbone
         if self.source.loading.quantize:  # its tensors' shapes are those of the packed values
             shape = models.sketch(self.source, head, self.task.labels)
@@ -231,35 +222,6 @@ class Run:
         if self.settings.gradient_checkpointing:
             recompute_activations(backbone.model)
         return module, backbone
-
-    def _load_data(self) -> _Data:
-        splits = self.task.load(self.data_source)
-        if splits.fingerprint != self.job.spec["task"]["fingerprint"]:
-            raise RequestError("The data changed while the run was waiting; start it again.")
-        groups = groups_of(splits.train, splits.group)
-        train_rows, dev_rows = hold_out(len(splits.train), self.settings.dev_size, groups=groups)
-        train_rows = subsample(train_rows, self.settings.train_size)
-        key = f"{splits.fingerprint}|{self.source.fingerprint}|{self.job.spec['code']['task']}|{self.task.name}"
-        key += "".join(f"|{name}={value!r}" for name, value in taskoptions.plain(self.task).items())
-
-        def encoded(dataset: Any, rows: Sequence[int], name: str) -> Rows:
-            found = self.form.encode(_selected(dataset, rows), f"{key}|{name}|{len(dataset)}")
-            if len(found) == 0:
-                raise RequestError(f"Task '{self.task.name}': its {name} rows hold no text of two tokens or more.")
-            return found
-
-        def scored(dataset: Any, name: str) -> Rows:
-            together = groups_of(dataset, self.task.group) if isinstance(self.task, Settles) else None
-            chosen = subsample(range(len(dataset)), self.settings.eval_size, groups=together)
-            return encoded(dataset, chosen, name)
-
-        dev = encoded(splits.train, dev_rows, "dev") if dev_rows else None
-        return _Data(
-            encoded(splits.train, train_rows, f"train{self.settings.dev_size}"),
-            dev,
-            dev if dev is not None and self.trial else scored(splits.validation, "validation"),
-            {} if self.trial else {name: scored(rows, f"validation_{name}") for name, rows in splits.others.items()},
-        )
 
     @property
     def _sample(self) -> Rows:
@@ -295,7 +257,7 @@ class Run:
     def _join(self, member: Member) -> None:
         """Time the run's own steps while it is alone, then wait for the others."""
         self.emit({"event": "phase", "name": "measuring speed"})
-        probe = company.own_training(self._trainer(), self.data.train, self._rows())
+        probe = company.own_training(self._trainer(), self.data.train, self.batches.rows())
         self.record["speed"] |= company.speeds(probe)
         self.emit({"event": "phase", "name": "waiting for the runs that share its trunk"})
         self.trunks = company.join(member, self.module, self.before, self.engine.device)
@@ -319,29 +281,15 @@ class Run:
 
     # -- training -------------------------------------------------------------------------------------------
 
-    @property
-    def _order(self) -> int:
-        """Seed of the batch order."""
-        return self.seed if self.settings.data_seed is None else self.settings.data_seed
-
-    def _rows(self) -> Iterator[list[int]]:
-        return training_batches(self.data.train.lengths, self.settings.batch_size, self._order)
-
-    def _batches(self, batch_size: int | None = None) -> Iterator[tuple[Batch, int]]:
-        lengths = self.data.train.lengths
-        for rows in training_batches(lengths, batch_size or self.settings.batch_size, self._order):
-            yield self.engine.batch(self.data.train, rows), int(lengths[rows].sum())
-
     def _trainer(self) -> Trainer:
         return Trainer(self.module, self.method, self.settings, self.engine)
 
     def _measure_memory(self) -> None:
         """Two optimizer steps at the largest batch of the run, and one evaluation at the largest there."""
         self.emit({"event": "phase", "name": "measuring memory"})
-        evaluated = evaluation_batches(self.data.validation.lengths, self.settings.eval_batch_size)[0]
-        scored = self.engine.batch(self.data.validation, evaluated)
+        scored, _ = self.batches.scoring()
         if self.trains:
-            trained = self.engine.batch(self.data.train, self._largest())
+            trained = self.batches.of(self.batches.extreme())
             fed = trunkcache.fed(self.module, self.cache)
             self.record["memory"] |= measure(self._trainer(), trained, scored, self.initialization, fed)
         else:
@@ -352,45 +300,23 @@ class Run:
         """Compile for the run's largest and smallest batches, and for the largest and smallest that are scored."""
         self.emit({"event": "phase", "name": "compiling"})
         compilation.compile_in_place(self.module)
-        train, validation = self.data.train, self.data.validation
-        trained = [pick(self._planned(), key=self._cells) for pick in (max, min)] if self.trains else []
-        scored = evaluation_batches(validation.lengths, self.settings.eval_batch_size)
-        rehearse(
-            self._trainer(),
-            [self.engine.batch(train, rows) for rows in trained],
-            [self.engine.batch(validation, rows) for rows in (scored[0], scored[-1])],
-        )
-
-    def _planned(self) -> Iterator[list[int]]:
-        """Row numbers of the batches that the run trains on."""
-        return islice(self._rows(), (self.settings.steps or 1) * self.settings.grad_accum)
-
-    def _cells(self, rows: Sequence[int]) -> int:
-        """Tokens of a batch of training rows, padding included."""
-        return len(rows) * int(self.data.train.lengths[rows].max())
-
-    def _largest(self) -> list[int]:
-        """Rows of the largest batch that the run trains on."""
-        return max(self._planned(), key=self._cells)
-
-    def _longest(self) -> Batch:
-        """The longest validation example, a batch of one."""
-        return self.engine.batch(self.data.validation, [int(self.data.validation.lengths.argmax())])
+        trained = [self.batches.of(self.batches.extreme(pick)) for pick in (max, min)] if self.trains else []
+        rehearse(self._trainer(), trained, self.batches.scoring())
 
     def _count_flops(self) -> None:
         """Operations of one example's inference and of an optimizer step at the run's largest batch."""
         compute, lengths = self.record["compute"], self.data.train.lengths
         with self.engine.autocast():
-            compute["inference_flops"] = flops.of_inference(self.module, self._longest())
+            compute["inference_flops"] = flops.of_inference(self.module, self.batches.longest())
         compute["inference_length"] = int(self.data.validation.lengths.max())
         if self.trains:
             trainer = self._trainer()
-            rows = sorted(self._largest(), key=lambda row: -int(lengths[row]))
+            rows = sorted(self.batches.extreme(), key=lambda row: -int(lengths[row]))
             with trunkcache.fed(self.module, self.cache):
                 one = flops.of_training(
                     self.module,
                     lambda batch: trainer.backward(trainer.forward(batch)),
-                    lambda rows: self.engine.batch(self.data.train, rows),
+                    self.batches.of,
                     rows,
                 )
             compute["train_step_flops"] = self.settings.grad_accum * one
@@ -409,7 +335,7 @@ class Run:
             self.emit({"event": "step", "steps": steps, "seconds": time.perf_counter() - begun, **point})
 
         with trunkcache.fed(self.module, self.cache), self._together():
-            fit = self._trainer().fit(self._batches(), evaluate, self.form.dev[1], report)
+            fit = self._trainer().fit(self.batches.training(), evaluate, self.form.dev[1], report)
         self.record["curve"] = fit.curve
         self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
         if self.member is None:
@@ -509,13 +435,6 @@ def execute(job: Job, emit: Emit, member: Member | None = None) -> dict[str, Any
         record["error"] = f"{type(error).__name__}: {first[0] if first else ''}"
         record["traceback"] = traceback.format_exc()
         return record
-
-
-def _selected(dataset: Any, rows: Sequence[int]) -> Any:
-    """Rows of a ``datasets.Dataset`` under a name made quickly: its own hash of 60,000 row numbers takes 0.3 s."""
-    numbers = np.asarray(rows, dtype=np.int64).tobytes()
-    name = hashlib.sha256(dataset._fingerprint.encode() + numbers).hexdigest()[:32]
-    return dataset.select(rows, new_fingerprint=name)
 
 
 def recompute_activations(model: Any, **options: Any) -> None:

@@ -42,7 +42,7 @@ def test_a_seed_decides_the_initialisation(place):
 
 def test_a_seed_decides_the_order_of_the_rows_and_not_which_are_scored(place):
     first, again, other = (prepared(place, "head", seed) for seed in (0, 0, 1))
-    orders = [[next(rows) for _ in range(8)] for rows in (run._rows() for run in (first, again, other))]
+    orders = [[next(rows) for _ in range(8)] for rows in (run.batches.rows() for run in (first, again, other))]
     assert orders[0] == orders[1] != orders[2]
     assert np.array_equal(first.data.validation.labels, other.data.validation.labels)
     assert np.array_equal(first.data.train.labels, other.data.train.labels)
@@ -50,7 +50,7 @@ def test_a_seed_decides_the_order_of_the_rows_and_not_which_are_scored(place):
 
 def test_a_seed_decides_dropout(place):
     run = prepared(place, "lora", 0)
-    batch, _ = next(run._batches())
+    batch, _ = next(run.batches.training())
     run.module.train()
     losses = []
     for seed in (0, 0, 1):

@@ -197,7 +197,7 @@ def test_the_batch_order_is_a_setting_that_old_runs_do_not_have(tmp_path: Path) 
         for spec in (plain, chosen, moved):
             run = Run(job(spec, tmp_path), lambda _: None)
             run._prepare()
-            orders.append(list(islice(run._rows(), 6)))
+            orders.append(list(islice(run.batches.rows(), 6)))
     assert orders[0] == orders[1] != orders[2], "seed 0's own order is that of data_seed 0"
 
 
