@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _FEWEST = 1 << 25  # multiply-adds of a map that is worth the call
+_PLAIN = {Tensor, torch.nn.Parameter, type(None)}  # a quantised weight is a class of its own
 _torchs_own = torch.nn.functional.linear
 
 
@@ -39,7 +40,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or weight.requires_grad
         or (bias is not None and (bias.requires_grad or bias.dtype is not torch.float32))
         or input.numel() * weight.shape[0] < _FEWEST
-        or type(input) not in (Tensor, torch.nn.Parameter)
+        or not {type(input), type(weight), type(bias)} <= _PLAIN
+        or weight.dim() != 2
         or not input.is_cpu
         or not input.is_contiguous()
         or torch.compiler.is_compiling()

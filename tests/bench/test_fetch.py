@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import datasets
 import pytest
 
 from bench import fetch, registry
+from bench.api import DataSource
+from bench.datasource import load_split
 from bench.errors import RequestError
 from tests.conftest import Bench
 from tests.hub import Hub, Repository, serve
@@ -122,11 +125,9 @@ def test_a_script_is_read_from_the_hubs_own_copy(bench: Bench, hub: Hub, tmp_pat
     assert {path.name for path in (filled / "aps/super_glue/boolq").glob("*.parquet")} == {
         "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "validation-00000-of-00001.parquet"
     }  # fmt: skip
-    away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "none"), "BENCH_DATA": str(filled)}
-    (offline,) = json.loads(bench(*quick, "--out", tmp_path / "mirrored", **away).stdout)
-    assert offline["spec"]["task"]["source"] == f"mirror:aps/super_glue/boolq@{'b' * 40}"
-    assert offline["spec"]["task"]["fingerprint"] == direct["spec"]["task"]["fingerprint"]
-    assert offline["scores"] == direct["scores"]
+    offline = load_split(DataSource(filled), "aps/super_glue", "boolq", "train", None)
+    assert offline.source == f"mirror:aps/super_glue/boolq@{'b' * 40}" and len(offline.dataset) == 160
+    assert offline.fingerprint == hashlib.sha256(questions(0, 80) + questions(80, 160)).hexdigest()
 
 
 def test_what_is_wrong_with_a_script_is_said(bench: Bench, hub: Hub, tmp_path: Path) -> None:

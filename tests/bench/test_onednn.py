@@ -31,6 +31,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield found
 
 
+class Own(Tensor):
+    """A tensor class of its own, as quantised weights have."""
+
+
 def inputs(*shape: int, grad: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
     return torch.randn(*shape, INPUTS).requires_grad_(grad), torch.randn(OUTPUTS, INPUTS), torch.randn(OUTPUTS)
@@ -76,6 +80,7 @@ def test_what_is_left_to_torch(calls: list[int]) -> None:
     linear(x[:-1], weight)  # small
     linear(x.double(), weight.double())
     linear(x.detach().t().contiguous().t(), weight)
+    assert type(linear(x, weight.as_subclass(Own))) is Own
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype is torch.bfloat16
     with FlopCounterMode(display=False) as counter:

@@ -93,6 +93,7 @@ def maps() -> list[nn.Module]:
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("pissa", [False, True])
 def test_the_formula(index: int, dora: bool, pissa: bool) -> None:
+    torch.manual_seed(0)
     base = maps()[index].requires_grad_(False)
     original = (base.weight.t() if isinstance(base, Conv1D) else base.weight).detach().clone()
     bias = 0 if base.bias is None else base.bias.detach()
@@ -119,7 +120,7 @@ def test_the_formula(index: int, dora: bool, pissa: bool) -> None:
     wanted = torch.autograd.grad((expected * seed).sum(), list(trainable(layer).values()))
     found = torch.autograd.grad((layer(x) * seed).sum(), list(trainable(layer).values()))
     for left, right in zip(found, wanted, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(left, right, rtol=5e-5, atol=1e-5)  # sums of fifteen rows, in two orders
 
 
 def test_a_row_of_zeros_stays_finite_with_dora() -> None:

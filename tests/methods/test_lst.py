@@ -557,8 +557,7 @@ def test_the_runner_measures_an_initialisation_that_looks_at_rows(init: str, loo
     run = SimpleNamespace(
         module=module,
         data=SimpleNamespace(train=SimpleNamespace(lengths=lengths)),
-        engine=SimpleNamespace(batch=lambda _, chosen: rows[chosen[0]]),
-        _batches=endless,
+        batches=SimpleNamespace(training=endless, of=lambda chosen: rows[chosen[0]]),
     )
     Run._initialize(cast(Run, run), cast(DataInitialized, method))
     assert len(taken) == looked
