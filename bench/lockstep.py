@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.openmp import dismiss_team
+from bench import openmp
 from bench.trunk import Reading, Reads, readers
 
 _POLL_SECONDS = 0.5  # how long a signal may wait to be noticed
@@ -141,6 +141,7 @@ class Lockstep:
         self._live = {Member(self): act for act in acts}
         self._ready: deque[Member] = deque()
         self._over = threading.Event()
+        self._core: int | None = None  # where the last one worked
         self._error: BaseException | None = None
 
     def run(self) -> None:
@@ -161,13 +162,13 @@ class Lockstep:
     def pass_on(self, member: Member) -> None:
         """Give the baton away and come back with it, and with the own random states."""
         own = _generators(self.device)
-        dismiss_team()
+        self._rest()
         self._next_one()
-        member.baton.acquire()
+        self._take(member)
         _restore(own, self.device)
 
     def _work(self, member: Member, act: Callable[[Member], None]) -> None:
-        member.baton.acquire()
+        self._take(member)
         _restore(self._begun, self.device)
         try:
             act(member)
@@ -175,8 +176,16 @@ class Lockstep:
             self._error = self._error or error
         finally:
             del self._live[member]
-            dismiss_team()
+            self._rest()
             self._next_one()
+
+    def _rest(self) -> None:
+        openmp.dismiss_team()
+        self._core = openmp.core()
+
+    def _take(self, member: Member) -> None:
+        openmp.acquire(member.baton)
+        openmp.go_on_at(self._core)
 
     def _next_one(self) -> None:
         """Release the next member; when nobody is left who can work, answer those who wait first."""
