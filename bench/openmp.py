@@ -15,8 +15,9 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import torch
 
 _SOFT = 1  # omp_pause_soft, OpenMP 5.0, section 3.2.44
 _NAPS, _NAP_SECONDS = 8, 6e-4  # as tried in tests/speed/baton.py
@@ -62,11 +63,5 @@ def _sched_getcpu() -> Callable[[], int] | None:
 
 @functools.cache
 def _pause() -> Callable[[int], Any] | None:
-    """``omp_pause_resource_all`` of the library that torch uses; loaded libraries are listed on Linux alone."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.is_file() else []
-    for path in dict.fromkeys(line.split()[-1] for line in lines if "omp" in line.rpartition("/")[2]):
-        found = getattr(ctypes.CDLL(path), "omp_pause_resource_all", None) if ".so" in path else None
-        if found is not None:
-            return found  # type: ignore[no-any-return]
-    return None
+    """``omp_pause_resource_all`` of the library that torch uses: a process may hold others (scikit-learn's)."""
+    return getattr(ctypes.CDLL(torch._C.__file__), "omp_pause_resource_all", None)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench import openmp
 from bench.lockstep import Lockstep, Member
 from bench.trunk import Feed, Reading
 
@@ -193,3 +198,40 @@ def test_modules_without_readers_or_unknown_ones_are_left_alone() -> None:
             pass
 
     Lockstep([act], CPU).run()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05])
+def test_a_thread_that_rests_wakes_up_however_long_it_took(after: float) -> None:
+    semaphore = threading.Semaphore(0)
+    threading.Timer(after, semaphore.release).start()
+    openmp.acquire(semaphore)
+    assert not semaphore.acquire(blocking=False), "taken once"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here")
+def test_going_on_at_a_core_leaves_the_choice_of_cores_as_it_was() -> None:
+    allowed = os.sched_getaffinity(0)
+    for core in (None, *sorted(allowed), max(allowed) + 1):
+        openmp.go_on_at(core)
+        assert os.sched_getaffinity(0) == allowed
+    assert openmp.core() in allowed
+
+
+_DISMISSED = """
+import os, torch, sklearn.metrics
+from bench import openmp
+torch.set_num_threads(2)
+torch.ones(1 << 20).add_(1)
+team = len(os.listdir("/proc/self/task"))
+openmp.dismiss_team()
+print(team - len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_the_team_that_is_dismissed_is_torchs_also_beside_another_openmp() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", _DISMISSED], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "1"
