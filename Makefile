@@ -1,4 +1,5 @@
 # Two commands: `make demo` runs the main job, `make test` checks everything. Each installs what it needs, once.
+# Tests start hundreds of processes; what they import is compiled once, also where PYTHONDONTWRITEBYTECODE is set.
 # `make gate` trains the small models and fails when something got worse than results/baselines/ci.json;
 # `make baseline` measures that file anew (on a quiet machine, and when a change was meant).
 PYTHON ?= python3
@@ -15,6 +16,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m compileall -q bench methods tasks results tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 GATE := results/gate

@@ -128,7 +128,8 @@ def _took(record: Record) -> str:
     """How long a run took, where it can be told."""
     seconds = record["speed"]["total_seconds"]
     if seconds is None and record.get("shared"):
-        return f", trained together with {record['shared']['runs'] - 1} other(s)"
+        others = record["shared"]["runs"] - 1
+        return f", trained together with {others} other{'s' if others > 1 else ''}"
     return "" if seconds is None else f", {seconds:.1f} s"
 
 

@@ -110,10 +110,11 @@ class Cell:
 
 
 def methods() -> dict[str, Method]:
-    """The methods that ship with bench at their defaults, by name, and the variants; no plugin of another test."""
+    """The methods that ship with bench at their defaults, by name, and the variants; neither plugins of other tests
+    nor peft's methods, which are there once another test asked for them."""
     registry.load()
     folder = Path(bench.methods.__file__ or "").resolve().parent
-    classes = registry.methods()
+    classes = {name: cls for name, cls in registry.methods().items() if ":" not in name}
     found = {name: cls() for name, cls in classes.items() if registry.method_entry(name).file.parent == folder}
     variants = {f"{name} {_words(chosen)}": classes[name](**chosen) for name, chosen in VARIANTS}
     return dict(sorted({**found, **variants}.items()))
