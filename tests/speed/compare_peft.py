@@ -54,7 +54,7 @@ def peers(method: str, steps: int, seed: int, score: bool) -> dict[str, float]:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise SystemExit(done.stderr or f"the peer ended with {done.returncode}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
