@@ -89,7 +89,8 @@ def _pairs(scene: Scene) -> list[str]:
     if not compared:
         why = f" ({text(reasons[0])})" if reasons else ""
         return [f"Nothing could be compared example by example{why}: ties are judged by intervals alone."]
-    said = [f"{len(compared)} pairs were compared on the same examples; {sum(p.different for p in compared)} differ."]
+    many = "1 pair was" if len(compared) == 1 else f"{len(compared)} pairs were"
+    said = [f"{many} compared on the same examples; {sum(p.different for p in compared)} differ."]
     if reasons:
         said.append(f"{len(group.pairs) - len(compared)} pairs could not be: {text(reasons[0])}.")
     return said
