@@ -14,7 +14,7 @@ from typing import Any
 from bench import options, registry, specs
 from bench.api import KINDS, Method
 from bench.errors import RequestError, unknown
-from bench.planner import advice
+from bench.planner import advice, cuda
 from bench.planner.plans import Plan, Planner, as_json
 from bench.planner.request import Setting, parse_size
 from bench.planner.shape import Shape, find
@@ -71,7 +71,8 @@ def _setting(values: Mapping[str, Any]) -> Setting:
                 wrong.append(f"--{name.replace('_', '-')}: {error}")
     if wrong:
         raise RequestError(wrong)
-    return Setting(**chosen)
+    setting = Setting(**chosen)
+    return dataclasses.replace(setting, gpu=cuda.gpu(setting.gpu))  # a plan says what it is for
 
 
 def _head(values: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_map
 
 aten = torch.ops.aten
 
-# One for the forward's and one for the backward's thread: :4096:2:16:8 KiB each (CUDABlas.cpp, getChosenWorkspaceSize).
-CUBLAS_WORKSPACE_BYTES = 2 * (2 * 4096 + 8 * 16) * 1024
+# Of one thread: :4096:2:16:8 KiB, and 32 MiB on Hopper (CublasHandlePool.cpp, parseChosenWorkspaceSize).
+CUBLAS_WORKSPACE_BYTES = {"other": (2 * 4096 + 8 * 16) * 1024, "hopper": 8 * 4096 * 1024}
 
 # AT_FORALL_FP32 in aten/src/ATen/autocast_mode.h, by their names in Python, without what networks never call.
 _FP32 = frozenset(
@@ -33,6 +33,18 @@ _FP32 = frozenset(
 # AT_FORALL_FP32_SET_OPT_DTYPE: the result is fp32 unless the call asks for another type.
 _FP32_RESULT = frozenset("softmax log_softmax cumsum cumprod prod sum norm vector_norm".split())
 _LOW = (torch.bfloat16, torch.float16)
+
+
+def gpu(chosen: str) -> str:
+    """``hopper`` or ``other``; for ``auto`` what the GPU here is, and ``other`` where there is none."""
+    if chosen != "auto":
+        return chosen
+    return "hopper" if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9 else "other"
+
+
+def workspace_bytes(chosen: str) -> int:
+    """What cuBLAS holds for the forward's and the backward's thread together, on a GPU as ``gpu`` takes it."""
+    return 2 * CUBLAS_WORKSPACE_BYTES[gpu(chosen)]
 
 
 class CudaRules(TorchFunctionMode):
@@ -104,17 +116,19 @@ def _attention(  # noqa: PLR0913 - the arguments of torch's own function
         chosen = scale if scale is not None else 1 / math.sqrt(width)
         out: Tensor = aten._scaled_dot_product_flash_attention(*padded, dropout_p, is_causal, False, scale=chosen)[0]
         return out[..., :width] if width % 8 else out
+    efficient = _fits_efficient(query, key, value, attn_mask)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         # convert_boolean_attn_mask: an additive mask of its own for each call.
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -math.inf)
-    if _fits_efficient(query, key, value):
+    if efficient:
         bias = _aligned(attn_mask, query, key) if attn_mask is not None else None
         keep = query.requires_grad or key.requires_grad or value.requires_grad
         taken = aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, keep, dropout_p, is_causal, scale=scale
         )
         return taken[0]  # type: ignore[no-any-return]
-    return _plain(query, key, value, (attn_mask, is_causal), (dropout_p, scale, enable_gqa))
+    with torch.autocast("cpu", enabled=False):  # which wraps the whole function, and none of its parts
+        return _plain(query, key, value, (attn_mask, is_causal), (dropout_p, scale, enable_gqa))
 
 
 def _fits_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> bool:
@@ -124,11 +138,16 @@ def _fits_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
     return query.dtype in _LOW and mask is None and same and square
 
 
-def _fits_efficient(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """The conditions of use_mem_efficient_attention: aligned widths, as many key heads as query heads."""
+def _fits_efficient(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """The conditions of use_mem_efficient_attention: aligned widths, as many key heads as query heads, whole rows.
+
+    T5's relative bias is laid out with the heads innermost, and a mask made from it is as well: the plain kernel then.
+    """
     alignment = 16 // query.element_size()
     aligned = query.shape[-1] % alignment == 0 and value.shape[-1] % alignment == 0
-    return aligned and query.shape[1] == key.shape[1]
+    whole = all(part.shape[-1] == 1 or part.stride(-1) == 1 for part in (query, key, value))
+    whole = whole and (mask is None or mask.stride(-1) == 1)
+    return aligned and whole and query.shape[1] == key.shape[1]
 
 
 def _aligned(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -62,12 +62,11 @@ class Planner:
         """The plan at the setting's batch size and length."""
         setting, subject = self.setting, self.subject
         place = (setting.batch_size, setting.max_length)
-        phases = dict(subject.peaks(self.trace(*place))) if subject.trains else {}
+        phases, reserved = subject.step(self.trace(*place)) if subject.trains else ({}, None)
         phases["evaluation"] = subject.evaluation(*place)
         if self.initialization is not None:
             phases["initialization"] = self.initialization
         highest = max(peak.total_bytes for peak in phases.values())
-        reserved = subject.reserved(self.trace(*place)) if subject.trains else None
         if setting.device == "cuda":
             reserved = max(reserved or 0, highest)
         needed = highest if reserved is None else reserved + CONTEXT_BYTES
@@ -93,10 +92,10 @@ class Planner:
 
     def needed(self, trace: Trace) -> int:
         """Bytes that must be free on the device for a step with this trace."""
-        highest = max(peak.total_bytes for peak in self.subject.peaks(trace).values())
+        peaks, reserved = self.subject.step(trace)
+        highest = max(peak.total_bytes for peak in peaks.values())
         if self.initialization is not None:
             highest = max(highest, self.initialization.total_bytes)
-        reserved = self.subject.reserved(trace)
         return highest if reserved is None else max(reserved, highest) + CONTEXT_BYTES
 
     def _estimated(self, batch: int, length: int) -> int:
@@ -107,7 +106,7 @@ class Planner:
     def never(self, budget: int) -> bool:
         """Whether the weights alone, which do not depend on batch size and length, are too much."""
         place = (self.setting.batch_size, self.setting.max_length)
-        return self.subject.peaks(self.trace(*place))["loaded"].total_bytes > budget
+        return self.subject.step(self.trace(*place))[0]["loaded"].total_bytes > budget
 
     def max_batch_size(self, budget: int) -> int | None:
         """The most rows of the setting's length that fit; 0 when not even one does, None without training."""

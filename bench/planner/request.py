@@ -10,6 +10,7 @@ from bench.errors import RequestError
 
 PRECISIONS = ("fp32", "bf16", "bf16-autocast", "bf16-plain")
 DEVICES = ("cuda", "cpu")
+GPUS = ("auto", "hopper", "other")
 OPTIMIZERS = ("adamw", "adamw-foreach", "sgd", "adamw8bit")
 ATTENTIONS = ("auto", "sdpa", "eager")
 
@@ -40,6 +41,12 @@ class Setting:
         choices=OPTIMIZERS,
     )
     device: str = option("cuda", "whose rules are modelled: cuda or cpu", choices=DEVICES)
+    gpu: str = option(
+        "auto",
+        "of which cuBLAS's two workspaces are: hopper (H100, H200) has 32 MiB each, others 8; auto: as the GPU here, "
+        "where there is one",
+        choices=GPUS,
+    )
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
     dropout: float | None = option(
         None, "dropout of the model, in every place that has one; none: as its configuration says", low=0.0, high=0.99

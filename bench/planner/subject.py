@@ -74,7 +74,7 @@ class Subject:
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._on_cuda = setting.device == "cuda"
         self.block = CUDA_BLOCK_BYTES if self._on_cuda else 1
-        self.extra = cuda.CUBLAS_WORKSPACE_BYTES if self._on_cuda else 0
+        self.extra = cuda.workspace_bytes(setting.gpu) if self._on_cuda else 0
         with self._rules():
             backbone = shape.build(model, setting)
             shape.check_length(model, backbone, setting)
@@ -164,7 +164,7 @@ class Subject:
 
         with self._rules(), self._explained():
             peak = measure_inference(self.module, self._batch(batch_size, length), forward, rounding=self.block)
-        return self._with_extra(peak)
+        return _with_other(peak, self.extra)
 
     def initialization(self, length: int) -> Peak | None:
         """The peak of a data-dependent initialisation, which looks at rows one by one; None where there is none."""
@@ -181,16 +181,20 @@ class Subject:
             peak = measure_call(
                 self.module, "initialization", lambda: method.initialize(self.module, rows()), rounding=self.block
             )
-        return self._with_extra(peak) if taken else None
+        return _with_other(peak, self.extra) if taken else None
 
-    def _with_extra(self, peak: Peak) -> Peak:
-        split = {**peak.split, "other": peak.split["other"] + self.extra}
-        return Peak(peak.total_bytes + self.extra, split, peak.phase)
+    def step(self, trace: Trace) -> tuple[dict[str, Peak], int | None]:
+        """The peaks of a trace's phases under the device's rules, and what the CUDA allocator takes from the device.
 
-    def peaks(self, trace: Trace) -> dict[str, Peak]:
-        """The peaks of a trace's phases under the device's rules."""
-        return trace.peaks(self.block, self.extra)
+        What its blocks are larger than their tensors is in "other". The second is None under the CPU's rules.
+        """
+        peaks = trace.peaks(self.block, self.extra)
+        if not self._on_cuda:
+            return peaks, None
+        replay = trace.replayed((self.extra // 2, self.extra // 2))
+        more = {name: max(0, replay.peaks[name] - peak.total_bytes) for name, peak in peaks.items()}
+        return {name: _with_other(peak, more[name]) for name, peak in peaks.items()}, replay.reserved_bytes
 
-    def reserved(self, trace: Trace) -> int | None:
-        """What the CUDA allocator takes from the device for a trace; None under the CPU's rules."""
-        return trace.reserved((self.extra // 2, self.extra // 2)) if self._on_cuda else None
+
+def _with_other(peak: Peak, nbytes: int) -> Peak:
+    return Peak(peak.total_bytes + nbytes, {**peak.split, "other": peak.split["other"] + nbytes}, peak.phase)

@@ -89,7 +89,10 @@ def assumptions(row: Row) -> str:
         text = f"{setting['batch_size']} rows of {setting['max_length']} tokens"
     if row["kind"] == "seq2seq":
         text += f" with targets of {setting['target_length'] or setting['max_length']}"
-    words = [text, row["kind"], setting["precision"], setting["optimizer"], f"{setting['device']} rules"]
+    rules = f"{setting['device']} rules"
+    if (setting["device"], setting["gpu"]) == ("cuda", "hopper"):
+        rules += " of Hopper"
+    words = [text, row["kind"], setting["precision"], setting["optimizer"], rules]
     if setting["grad_accum"] > 1:
         words.append(f"{setting['grad_accum']} passes a step")
     if setting["gradient_checkpointing"]:

@@ -22,6 +22,19 @@ FIRST_PHASE = "loaded"
 
 
 @dataclass(frozen=True)
+class Replay:
+    """What the CUDA caching allocator says of a trace.
+
+    Attributes:
+        reserved_bytes: what it takes from the device.
+        peaks: the most that it has handed out in each phase, in bytes: blocks, which may be larger than what was asked.
+    """
+
+    reserved_bytes: int
+    peaks: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Trace:
     """The events of a step, one array entry each, in order.
 
@@ -109,14 +122,15 @@ class Trace:
             found[name] = Peak(int(best.sum()), split, name)
         return found
 
-    def reserved(self, extra: Sequence[int] = ()) -> int:
-        """Bytes that the CUDA caching allocator takes from the device over two such steps.
+    def replayed(self, extra: Sequence[int] = ()) -> Replay:
+        """Two such steps in the CUDA caching allocator.
 
         Args:
             extra: further requests, made when the first step begins and never given back.
         """
         allocator = CachingAllocator()
         blocks: dict[int, Block] = {}
+        highest = [0] * len(self.phases)
         lasting, phase = self.lasting().tolist(), self.phase.tolist()
         storages, sizes = self.storage.tolist(), self.size.tolist()
         waiting = list(extra)
@@ -133,4 +147,5 @@ class Trace:
                     allocator.release(held)
                 if sizes[index] > 0:
                     blocks[storage] = allocator.allocate(sizes[index])
-        return allocator.reserved_bytes
+                highest[phase[index]] = max(highest[phase[index]], allocator.allocated_bytes)
+        return Replay(allocator.reserved_bytes, dict(zip(self.phases, highest, strict=True)))

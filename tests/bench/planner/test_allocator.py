@@ -97,11 +97,18 @@ def test_what_is_left_at_the_end_of_a_step_was_there_from_the_beginning_of_the_n
 
 
 def test_reserved_is_of_two_steps() -> None:
-    assert STEP.reserved() == 2 * MIB
+    assert STEP.replayed().reserved_bytes == 2 * MIB
     big = STEP.resized(np.array([30, 12, 0, 12, 12, 0]) * MIB)
     # The optimizer's state takes the activations' block in the first step, so the second needs another.
-    assert big.reserved() == (30 + 12 + 12) * MIB
-    assert big.reserved((40 * MIB,)) == (30 + 12 + 12 + 40) * MIB
+    assert big.replayed().reserved_bytes == (30 + 12 + 12) * MIB
+    assert big.replayed((40 * MIB,)).reserved_bytes == (30 + 12 + 12 + 40) * MIB
+
+
+def test_what_is_handed_out_is_whole_blocks() -> None:
+    assert STEP.replayed().peaks == {"loaded": 1024, "forward": 1024 + 512 + 512, "step": 1024 + 512 + 512}
+    # The activations' block serves the optimizer's smaller state whole: less than 1 MiB would be left of it.
+    big = STEP.resized(np.array([30 * MIB, 12 * MIB, 0, 12 * MIB - 1024, 0, 0]))
+    assert big.replayed().peaks["step"] == (30 + 12) * MIB
 
 
 @pytest.mark.parametrize(

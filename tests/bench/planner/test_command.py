@@ -46,7 +46,8 @@ def test_json_has_what_scripts_read(bench_here: Bench, model: Path) -> None:
 
 
 def test_the_table_says_what_was_assumed_and_what_would_fit(bench_here: Bench, model: Path) -> None:
-    done = bench_here("plan", "--methods", "full,head", "--model", model, "--budget", "1.2GB", "--batch-size", 4096)
+    done = bench_here("plan", "--methods", "full,head", "--model", model, "--budget", "1.2GB", "--batch-size", 4096,
+                      "--gpu", "other")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "4096 rows of 128 tokens, classification, fp32, adamw, cuda rules, budget 1.2 GB" in done.stdout
     said = " ".join(done.stdout.split())
@@ -97,6 +98,17 @@ def test_precision_decides_the_weights(model: Path) -> None:
     }
     assert weights["fp32"] == weights["bf16-autocast"]
     assert weights["bf16"] < 0.7 * weights["fp32"]
+
+
+def test_hopper_has_larger_workspaces(bench_here: Bench, model: Path) -> None:
+    (other,), (hopper,) = planned(model, gpu="other"), planned(model, gpu="hopper")
+    assert hopper["peak_bytes"] - other["peak_bytes"] == 2 * (32 * 1024 - 8320) * 1024
+    assert hopper["peak"]["other"] - other["peak"]["other"] == hopper["peak_bytes"] - other["peak_bytes"]
+    assert planned(model)[0]["setting"]["gpu"] in ("hopper", "other")
+    done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hopper")
+    assert "cuda rules of Hopper" in done.stdout
+    done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hoper")
+    assert done.returncode == 2 and "did you mean 'hopper'" in done.stderr.lower()
 
 
 def test_checkpointing_and_fused_attention_save(model: Path) -> None:

@@ -90,6 +90,32 @@ def test_what_no_fused_kernel_takes_keeps_the_weights() -> None:
         assert tracker.held_bytes - before > 4 * BATCH * HEADS * LENGTH * LENGTH
 
 
+def test_a_mask_with_its_heads_innermost_keeps_the_weights() -> None:
+    """As T5's: its relative bias is looked up as (queries, keys, heads), and turned."""
+    scores = BATCH * HEADS * LENGTH * LENGTH
+    with tracked() as tracker:
+        query, seen = heads(torch.float32), torch.ones(BATCH, 1, LENGTH, LENGTH, dtype=torch.bool)
+        bias = torch.empty(LENGTH, LENGTH, HEADS).permute(2, 0, 1)[None]
+        mask = torch.where(seen, bias, -1e9)
+        fused = F.scaled_dot_product_attention(query, query, query, mask.contiguous())
+        assert type(fused.grad_fn).__name__ == "ScaledDotProductEfficientAttentionBackward0"
+        before = tracker.held_bytes
+        plain = F.scaled_dot_product_attention(query, query, query, mask)
+        assert type(plain.grad_fn).__name__ != "ScaledDotProductEfficientAttentionBackward0"
+        assert tracker.held_bytes - before >= 4 * scores
+
+
+def test_the_plain_kernel_works_in_fp32_under_autocast() -> None:
+    scores = BATCH * HEADS * LENGTH * LENGTH
+    with tracked() as tracker, torch.autocast("cpu", dtype=torch.bfloat16):
+        query, key = heads(torch.float32), heads(torch.float32, 2)
+        mask = torch.zeros(1, 1, LENGTH, LENGTH)
+        before = tracker.held_bytes
+        out = F.scaled_dot_product_attention(query, key, key, mask, enable_gqa=True)
+        assert out.dtype == torch.bfloat16
+        assert tracker.held_bytes - before >= 4 * scores
+
+
 def test_autocast_computes_in_the_types_of_cuda() -> None:
     with FakeTensorMode(), CudaRules():
         x, weight = torch.empty(4, 8, dtype=torch.bfloat16), torch.ones(8)
