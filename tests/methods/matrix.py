@@ -18,6 +18,7 @@ import bench.methods
 from bench import registry
 from bench.api import Batch, CountsParameters, DataInitialized, Method
 from bench.backbone import Backbone, count, trainable
+from bench.data import to_device
 from bench.engine import Engine
 from bench.models import fresh_head
 from bench.runner import load_state, save_state, saved_state
@@ -26,6 +27,7 @@ from bench.trainer import Trainer
 from tests import zoo
 
 _TOLERANCE = 1e-5
+_CPU = Engine(torch.device("cpu"), "fp32", {})
 PASS, REFUSED, FAILS = "pass", "refused", "fails"
 _BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
            ValueError)  # fmt: skip
@@ -135,21 +137,21 @@ def run(name: str, family: str, kind: str) -> Cell:
     return outcome(methods()[name], family, kind)
 
 
-def outcome(method: Method, family: str, kind: str) -> Cell:
-    """Attach, train one step, check, save and load."""
-    backbone = _fresh(family, kind)
+def outcome(method: Method, family: str, kind: str, engine: Engine = _CPU) -> Cell:
+    """Attach, train one step, check, save and load, on the engine's device; the step is in its precision."""
+    backbone = _fresh(family, kind, engine.device)
     originals = {id(value) for value in backbone.model.state_dict(keep_vars=True).values()}
     expected = _formula(method, backbone)
     try:
         torch.manual_seed(1)
-        module = method.attach(backbone)
+        module = method.attach(backbone).to(engine.device)
     except ValueError as error:
         return Cell(REFUSED, str(error), error)
     except _BROKEN as error:
         return Cell(FAILS, f"attach: {type(error).__name__}: {error}", error)
     try:
-        problem = _miscounted(module, expected) or _train(method, module, family, kind)
-        problem = problem or _reload(method, module, originals, family, kind) or _sketch(method, family, kind)
+        problem = _miscounted(module, expected) or _train(method, module, (family, kind), engine)
+        problem = problem or _reload(method, module, originals, (family, kind)) or _sketch(method, family, kind)
     except _BROKEN as error:
         return Cell(FAILS, f"{type(error).__name__}: {error}", error)
     return Cell(FAILS, problem) if problem else Cell(PASS)
@@ -188,9 +190,11 @@ def _original(family: str, kind: str) -> Backbone:
     return zoo.lively(zoo.backbone(family, kind))
 
 
-def _fresh(family: str, kind: str) -> Backbone:
+def _fresh(family: str, kind: str, device: torch.device = _CPU.device) -> Backbone:
     """The same model with the same weights each time; built once, copied since."""
-    return copy.deepcopy(_original(family, kind))
+    backbone = copy.deepcopy(_original(family, kind))
+    backbone.model.to(device)
+    return backbone
 
 
 def _miscounted(module: nn.Module, expected: int | str | None) -> str:
@@ -198,14 +202,14 @@ def _miscounted(module: nn.Module, expected: int | str | None) -> str:
     return "" if expected in (None, counted) else f"trains {counted} values, its formula says {expected}"
 
 
-def _train(method: Method, module: nn.Module, family: str, kind: str) -> str:
+def _train(method: Method, module: nn.Module, cell: tuple[str, str], engine: Engine) -> str:
     """One optimizer step with every check of it; what is wrong, or nothing."""
     if isinstance(method, DataInitialized):
-        method.initialize(module, _single_rows(family, kind))
-    batch = zoo.batch(family, kind)
+        method.initialize(module, (to_device(row, engine.device) for row in _single_rows(*cell)))
+    batch = to_device(zoo.batch(*cell), engine.device)
     untrained = _logits(module, batch)
     frozen = {name: value.detach().clone() for name, value in module.named_parameters() if not value.requires_grad}
-    trainer = Trainer(module, method, TrainSettings(steps=1), Engine(torch.device("cpu"), "fp32", {}))
+    trainer = Trainer(module, method, TrainSettings(steps=1), engine)
     module.train()
     loss = trainer.forward(batch)
     trainer.backward(loss)
@@ -222,16 +226,17 @@ def _train(method: Method, module: nn.Module, family: str, kind: str) -> str:
     return "the logits are the untrained model's" if torch.equal(untrained, _logits(module, batch)) else ""
 
 
-def _reload(method: Method, module: nn.Module, originals: set[int], family: str, kind: str) -> str:
+def _reload(method: Method, module: nn.Module, originals: set[int], cell: tuple[str, str]) -> str:
     """Save what was added and trained, load it into a fresh attachment with another seed: the logits must be equal."""
-    batch = zoo.batch(family, kind)
+    device = next(module.parameters()).device
+    batch = to_device(zoo.batch(*cell), device)
     trained = _logits(module, batch)
     _stir(module)
     stirred = _logits(module, batch)
     if (stirred - trained).abs().max() < 100 * _TOLERANCE:
         return "other values of the trained tensors give the same logits"
     torch.manual_seed(2)
-    again = method.attach(_fresh(family, kind))
+    again = method.attach(_fresh(*cell, device)).to(device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
         save_state(path, saved_state(module, originals))
@@ -258,7 +263,7 @@ def _stir(module: nn.Module) -> None:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for value in trainable(module).values():
-            value.add_(torch.randn(value.shape, generator=generator) * 0.05)
+            value.add_((torch.randn(value.shape, generator=generator) * 0.05).to(value.device))
 
 
 def _logits(module: nn.Module, batch: Batch) -> Tensor:
