@@ -50,7 +50,12 @@ class Pool:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"},
+            env={
+                **os.environ,
+                "TOKENIZERS_PARALLELISM": "false",
+                "TRANSFORMERS_VERBOSITY": "error",
+                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # whether there is a GPU, without a touch that no fork survives
+            },
         )
 
     def __enter__(self) -> Self:
