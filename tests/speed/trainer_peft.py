@@ -1,6 +1,7 @@
 """The peer: a plain Hugging Face Trainer + peft script on SST-2. Prints samples per second and accuracy as JSON.
 
-    python tests/speed/trainer_peft.py METHOD MODEL_FOLDER MIRROR/nyu-mll/glue/sst2 STEPS [--seed 0] [--lr X] [--score]
+    python tests/speed/trainer_peft.py METHOD MODEL_FOLDER MIRROR/nyu-mll/glue/sst2 STEPS
+        [--seed 0] [--lr X] [--bf16] [--score]
 
 METHOD is lora, prefix, ia3 or full. The clock runs from step to step, the first five steps left out, as in
 ``bench run``; scoring on the validation split comes after.
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--score", action="store_true")
     chosen = parser.parse_args()
     transformers.set_seed(chosen.seed)
@@ -85,7 +87,7 @@ def main() -> None:
             output_dir="trainer-output", max_steps=chosen.steps, per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=64, learning_rate=chosen.lr, warmup_steps=round(0.1 * chosen.steps),
             weight_decay=0.01, seed=chosen.seed, save_strategy="no", report_to=[], disable_tqdm=True,
-            logging_strategy="no",
+            logging_strategy="no", bf16=chosen.bf16,
         ),
         train_dataset=rows(chosen.data, "train", tokenizer),
         processing_class=tokenizer,
