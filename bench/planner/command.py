@@ -72,7 +72,11 @@ def _setting(values: Mapping[str, Any]) -> Setting:
     if wrong:
         raise RequestError(wrong)
     setting = Setting(**chosen)
-    return dataclasses.replace(setting, gpu=cuda.gpu(setting.gpu))  # a plan says what it is for
+    if setting.device == "cuda":
+        return dataclasses.replace(setting, gpu=cuda.gpu(setting.gpu))  # a plan says what it is for
+    if "gpu" in chosen:
+        raise RequestError(f"--gpu {setting.gpu} is for --device cuda; a plan for the CPU has no GPU.")
+    return setting
 
 
 def _head(values: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:

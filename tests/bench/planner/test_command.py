@@ -107,6 +107,8 @@ def test_hopper_has_larger_workspaces(bench_here: Bench, model: Path) -> None:
     assert planned(model)[0]["setting"]["gpu"] in ("hopper", "other")
     done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hopper")
     assert "cuda rules of Hopper" in done.stdout
+    done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hopper", "--device", "cpu")
+    assert done.returncode == 2 and "--gpu hopper is for --device cuda" in done.stderr
     done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hoper")
     assert done.returncode == 2 and "did you mean 'hopper'" in done.stderr.lower()
 
