@@ -1,4 +1,4 @@
-"""The memory part of a record: a probe of two optimizer steps and one evaluation, at the run's largest batches."""
+"""The memory part of a record: a probe of a second optimizer step and one evaluation, at the run's largest batches."""
 
 from __future__ import annotations
 

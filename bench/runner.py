@@ -285,7 +285,7 @@ class Run:
         return Trainer(self.module, self.method, self.settings, self.engine)
 
     def _measure_memory(self) -> None:
-        """Two optimizer steps at the largest batch of the run, and one evaluation at the largest there."""
+        """An optimizer step, not the first, at the run's largest batch, and one evaluation at the largest there."""
         self.emit({"event": "phase", "name": "measuring memory"})
         scored, _ = self.batches.scoring()
         if self.trains:
