@@ -228,8 +228,8 @@ def _plan(commands: Any) -> None:
     how.add_argument("--keep-outputs", action="store_true", help="the loop holds each step's logits, as scripts do")
     where = plan.add_argument_group("where and how")
     where.add_argument("--device", metavar="D", help="whose rules: cuda or cpu (default: cuda)")
-    where.add_argument("--gpu", metavar="G", help="hopper (H100, H200: cuBLAS takes 48 MiB more) or other (default: "
-                       "as the GPU here; other without one)")  # fmt: skip
+    where.add_argument("--gpu", metavar="G", help="hopper (H100, H200: cuBLAS takes 48 MiB more), other, or auto: "
+                       "as the GPU here, other without one (default: auto)")  # fmt: skip
     where.add_argument("--budget", metavar="SIZE", help="does it fit, and how much would? such as 24GB or 22.5GiB")
     where.add_argument("--json", action="store_true", help="print the plans as JSON instead of the table")
     where.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")

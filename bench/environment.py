@@ -75,19 +75,20 @@ def describe(device: str) -> dict[str, Any]:
     if device == "cuda":
         facts |= {
             "device_name": torch.cuda.get_device_name(),
-            "driver": _driver(),
+            "driver": nvidia("driver_version"),
             "cuda": torch.version.cuda,
             "device_memory_bytes": torch.cuda.get_device_properties(0).total_memory,
         }
     return facts
 
 
-def _driver() -> str | None:
+def nvidia(what: str) -> str | None:
+    """What ``nvidia-smi --query-gpu`` says of the first GPU, which this does not touch; None where there is none."""
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip().splitlines()[0]
+    return next(iter(done.stdout.strip().splitlines()), None)

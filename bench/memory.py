@@ -74,7 +74,8 @@ def measure_training(
         module: all on one device; inside a FakeTensorMode, a module of fake tensors works the same.
         optimizer: over the module's trainable parameters, best without state.
         batches: the micro-batches of one optimizer step (more than one is gradient accumulation), each as large
-            as the run's largest, on any device. A batch is held from its forward to the end of its backward.
+            as the run's largest, on any device; rows come first in their tensors. A batch is held from its forward
+            to the end of its backward.
         loop: forward, backward and step.
         rounding: block size of the allocator to assume in bytes; None is 512 on CUDA and 1 elsewhere.
         split: say what the memory is for; false on CUDA: the allocator's totals alone, which hold for compiled code.
@@ -87,7 +88,7 @@ def measure_training(
         raise ValueError("measure_training needs at least one batch")
 
     # Of the GPU's allocator is also asked what it reserves: two whole steps then.
-    first = batches if _on_real_gpu(module) else [{name: tensor[:2] for name, tensor in batches[0].items()}]
+    first = batches if _on_real_gpu(module) else [_rows(batches[0], 2)]
 
     def two_steps(meter: _Meter) -> None:
         for some in (first, batches):
@@ -352,6 +353,10 @@ def _reconciled(peak: Peak, total_bytes: int) -> Peak:
 
 def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, Tensor)]
+
+
+def _rows(batch: Batch, count: int) -> Batch:
+    return {name: tensor[:count] if tensor.ndim else tensor for name, tensor in batch.items()}
 
 
 def _moved(batch: Batch, device: torch.device) -> dict[str, Tensor]:

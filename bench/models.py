@@ -79,7 +79,7 @@ def configuration(source: ModelSource, kind: str = "causal-lm", labels: tuple[st
 
     try:
         config = AutoConfig.from_pretrained(**_where(source), **_head_settings(kind, labels))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # configurations check their own values, each in its way
         raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}") from error
     if config.model_type not in ARCHITECTURES:
         raise RequestError(f"Model '{source.name}': {unknown('architecture', config.model_type, ARCHITECTURES)}")

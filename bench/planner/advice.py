@@ -65,7 +65,7 @@ def sentence(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     budget = row["budget_bytes"]
     begin = f"{row['label']} on {row['model']} needs {units.size(row['needed_bytes'])} of {units.size(budget)}"
     if row["weights_alone"]:
-        begin += f"; its weights alone take {units.size(row['phases']['loaded']['peak_bytes'])}"
+        begin += f"; its weights alone take {units.size(row['phases']['loaded']['split']['weights'])}"
     fitting = [entry for entry in row["advice"] if entry["fits"]]
     others = [other for other in rows if other["model"] == row["model"] and other["fits"]]
     ways = [f"{entry['change']} ({units.size(entry['needed_bytes'])})" for entry in fitting]

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from bench.environment import nvidia
+
 aten = torch.ops.aten
 
 # Of one thread: :4096:2:16:8 KiB, and 32 MiB on Hopper (CublasHandlePool.cpp, parseChosenWorkspaceSize).
@@ -36,10 +38,13 @@ _LOW = (torch.bfloat16, torch.float16)
 
 
 def gpu(chosen: str) -> str:
-    """``hopper`` or ``other``; for ``auto`` what the GPU here is, and ``other`` where there is none."""
+    """``hopper`` or ``other``; for ``auto`` what the GPU here is, and ``other`` where there is none.
+
+    Newer torch releases may take Hopper's sizes on Blackwell as well; that is for the person to say.
+    """
     if chosen != "auto":
         return chosen
-    return "hopper" if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9 else "other"
+    return "hopper" if (nvidia("compute_cap") or "").startswith("9.") else "other"
 
 
 def workspace_bytes(chosen: str) -> int:

@@ -43,8 +43,8 @@ class Setting:
     device: str = option("cuda", "whose rules are modelled: cuda or cpu", choices=DEVICES)
     gpu: str = option(
         "auto",
-        "of which cuBLAS's two workspaces are: hopper (H100, H200) has 32 MiB each, others 8; auto: as the GPU here, "
-        "where there is one",
+        "of which cuBLAS's two workspaces are: hopper (H100, H200) has 32 MiB each, other 8; auto: as the GPU here, "
+        "other without one",
         choices=GPUS,
     )
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")

@@ -90,8 +90,8 @@ def assumptions(row: Row) -> str:
     if row["kind"] == "seq2seq":
         text += f" with targets of {setting['target_length'] or setting['max_length']}"
     rules = f"{setting['device']} rules"
-    if (setting["device"], setting["gpu"]) == ("cuda", "hopper"):
-        rules += " of Hopper"
+    if setting["device"] == "cuda":
+        rules += " (Hopper)" if setting["gpu"] == "hopper" else " (not Hopper)"
     words = [text, row["kind"], setting["precision"], setting["optimizer"], rules]
     if setting["grad_accum"] > 1:
         words.append(f"{setting['grad_accum']} passes a step")

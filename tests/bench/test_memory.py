@@ -64,6 +64,20 @@ def test_linear_with_adam_in_every_phase() -> None:
     assert phases["step"] == Peak(448, step, "step")
 
 
+def test_the_first_step_takes_two_rows_of_one_pass() -> None:
+    module, seen = nn.Linear(3, 5), []
+    optimizer = torch.optim.Adam(module.parameters(), foreach=False)
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        seen.append((len(batch["x"]), float(batch["scale"])))
+        return (module(batch["x"]) * batch["scale"]).sum()
+
+    batches = [{"x": torch.randn(rows, 3), "scale": torch.tensor(2.0)} for rows in (4, 3)]
+    plain = loop(module, optimizer)
+    measure_training(module, optimizer, batches, Loop(forward, plain.backward, plain.step))
+    assert seen == [(2, 2.0), (4, 2.0), (3, 2.0)]
+
+
 def test_the_report_names_the_phase_of_the_peak_and_its_source() -> None:
     report = probe(nn.Linear(3, 5), torch.randn(4, 3))
     assert (report.source, report.reserved_peak_bytes) == ("tracker", None)

@@ -13,6 +13,7 @@ import pytest
 
 import bench as package
 from bench import RequestError
+from bench.planner import cuda
 from tests import tiny, zoo
 from tests.conftest import Bench
 
@@ -49,8 +50,8 @@ def test_the_table_says_what_was_assumed_and_what_would_fit(bench_here: Bench, m
     done = bench_here("plan", "--methods", "full,head", "--model", model, "--budget", "1.2GB", "--batch-size", 4096,
                       "--gpu", "other")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "4096 rows of 128 tokens, classification, fp32, adamw, cuda rules, budget 1.2 GB" in done.stdout
     said = " ".join(done.stdout.split())
+    assert "4096 rows of 128 tokens, classification, fp32, adamw, cuda rules (not Hopper), budget 1.2 GB" in said
     assert re.search(r"full on \S+ needs [\d.]+ GB of 1.2 GB. It fits with --batch-size \d+ \([\d.]+ [MG]B\)", said)
 
 
@@ -100,13 +101,15 @@ def test_precision_decides_the_weights(model: Path) -> None:
     assert weights["bf16"] < 0.7 * weights["fp32"]
 
 
-def test_hopper_has_larger_workspaces(bench_here: Bench, model: Path) -> None:
+def test_hopper_has_larger_workspaces(bench_here: Bench, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (other,), (hopper,) = planned(model, gpu="other"), planned(model, gpu="hopper")
     assert hopper["peak_bytes"] - other["peak_bytes"] == 2 * (32 * 1024 - 8320) * 1024
     assert hopper["peak"]["other"] - other["peak"]["other"] == hopper["peak_bytes"] - other["peak_bytes"]
-    assert planned(model)[0]["setting"]["gpu"] in ("hopper", "other")
+    for said, found in (("9.0", "hopper"), ("8.6", "other"), ("12.0", "other"), (None, "other")):
+        monkeypatch.setattr(cuda, "nvidia", {"compute_cap": said}.get)
+        assert planned(model)[0]["setting"]["gpu"] == found
     done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hopper")
-    assert "cuda rules of Hopper" in done.stdout
+    assert "cuda rules (Hopper)" in done.stdout
     done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hopper", "--device", "cpu")
     assert done.returncode == 2 and "--gpu hopper is for --device cuda" in done.stderr
     done = bench_here("plan", "--methods", "lora", "--model", model, "--gpu", "hoper")
@@ -186,6 +189,7 @@ def test_wrong_requests(bench_here: Bench, model: Path, arguments: tuple[Any, ..
 @pytest.mark.parametrize(("config", "message"), [
     ({"model_type": "bloom"}, "Unknown architecture 'bloom'"),
     ({"hidden_size": 3}, "Should have a `model_type` key"),
+    ({"model_type": "t5", "d_ff": "x"}, "its config.json cannot be used"),
     (None, "not a valid JSON file"),
 ])  # fmt: skip
 def test_a_configuration_that_is_none(bench_here: Bench, tmp_path: Path, config: Any, message: str) -> None:
