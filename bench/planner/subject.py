@@ -186,14 +186,15 @@ class Subject:
     def step(self, trace: Trace) -> tuple[dict[str, Peak], int | None]:
         """The peaks of a trace's phases under the device's rules, and what the CUDA allocator takes from the device.
 
-        What its blocks are larger than their tensors is in "other". The second is None under the CPU's rules.
+        What its blocks are larger than their tensors is in "other", once a pass begins. The second is None under the
+        CPU's rules.
         """
         peaks = trace.peaks(self.block, self.extra)
         if not self._on_cuda:
             return peaks, None
         replay = trace.replayed((self.extra // 2, self.extra // 2))
-        more = {name: max(0, replay.peaks[name] - peak.total_bytes) for name, peak in peaks.items()}
-        return {name: _with_other(peak, more[name]) for name, peak in peaks.items()}, replay.reserved_bytes
+        whole = {name: _with_other(peak, max(0, replay.peaks[name] - peak.total_bytes)) for name, peak in peaks.items()}
+        return whole, replay.reserved_bytes
 
 
 def _with_other(peak: Peak, nbytes: int) -> Peak:

@@ -96,7 +96,9 @@ def _named(setting: Setting) -> str:
     [(model, setting, name) for model, setting, names in CASES for name in names.split(",")],
     ids=lambda value: _named(value) if isinstance(value, Setting) else value,
 )
-def test_a_plan_is_near_what_the_allocator_says(model: str, setting: Setting, name: str, tmp_path: Path) -> None:
+def test_a_plan_is_within_three_percent_of_the_allocator(
+    model: str, setting: Setting, name: str, tmp_path: Path
+) -> None:
     registry.load()
     AutoConfig.for_model(model.split()[1], **MODELS[model]).save_pretrained(tmp_path)
     method = registry.method_entry(name).value()
@@ -112,8 +114,8 @@ def test_a_plan_is_near_what_the_allocator_says(model: str, setting: Setting, na
     pairs |= {phase: (planned[phase], peak.total_bytes) for phase, peak in report.phases.items()}
     row = " | ".join(f"{one / 1e6:.1f} {other / 1e6:.1f}" for one, other in pairs.values())
     print(f"| {model} | {_named(setting)} | {name} | {row} |")  # noqa: T201
-    assert highest == pytest.approx(report.train_peak.total_bytes, rel=0.04)
-    assert plan.reserved_bytes == pytest.approx(report.reserved_peak_bytes, rel=0.15)
+    assert highest == pytest.approx(report.train_peak.total_bytes, rel=0.03)
+    assert plan.reserved_bytes == pytest.approx(report.reserved_peak_bytes, rel=0.1)
 
 
 def test_the_allocator_counts_in_blocks() -> None:

@@ -161,19 +161,9 @@ def test_a_gpu_that_is_nearly_full(tmp_path: Path) -> None:
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     held = torch.empty(free - (3 << 30), dtype=torch.uint8, device="cuda")
-    arguments = (
-        "--methods",
-        "full",
-        "--task",
-        "demo/docstrings",
-        "--model",
-        "tiny-bert",
-        "--steps",
-        "3",
-        "--eval-size",
-    )
-    arguments += ("16", "--set", "train.batch_size=2048,8", "--out", str(tmp_path), "--json", "--quiet")
-    done = command("run", *arguments)
+    arguments = ("--methods", "full", "--task", "demo/docstrings", "--model", "tiny-bert", "--steps", 3)
+    arguments = (*arguments, "--set", "train.batch_size=2048,8", "--eval-size", 16, "--out", tmp_path, "--json")
+    done = command("run", *arguments, "--quiet")
     del held
     found = {record["spec"]["train"]["batch_size"]: record for record in json.loads(done.stdout)}
     assert (found[2048]["status"], found[8]["status"]) == ("oom", "ok"), done.stderr
