@@ -29,7 +29,7 @@ def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:
     done = sum(spec.run_id in there for spec in sweep.wanted())
     total = len(sweep.specs) + sum(len(group.seeds) for group in groups)
     trials = sum(group.budget for group in groups)
-    yield f"{total} runs{f' after {trials} trials' if trials else ''}, {done} already there."
+    yield f"{total} run{'s' if total != 1 else ''}{f' after {trials} trials' if trials else ''}, {done} already there."
     yield estimate.sentence([spec.spec for spec in sweep.ahead(missing)], records, sweep.options.workers)
 
 

@@ -361,7 +361,7 @@ def test_every_command_of_the_page_for_another_model_is_understood(bench_here: B
     for command in found:
         name = command.split("--model ")[1].split()[0]
         done = bench_here(*shlex.split(command)[1:], "--model", models[name], "--dry-run")
-        assert done.returncode == 0 and "1 runs, 0 already there" in done.stdout, f"{command}: {done.stderr}"
+        assert done.returncode == 0 and "1 run, 0 already there" in done.stdout, f"{command}: {done.stderr}"
 
 
 def test_the_first_command_of_the_page_runs(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
