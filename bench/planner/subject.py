@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from bench.api import AlreadyTrained, Batch, DataInitialized, Method
 from bench.backbone import Backbone, count, trainable
@@ -55,6 +56,26 @@ def _converted_in_place() -> Iterator[None]:
         yield
     finally:
         nn.Module._apply = original  # type: ignore[method-assign]
+
+
+class _Drawn:
+    """A number drawn without a value; below no threshold."""
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held  # for as long as the model holds it
+
+    def __lt__(self, _: float) -> bool:
+        return False
+
+
+class _NoLayerDropped(TorchFunctionMode):
+    """LayerDrop (OPT, BART) draws a number to tell whether to skip a block; the most memory is taken when none is."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        return _Drawn(made) if func is torch.rand and args == ([],) else made
 
 
 class Subject:
@@ -106,6 +127,7 @@ class Subject:
             warnings.simplefilter("ignore")  # what models say about a batch of zeros is of no interest
             stack.enter_context(self._fake)
             stack.enter_context(_converted_in_place())
+            stack.enter_context(_NoLayerDropped())
             if self._on_cuda:
                 stack.enter_context(cuda.CudaRules())
             yield

@@ -91,6 +91,17 @@ def test_in_every_family(family: str, name: str, tmp_path: Path) -> None:
     assert_agrees(planned.phases, measure(method, family, kind).phases)
 
 
+@pytest.mark.parametrize(("family", "drops"), [
+    ("opt", ("layerdrop",)),
+    ("bart", ("encoder_layerdrop", "decoder_layerdrop")),
+])  # fmt: skip
+def test_layer_drop_is_planned_as_if_no_layer_was_dropped(family: str, drops: tuple[str, ...], tmp_path: Path) -> None:
+    kind = "seq2seq" if family == "bart" else "causal-lm"
+    method, rare = registry.method_entry("lora").value(), dict.fromkeys(drops, 1e-12)  # drawn for, but never dropped
+    measured = measure(method, family, kind, **rare)
+    assert_agrees(plan(shape_of(tmp_path, family, kind, **rare), method).phases, measured.phases)
+
+
 def test_evaluation_and_a_data_dependent_initialisation(tmp_path: Path) -> None:
     method = registry.method_entry("lst").value(init="fisher", fisher_samples=1)
     planned = plan(shape_of(tmp_path, "bert", "classification"), method)
