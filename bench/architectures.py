@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 ROLES = ("query", "key", "value", "qkv", "output", "up", "gate", "down")
 
@@ -36,12 +37,24 @@ class Stack:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model family: its stacks and where its configuration keeps widths."""
+    """A model family: its stacks and where its configuration keeps widths.
+
+    Attributes:
+        older: the row for how earlier versions of transformers 5 built the family.
+    """
 
     stacks: tuple[Stack, ...]
     width: str = "hidden_size"
     heads: str = "num_attention_heads"
     feed_forward: str = "intermediate_size"
+    older: Architecture | None = None
+
+    def fitting(self, base: Any) -> Architecture:
+        """The row that a base model was built by: this one, unless it has the older one's lists of blocks."""
+        if self.older is None:
+            return self
+        paths = {name for name, _ in base.named_modules()}
+        return self.older if paths.issuperset(stack.layers for stack in self.older.stacks) else self
 
 
 def _roles(attention: str, names: str, rest: dict[str, str]) -> dict[str, tuple[str, ...]]:
@@ -67,6 +80,7 @@ _FC = {"up": "fc1", "down": "fc2"}
 _OPT_ROLES = _roles("self_attn", "q_proj k_proj v_proj out_proj", _FC)
 _BART_DECODER = _both(_OPT_ROLES, _roles("encoder_attn", "q_proj k_proj v_proj out_proj", {}))
 _VIT_ROLES = _roles("attention", "q_proj k_proj v_proj o_proj", {"up": "mlp.fc1", "down": "mlp.fc2"})
+_OLDER_VIT_ROLES = {role: (f"attention.attention.{role}",) for role in ("query", "key", "value")} | _DENSE
 _GPT2_ROLES = {"qkv": ("attn.c_attn",), "output": ("attn.c_proj",), "up": ("mlp.c_fc",), "down": ("mlp.c_proj",)}
 _NEOX_ROLES = {
     "qkv": ("attention.query_key_value",),
@@ -105,7 +119,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         feed_forward="hidden_dim",
     ),
     "deberta-v2": Architecture((Stack("encoder", "encoder.layer", _DEBERTA2_ROLES, closing_norm="output.LayerNorm"),)),
-    "vit": Architecture((Stack("encoder", "layers", _VIT_ROLES),)),
+    "vit": Architecture(
+        (Stack("encoder", "layers", _VIT_ROLES),),
+        older=Architecture((Stack("encoder", "encoder.layer", _OLDER_VIT_ROLES),)),  # before transformers 5.10
+    ),
     "gpt2": Architecture(
         (Stack("decoder", "h", _GPT2_ROLES, fused="blocks"),), width="n_embd", heads="n_head", feed_forward="n_inner"
     ),

@@ -63,10 +63,10 @@ class Backbone:
         family = self.config.model_type
         if family not in ARCHITECTURES:
             raise ValueError(unknown("architecture", family, ARCHITECTURES))
-        self.architecture: Architecture = ARCHITECTURES[family]
         # T5ForConditionalGeneration holds its stacks itself: there is no base model below it.
         prefix: str = model.base_model_prefix
         self.base_path = prefix if hasattr(model, prefix) else ""
+        self.architecture: Architecture = ARCHITECTURES[family].fitting(self.base)
         self._head = [parameter for name, parameter in model.named_parameters() if name in fresh]
 
     @property

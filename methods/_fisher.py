@@ -86,12 +86,11 @@ def initialize(module: nn.Module, batches: Iterable[Batch], samples: int) -> Non
 
 def _find(module: nn.Module) -> list[_Stage]:
     config: Any = module.config
-    architecture = ARCHITECTURES[config.model_type]
-    stacks = {stack.name: stack for stack in architecture.stacks}
     found = []
     for path, ladder in module.named_modules():
         if isinstance(ladder, Ladder):
-            stack = stacks[ladder.place.stack]
+            architecture = ARCHITECTURES[config.model_type].fitting(ladder.trunk)
+            stack = next(stack for stack in architecture.stacks if stack.name == ladder.place.stack)
             widths = Widths.of(architecture, stack.name)
             found.append(_Stage(path, ladder, stack, heads_of(config, widths), heads_of(ladder.side.config, widths)))
     return found
@@ -182,7 +181,7 @@ class _Walk:
         side = self.item.ladder.side
         for trunk, block in zip(self.item.trunk, side.blocks, strict=True):
             kept = self._fill(trunk, block, kept)
-        norm = final_norm(self.item.ladder.holder)
+        norm = final_norm(self.item.ladder.holder, self.item.ladder.trunk)
         if norm is not None and side.norm is not None:
             _copy_vectors(side.norm, norm, kept)
         return kept

@@ -20,7 +20,7 @@ BLOCK_STD = 0.02  # of the side blocks where the configuration has no initialize
 _HEAD_SIZES = ("head_dim", "d_kv", "attention_head_size")
 # Dropout on hidden states, by any of its names in configurations; none in Llama-like families.
 _DROPOUTS = ("dropout_rate", "resid_pdrop", "hidden_dropout_prob", "hidden_dropout", "dropout")
-# The norm behind the last block of a pre-norm stack, a child of the module that holds the blocks.
+# The norm behind the last block of a pre-norm stack.
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "layernorm")
 
 
@@ -146,12 +146,17 @@ def side_block(kind: type[nn.Module], config: Any, index: int, first: bool) -> n
     return block
 
 
-def final_norm(stack: nn.Module) -> nn.Module | None:
-    """The norm behind a stack's last block; None for post-norm families, whose blocks end with theirs."""
-    for name in _FINAL_NORMS:
-        norm = getattr(stack, name, None)
-        if norm is not None:
-            return cast(nn.Module, norm)
+def final_norm(*holders: nn.Module) -> nn.Module | None:
+    """The norm behind a stack's last block; None for post-norm families, whose blocks end with theirs.
+
+    Args:
+        holders: the module that holds the blocks, and the one around it (ViT before transformers 5.10).
+    """
+    for holder in holders:
+        for name in _FINAL_NORMS:
+            norm = getattr(holder, name, None)
+            if norm is not None:
+                return cast(nn.Module, norm)
     return None
 
 
@@ -189,6 +194,14 @@ class Own:
     RELATIVE = "rel_embeddings"
     BIASES = ("position_bias", "encoder_decoder_position_bias")
     ENCODER = "encoder_hidden_states"
+
+
+def _biases(out: Sequence[Any], call: dict[str, Any]) -> dict[str, Any]:
+    """T5's biases by name, as a block returned them.
+
+    Before transformers 5.15 an encoder's block returns no second one, and weights (if asked for) stand behind each.
+    """
+    return dict(zip(Own.BIASES, out[1::2] if call.get("output_attentions") else out[1:3], strict=False))
 
 
 @dataclass(frozen=True)
@@ -282,7 +295,7 @@ class SideNetwork(nn.Module):
             if isinstance(out, tuple):
                 z = out[0]
                 if Own.BIASES[0] in own:
-                    own.update(zip(Own.BIASES, out[1:3], strict=True))
+                    own.update(_biases(out, call))
             else:
                 z = out
         if first_token:

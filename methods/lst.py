@@ -109,7 +109,7 @@ class Lst:
         kept = choose_layers(self.layers, len(tower.layers))
         kind = type(tower.layers[0])
         rotary = getattr(stack, "rotary_emb", None)
-        norm = parts.final_norm(stack)
+        norm = parts.final_norm(stack, backbone.base)
         with next(tower.layers.parameters()).device:
             relative = None
             if hasattr(stack, "rel_embeddings"):
@@ -150,7 +150,7 @@ class Lst:
             total += kept * _block_count(tower.layers[0], self.reduction, full, heads)
             tables = [part for part in tower.layers[0].modules() if isinstance(part, nn.Embedding)]
             total += sum(table.num_embeddings * heads.count for table in tables)
-            norm = parts.final_norm(stack)
+            norm = parts.final_norm(stack, backbone.base)
             total += sum(n for _ in norm.parameters()) if norm is not None else 0
             relative = getattr(stack, "rel_embeddings", None)
             if relative is not None:

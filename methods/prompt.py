@@ -91,6 +91,7 @@ class VirtualTokens(nn.Module):
         call = dict(by_name(module, args, kwargs))
         past = seen(call)
         self.entered = past == 0
+        call.pop("cache_position", None)  # transformers before 5.4: counts without these tokens, the cache with them
         for name in ("attention_mask", "position_ids"):
             if call.get(name) is not None:
                 call[name] = getattr(self, f"_widen_{name}")(call[name])

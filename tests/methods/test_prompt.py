@@ -235,3 +235,10 @@ def test_the_prompt_s_mask_must_be_over_tokens() -> None:
     model = PromptTuning(length=LENGTH).attach(zoo.backbone("llama", "causal-lm"))
     with pytest.raises(ValueError, match="padding mask of shape"):
         model(input_ids=torch.ones(1, 4, dtype=torch.long), attention_mask=torch.ones(1, 1, 4, 4))
+
+
+def test_a_count_of_positions_without_the_virtual_tokens_is_not_passed_on() -> None:
+    """transformers before 5.4 counts the cached positions outside the model, without these tokens."""
+    model = PromptTuning(length=LENGTH).attach(zoo.backbone("llama", "causal-lm"))
+    call = {"input_ids": torch.ones(1, 4, dtype=torch.long), "cache_position": torch.arange(4)}
+    assert tokens(model).enter(model.model, (), call)[1].keys() == {"inputs_embeds"}
