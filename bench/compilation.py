@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,6 +52,12 @@ def compile_in_place(module: nn.Module) -> None:
     torch itself would go on uncompiled there, and the record would say that it was compiled.
     """
     _stopwatch.listen()
-    torch._dynamo.config.recompile_limit = max(_MOST_VARIANTS, torch._dynamo.config.recompile_limit)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    _allow_variants(torch._dynamo.config)
     module.compile(dynamic=True)
+
+
+def _allow_variants(config: Any) -> None:
+    """Set torch._dynamo's limit of variants, and that beyond it is an error."""
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # torch 2.6
+    setattr(config, name, max(_MOST_VARIANTS, getattr(config, name)))
+    setattr(config, f"fail_on_{name.replace('_size', '')}_hit", True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from bench.architectures import ARCHITECTURES
@@ -17,6 +19,7 @@ __all__ = [
     "Alias",
     "Loading",
     "ModelSource",
+    "build",
     "configuration",
     "family",
     "fresh_head",
@@ -98,16 +101,52 @@ def family(source: ModelSource) -> str:
 
 
 def sketch(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
-    """Build the model's shape on the meta device: no weights are read, no memory is taken."""
+    """Build the model's shape on the meta device: no weights are read, no memory is taken.
+
+    Raises:
+        RequestError: as ``build``.
+    """
     import torch
 
     from bench.backbone import Backbone
 
-    with torch.device("meta"):
-        model = model_class(kind).from_config(
-            configuration(source, kind, labels), trust_remote_code=source.loading.trust_remote_code
-        )
+    config = configuration(source, kind, labels)
+    model = build(source, kind, config, device=torch.device("meta"))
     return Backbone(model, kind, fresh_head(model, kind))
+
+
+def build(source: ModelSource, kind: str, config: Any, device: Any = None, **chosen: Any) -> Any:
+    """The model of a configuration, without pretrained weights.
+
+    Args:
+        device: where it is built; None: where torch builds by itself.
+        chosen: further options of transformers' ``from_config``.
+
+    Raises:
+        RequestError: when the configuration makes no model, or transformers cannot be used with what is installed.
+    """
+    try:
+        # By itself: torch 2.6 cannot import its part of it while meta is the default device.
+        importlib.import_module("transformers.modeling_utils")
+    except Exception as error:  # of a release that needs more than it asks pip for
+        raise RequestError(_unusable(error)) from error
+    try:
+        with device or contextlib.nullcontext():
+            return model_class(kind).from_config(config, trust_remote_code=source.loading.trust_remote_code, **chosen)
+    except Exception as error:  # what a configuration's values break is the model's to say
+        raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}") from error
+
+
+def _unusable(error: BaseException) -> str:
+    """What to do when transformers cannot import its own modules."""
+    import torch
+    import transformers
+
+    return (
+        f"transformers {transformers.__version__} does not work with what is installed beside it (torch "
+        f"{torch.__version__}): {type(error).__name__}: {error}. Upgrade the package that this names, or install an "
+        "older transformers"
+    )
 
 
 def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:

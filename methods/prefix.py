@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from bench.api import option
@@ -152,8 +153,8 @@ def _check_attention(name: str, attention: Any) -> None:
     names = vars(sys.modules[type(attention).__module__])
     if "ALL_ATTENTION_FUNCTIONS" not in names:
         raise ValueError(
-            f"{name}: {type(attention).__name__} computes its attention itself, so it cannot be given keys and values; "
-            f"use prompt or lora"
+            f"{name}: {type(attention).__name__} of transformers {transformers.__version__} computes its attention "
+            "itself, so it cannot be given keys and values; use prompt or lora"
         )
     kind = attention.config._attn_implementation
     if kind not in ("sdpa", "eager"):

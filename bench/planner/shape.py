@@ -98,7 +98,7 @@ def build(shape: Shape, setting: Setting) -> Backbone:
     low = setting.precision in ("bf16", "bf16-plain")
     dtype = torch.bfloat16 if low else torch.float32
     with no_init_weights():  # some initialisations look at values, and a fake tensor has none
-        model = models.model_class(shape.kind).from_config(config, dtype=dtype, **chosen)
+        model = models.build(shape.source, shape.kind, config, dtype=dtype, **chosen)
     model.tie_weights()
     backbone = Backbone(model, shape.kind, models.fresh_head(model, shape.kind))
     if setting.precision == "bf16":

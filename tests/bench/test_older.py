@@ -1,0 +1,94 @@
+"""What earlier versions of torch and transformers do differently, imitated with the installed ones."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench import compilation, models
+from bench.architectures import ARCHITECTURES
+from bench.errors import RequestError
+from bench.methods._side import _biases, final_norm
+from tests import tiny
+
+
+def older_vit() -> nn.Module:
+    """A ViT's modules as they were named before transformers 5.10, one block."""
+    block = nn.Module()
+    for path in ("attention.attention.query", "attention.output.dense", "intermediate.dense", "output.dense"):
+        holder: nn.Module = block
+        *outer, name = path.split(".")
+        for part in outer:
+            if not hasattr(holder, part):
+                holder.add_module(part, nn.Module())
+            holder = holder.get_submodule(part)
+        holder.add_module(name, nn.Linear(2, 2))
+    base = nn.Module()
+    base.add_module("encoder", nn.Module())
+    base.encoder.add_module("layer", nn.ModuleList([block]))  # type: ignore[union-attr, operator]
+    base.add_module("layernorm", nn.LayerNorm(2))
+    return base
+
+
+def newer_vit() -> nn.Module:
+    base = nn.Module()
+    base.add_module("layers", nn.ModuleList([nn.Module()]))
+    return base
+
+
+def test_an_older_vit_has_its_own_row() -> None:
+    base, row = older_vit(), ARCHITECTURES["vit"]
+    (stack,) = row.fitting(base).stacks
+    assert stack.layers == "encoder.layer"
+    (block,) = base.get_submodule(stack.layers).children()
+    for role in ("query", "output", "up", "down"):
+        assert isinstance(block.get_submodule(stack.roles[role][0]), nn.Linear)
+    assert row.fitting(newer_vit()) is row
+
+
+def test_an_older_vit_s_final_norm_is_beside_the_module_that_holds_the_blocks() -> None:
+    base = older_vit()
+    assert final_norm(base.get_submodule("encoder")) is None
+    assert final_norm(base.get_submodule("encoder"), base) is base.layernorm
+
+
+@pytest.mark.parametrize(("out", "call", "expected"), [
+    (("z", "own"), {}, ("own", None)),  # an encoder's block before 5.15
+    (("z", "own", "cross"), {}, ("own", "cross")),
+    (("z", "own", None), {}, ("own", None)),
+    (("z", "own", "weights"), {"output_attentions": True}, ("own", None)),
+    (("z", "own", "weights", "cross", "weights"), {"output_attentions": True}, ("own", "cross")),
+])  # fmt: skip
+def test_t5_s_biases_are_found_in_what_a_block_returns(
+    out: tuple[Any, ...], call: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    found = _biases(out, call)
+    assert (found.get("position_bias"), found.get("encoder_decoder_position_bias")) == expected
+
+
+def test_a_transformers_that_needs_another_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = models.resolve(str(tiny.model_folder(tmp_path / "model")), models.Loading(), None)
+    plain = importlib.import_module
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "transformers.modeling_utils":
+            raise AttributeError("module 'torch' has no attribute 'float8_e8m0fnu'")
+        return plain(name, *rest)
+
+    monkeypatch.setattr(models.importlib, "import_module", missing)
+    with pytest.raises(RequestError) as caught:
+        models.sketch(source, "classification", ("no", "yes"))
+    for part in (f"(torch {torch.__version__})", "float8_e8m0fnu", "Upgrade the package that this names"):
+        assert part in str(caught.value)
+
+
+def test_torch_2_6_names_its_limit_of_compiled_variants_otherwise() -> None:
+    older = SimpleNamespace(cache_size_limit=8, fail_on_cache_limit_hit=False)
+    compilation._allow_variants(older)
+    assert vars(older) == {"cache_size_limit": 64, "fail_on_cache_limit_hit": True}
