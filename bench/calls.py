@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
 from bench.backbone import Backbone, Tower
+
+# How a module's arguments name a key-value cache (transformers 5.24 renamed it; GPT-NeoX's blocks have a name of their
+# own), and how embeddings that count positions themselves name the number of tokens in it.
+_CACHES = ("cache", "past_key_values", "layer_past")
+_COUNTS = ("cache_length", "past_key_values_length")
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +66,17 @@ def check_length(name: str, length: int, limit: int | None) -> None:
         )
 
 
-def seen(call: dict[str, Any]) -> int:
+def key_values(call: Mapping[str, Any]) -> Any:
+    """The key-value cache among a call's arguments by name; None where there is none."""
+    return next((call[name] for name in _CACHES if call.get(name) is not None), None)
+
+
+def seen(call: Mapping[str, Any]) -> int:
     """Tokens that a call's key-value cache already holds."""
-    cache = call.get("past_key_values")
+    cache = key_values(call)
     return int(cache.get_seq_length()) if cache is not None else 0
+
+
+def count_argument(module: nn.Module) -> str | None:
+    """The name by which embeddings take the number of cached tokens; None where they do not."""
+    return next((name for name in _COUNTS if accepts(module, name)), None)

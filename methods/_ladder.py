@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from bench.calls import by_name
+from bench.calls import by_name, key_values
 from bench.methods._side import Own, SideNetwork, argument_names
 from bench.trunk import Feed, Reading, Stored
 
@@ -147,7 +147,7 @@ class Ladder(nn.Module):
         encoder = None
         if inputs.get(Own.ENCODER) is not None:
             inputs[Own.ENCODER], encoder = self._parted(inputs[Own.ENCODER])
-        cached = inputs.get("past_key_values") is not None
+        cached = key_values(inputs) is not None
         if self.place.stack == "decoder" and self.training and not cached:
             inputs["use_cache"] = False  # models fill a cache by default, also where nobody reads it
         fed = self.feed is not None and not cached and not inputs.get("use_cache")
@@ -185,9 +185,7 @@ class Ladder(nn.Module):
                 features.append(tap(len(features), feature.detach()))
 
         def entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            for name in ("past_key_values", "layer_past"):
-                if name in names:
-                    self._make_room(_named(names, args, kwargs).get(name))
+            self._make_room(key_values(_named(names, args, kwargs)))
             keep(args[0])
 
         def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

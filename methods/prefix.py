@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.api import option
 from bench.attention import PaddedAttention, Prefix, Shared, implementation
 from bench.backbone import Backbone, Tower, widths
-from bench.calls import accepts, by_name, check_length, positions, seen, stack
+from bench.calls import accepts, by_name, check_length, count_argument, positions, seen, stack
 from bench.errors import unknown
 from bench.registry import register_method
 
@@ -77,7 +77,8 @@ class Place(nn.Module):
         call = dict(by_name(module, args, kwargs))
         rows = call["input_ids"] if call.get("input_ids") is not None else call["inputs_embeds"]
         self._check(rows.shape[1])
-        return (), call | {"past_key_values_length": call.get("past_key_values_length", 0) + self.shift}
+        name = str(count_argument(module))
+        return (), call | {name: call.get(name, 0) + self.shift}
 
     def _check(self, tokens: int) -> None:
         if self.limit is not None and tokens + self.shift > self.limit:
@@ -181,7 +182,7 @@ def _shift(backbone: Backbone, tower: Tower, place: str, settings: Settings) -> 
         return "", None
     reader: Any = stack(backbone, tower)
     check_length(settings.name, settings.length, positions(backbone))
-    if hasattr(reader, "embeddings") and accepts(reader.embeddings, "past_key_values_length"):
+    if hasattr(reader, "embeddings") and count_argument(reader.embeddings):
         return "embeddings", None
     if accepts(reader, "position_ids"):
         return "ids", None

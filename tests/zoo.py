@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaForCausalLM
 
 from bench.backbone import Backbone
 from bench.models import fresh_head, model_class
@@ -44,6 +45,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("t5", "bart"), ("classification", "seq2seq")),
 }
 LABELS = 3
+
+
+# How models name a key-value cache among their arguments.
+CACHE = next(name for name in ("cache", "past_key_values") if name in signature(LlamaForCausalLM.forward).parameters)
 
 
 def backbone(family: str, kind: str, seed: int = 0, **changes: Any) -> Backbone:

@@ -58,7 +58,7 @@ def test_greedy_with_caches_equals_without(family: str, kind: str, merge: str) -
     assert len(cached.logits) == NEW
     assert_close(torch.stack(cached.logits), torch.stack(full.logits), rtol=0, atol=1e-4)
     assert torch.stack(full.logits).std() > 0.1
-    assert full.past_key_values is None
+    assert getattr(full, zoo.CACHE) is None
 
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
@@ -77,7 +77,7 @@ def test_beams_with_caches_equal_those_without(family: str, kind: str) -> None:
 @pytest.mark.parametrize(("family", "kind"), [("llama", "causal-lm"), ("gpt2", "causal-lm"), ("t5", "seq2seq")])
 def test_the_side_has_its_own_places_behind_the_trunks(family: str, kind: str) -> None:
     module = tuned(family, kind, Lst(reduction=4, layers=("1",)))
-    cache = generate(module, prompt(family, kind), True).past_key_values
+    cache = generate(module, prompt(family, kind), True)[zoo.CACHE]
     layers = cache.self_attention_cache.layers if kind == "seq2seq" else cache.layers
     widths = [layer.keys.shape[1] * layer.keys.shape[3] for layer in layers]
     trunk = 16 if family == "llama" else 32  # two key heads of eight
@@ -93,9 +93,9 @@ def test_a_cache_can_be_passed_by_hand_step_by_step(family: str, kind: str) -> N
         full = module(input_ids=ids, use_cache=False).logits
         cache, steps = DynamicCache(), []
         for first, last in ((0, 5), (5, 6), (6, 9), (9, zoo.SEQUENCE)):
-            out = module(input_ids=ids[:, first:last], past_key_values=cache, use_cache=True)
+            out = module(input_ids=ids[:, first:last], **{zoo.CACHE: cache}, use_cache=True)
             steps.append(out.logits)
-            assert out.past_key_values is cache
+            assert getattr(out, zoo.CACHE) is cache
     assert_close(torch.cat(steps, dim=1), full, rtol=0, atol=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_sliding_windows_slide_on_the_side_too() -> None:
     cached, full = (generate(module, inputs, cache) for cache in (True, False))
     assert torch.equal(cached.sequences, full.sequences)
     assert_close(torch.stack(cached.logits), torch.stack(full.logits), rtol=0, atol=1e-4)
-    assert {layer.keys.shape[2] for layer in cached.past_key_values.layers} == {3}
+    assert {layer.keys.shape[2] for layer in cached[zoo.CACHE].layers} == {3}
 
 
 def test_layers_of_two_kinds_are_read_with_their_own_masks() -> None:
@@ -145,10 +145,10 @@ def test_static_caches_have_room_for_the_side() -> None:
 def test_a_cache_that_was_filled_without_the_side_is_refused() -> None:
     base, ids = zoo.backbone("llama", "causal-lm").model.eval(), zoo.batch("llama", "causal-lm")["input_ids"]
     with torch.no_grad():
-        cache = base(input_ids=ids, use_cache=True).past_key_values
+        cache = base(input_ids=ids, use_cache=True)[zoo.CACHE]
         module = tuned("llama", "causal-lm", Lst(reduction=2))
         with pytest.raises(ValueError, match="lst: this cache was filled or allocated without the side network"):
-            module(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+            module(input_ids=ids[:, :1], **{zoo.CACHE: cache}, use_cache=True)
 
 
 def test_encoder_states_of_another_model_are_refused() -> None:

@@ -79,7 +79,7 @@ def test_a_decoder_s_prefix_with_a_cache_s_content_is_that_cache(family: str, ma
     extra = torch.tensor([[7, 8, 9, 10, 11]])
     cache = DynamicCache(config=plain.config)
     with torch.no_grad():
-        plain(input_ids=extra, past_key_values=cache, use_cache=True)
+        plain(input_ids=extra, **{zoo.CACHE: cache}, use_cache=True)
     model = PTuning2(length=LENGTH).attach(backbone).eval()
     with torch.no_grad():
         for prefix, layer in zip(prefixes(model), cache.layers, strict=True):

@@ -1,4 +1,4 @@
-"""What earlier versions of torch and transformers do differently, imitated with the installed ones."""
+"""What other versions of torch and transformers do differently, imitated with the installed ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from bench import compilation, models
 from bench.architectures import ARCHITECTURES
+from bench.calls import count_argument, key_values, seen
 from bench.errors import RequestError
 from bench.methods._side import _biases, final_norm
 from tests import tiny
@@ -70,6 +71,25 @@ def test_t5_s_biases_are_found_in_what_a_block_returns(
 ) -> None:
     found = _biases(out, call)
     assert (found.get("position_bias"), found.get("encoder_decoder_position_bias")) == expected
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values", "layer_past"])
+def test_a_cache_is_found_by_each_of_its_names(name: str) -> None:
+    cache = SimpleNamespace(get_seq_length=lambda: 3)
+    assert key_values({"past_key_values": None, "input_ids": 1, name: cache}) is cache
+    assert (seen({name: cache}), seen({name: None}), seen({})) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["cache_length", "past_key_values_length"])
+def test_embeddings_take_the_number_of_cached_tokens_by_one_of_two_names(name: str) -> None:
+    class Newer(nn.Module):
+        def forward(self, input_ids: Any, cache_length: int = 0) -> Any: ...
+
+    class Older(nn.Module):
+        def forward(self, input_ids: Any, past_key_values_length: int = 0) -> Any: ...
+
+    assert count_argument((Newer if name == "cache_length" else Older)()) == name
+    assert count_argument(nn.Linear(1, 1)) is None
 
 
 def test_a_transformers_that_needs_another_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
