@@ -121,7 +121,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deberta-v2": Architecture((Stack("encoder", "encoder.layer", _DEBERTA2_ROLES, closing_norm="output.LayerNorm"),)),
     "vit": Architecture(
         (Stack("encoder", "layers", _VIT_ROLES),),
-        older=Architecture((Stack("encoder", "encoder.layer", _OLDER_VIT_ROLES),)),  # before transformers 5.10
+        older=Architecture((Stack("encoder", "encoder.layer", _OLDER_VIT_ROLES),)),  # before transformers 5.9
     ),
     "gpt2": Architecture(
         (Stack("decoder", "h", _GPT2_ROLES, fused="blocks"),), width="n_embd", heads="n_head", feed_forward="n_inner"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,13 @@ def accepts(module: nn.Module, argument: str) -> bool:
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments of a call of ``module`` by name."""
-    return dict(zip(_names(type(module).forward), args, strict=False)) | kwargs if args else kwargs
+    return named(_names(type(module).forward), args, kwargs) if args else kwargs
+
+
+def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, the positional ones by ``names``."""
+    # Not by zip, which torch 2.7 cannot compile around.
+    return {names[place]: value for place, value in enumerate(args)} | dict(kwargs)
 
 
 def stack(backbone: Backbone, tower: Tower) -> nn.Module:

@@ -36,6 +36,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     What has a weight or bias to train, is small, of another type or device, or is traced or counted by a mode of torch
     goes torch's own way.
     """
+    if torch.compiler.is_compiling():  # first: torch 2.7 cannot compile what follows, and would compile its pieces
+        return _torchs_own(input, weight, bias)
     if (
         input.dtype is not torch.float32
         or weight.dtype is not torch.float32
@@ -46,7 +48,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or weight.dim() != 2
         or not input.is_cpu
         or not input.is_contiguous()
-        or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
         or _get_current_dispatch_mode() is not None
     ):

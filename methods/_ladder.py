@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from bench.calls import by_name, key_values
+from bench.calls import by_name, key_values, named
 from bench.methods._side import Own, SideNetwork, argument_names
 from bench.trunk import Feed, Reading, Stored
 
@@ -249,4 +249,4 @@ def _another(layer: Any) -> Any:
 
 def _named(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A block's arguments by name, its first (the hidden states) left out."""
-    return {**dict(zip(names, args[1:], strict=False)), **kwargs}
+    return named(names, args[1:], kwargs)

@@ -150,7 +150,7 @@ def final_norm(*holders: nn.Module) -> nn.Module | None:
     """The norm behind a stack's last block; None for post-norm families, whose blocks end with theirs.
 
     Args:
-        holders: the module that holds the blocks, and the one around it (ViT before transformers 5.10).
+        holders: the module that holds the blocks, and the one around it (ViT before transformers 5.9).
     """
     for holder in holders:
         for name in _FINAL_NORMS:

@@ -20,7 +20,7 @@ from tests import tiny
 
 
 def older_vit() -> nn.Module:
-    """A ViT's modules as they were named before transformers 5.10, one block."""
+    """A ViT's modules as they were named before transformers 5.9, one block."""
     block = nn.Module()
     for path in ("attention.attention.query", "attention.output.dense", "intermediate.dense", "output.dense"):
         holder: nn.Module = block
