@@ -101,7 +101,7 @@ def ia3(module: nn.Module) -> Content:
 
 
 def vera(module: nn.Module, rank: int) -> Content:
-    """VeRA with its shared random pair, so that nothing rests on a seed."""
+    """VeRA with its shared random pair, so that nothing rests on a seed; peft before 0.21 draws its own anyway."""
     layers = {name: child for name, child in module.named_modules() if isinstance(child, VeraLinear)}
     shared = next(iter(layers.values())).shared
     state = {"base_model.vera_A": shared.a, "base_model.vera_B": shared.b}
