@@ -135,7 +135,7 @@ def _run(commands: Any) -> None:
     where.add_argument("--tensorboard", action="store_true", help="write curves to OUT/tensorboard while runs train")
     where.add_argument("--quiet", action="store_true", help="no progress")
     _cluster_flags(run.add_argument_group("many machines"))
-    run.set_defaults(act=_command("run"), parser=run)
+    run.set_defaults(act=_command("run", "running"), parser=run)
 
 
 def _cluster_flags(group: Any) -> None:

@@ -29,7 +29,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     Raises:
         RequestError: when the request is wrong; its ``messages`` say everything that is.
     """
-    from bench import commands, table
+    from bench import running, table
     from bench.cli import TRAIN_FLAGS
 
     known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
@@ -38,7 +38,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     values = _values("bench.run", flags, known)
     if not values.pop("share", True):
         values["no_share"] = True
-    chosen, _ = commands.compare([{**values, "methods": methods, "task": task}])
+    chosen, _ = running.compare([{**values, "methods": methods, "task": task}])
     return table.frame(chosen)
 
 

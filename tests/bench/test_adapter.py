@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bench import cli, commands, record, registry, specs
+from bench import asking, cli, record, registry, specs
 from bench.errors import RequestError
 from bench.methods.adapter import Adapter
 from tests import tiny, zoo
@@ -86,9 +86,9 @@ def test_its_identity_is_the_files_content(place, folder, tmp_path):
 
 
 def test_the_flag_asks_for_it_beside_other_methods(folder):
-    request, _, _ = commands._request({"adapter": str(folder), "methods": "lora", "task": "tiny/mood"})
+    request, _, _ = asking.request({"adapter": str(folder), "methods": "lora", "task": "tiny/mood"})
     assert request.methods == ("lora", "adapter") and request.sets == (f"adapter.path={folder}",)
-    request, _, _ = commands._request({"adapter": f"{folder},other", "task": "tiny/mood"})
+    request, _, _ = asking.request({"adapter": f"{folder},other", "task": "tiny/mood"})
     assert request.methods == ("adapter",) and request.sets == (f"adapter.path={folder},other",)
 
 

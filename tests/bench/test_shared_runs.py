@@ -261,13 +261,13 @@ def test_the_command_shares_by_itself(tiny_model: Path, mirror: Path, tmp_path: 
 
 @pytest.mark.parametrize("given", [{}, {"no_share": True}])
 def test_sharing_is_turned_off_by_flag_and_plan_file(given: dict[str, Any], tmp_path: Path) -> None:
-    from bench import commands, planfile
+    from bench import asking, planfile
 
     plan = tmp_path / "plan.toml"
     plan.write_text('methods = "lst"\ntask = "glue/sst2"\n' + "no-share = true\n" * bool(given))
-    read = planfile.read(plan, commands._plan_keys(), frozenset(commands._WHOLE), ())
+    read = planfile.read(plan, asking.plan_keys(), frozenset(asking.WHOLE), ())
     for values in ({"methods": "lst", "task": "glue/sst2", **given}, read.requests[0]):
-        assert commands._request(values)[1].share is not bool(given)
+        assert asking.request(values)[1].share is not bool(given)
 
 
 def test_killed_and_stopped_bundles(tmp_path: Path) -> None:

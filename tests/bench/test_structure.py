@@ -46,7 +46,7 @@ LAYERS = [
     {"worker", "sweep", "planner", "remote"},
     {"needs", "ray_executor", "slurm_executor", "where", "status", "tensorboard", "dryrun", "listing"},
     {"reporting"},
-    {"commands", "cli", "python"},
+    {"commands", "running", "asking", "cli", "python"},
 ]
 
 

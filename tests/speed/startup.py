@@ -49,10 +49,10 @@ class Stamps:
 def inside(arguments: list[str]) -> int:
     """``bench run`` in this process, with the stamps printed in place of its table."""
     import bench.progress
-    from bench import cli, commands
+    from bench import cli, running
 
     bench.progress.Lines = bench.progress.Bars = Stamps  # type: ignore[assignment, misc]
-    commands._show = lambda *_: None
+    running._show = lambda *_: None
     return cli.main(["run", *arguments])
 
 
