@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from itertools import groupby
 
 from bench import units
@@ -10,6 +9,7 @@ from bench.compare import words
 from bench.compare.changes import BETTER, WORSE, Change
 from bench.compare.comparison import Comparison, Row
 from bench.report.escape import text
+from bench.report.shell import page
 
 _STYLE = """
 .answer { margin-top: 1.5rem; }
@@ -30,36 +30,14 @@ _CAPTION = "Means over the seeds compared; scores change in their own unit or in
 def document(comparison: Comparison) -> str:
     """The whole page as HTML."""
     remarks = "".join(f"<li>{text(remark)}" for remark in words.remarks(comparison))
-    style = files("bench.report").joinpath("report.css").read_text(encoding="utf-8")
     sections = "\n".join(
         _section(task, model, list(rows))
         for (task, model), rows in groupby(comparison.rows, key=lambda row: (row.task, row.model))
     )
     beside = f'<div class="warning" role="note"><h3>Beside the figures</h3><ul>{remarks}</ul></div>'
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>What changed</title>
-<style>
-{style}{_STYLE}</style>
-</head>
-<body>
-<header>
-<h1>What changed from A to B</h1>
-<p>A: {text(comparison.names[0])}<br>B: {text(comparison.names[1])}</p>
-</header>
-<main>
-{_answer(comparison)}
-{beside if remarks else ""}
-{sections}
-<p>{text(words.method(comparison))}</p>
-</main>
-</body>
-</html>
-"""
+    named = f"<p>A: {text(comparison.names[0])}<br>B: {text(comparison.names[1])}</p>"
+    parts = [_answer(comparison), beside if remarks else "", sections, f"<p>{text(words.method(comparison))}</p>"]
+    return page("What changed from A to B", named, "\n".join(filter(None, parts)), style=_STYLE)
 
 
 def _answer(comparison: Comparison) -> str:

@@ -12,8 +12,9 @@ from bench import units
 from bench.planner.advice import sentence
 from bench.planner.table import assumptions, notes
 from bench.record import SPLIT
-from bench.report.escape import plot, script_json, text
-from bench.report.script import asset, embedded, joined, policy
+from bench.report.escape import plot, text
+from bench.report.script import asset, joined
+from bench.report.shell import Carried, page
 from bench.store import write_atomically
 
 Row = dict[str, Any]
@@ -42,33 +43,9 @@ def document(rows: Sequence[Row]) -> str:
     own = files("bench.planner").joinpath("plan.js").read_text(encoding="utf-8")
     script = joined((asset("theme.js"), asset("unpack.js"), own))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy(script, live=False)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{text(heading)}</title>
-<style>
-{asset("report.css")}</style>
-</head>
-<body>
-<header>
-<h1>{text(heading)}</h1>
-<p>Planned without weights {made} by tunebench</p>
-<button type="button" id="theme">Dark</button>
-</header>
-<main>
-<noscript><p class="note">Charts need JavaScript; every figure of the plans is in the tables.</p></noscript>
-{body}
-<section><h2>How to read it</h2><p class="rests">{text(notes(rows[0]))}</p></section>
-</main>
-<script type="application/json" id="charts">{script_json(drawn)}</script>
-{embedded(script)}
-</body>
-</html>
-"""
+    how = f'<section><h2>How to read it</h2><p class="rests">{text(notes(rows[0]))}</p></section>'
+    carried = Carried(script, drawn, "Charts need JavaScript; every figure of the plans is in the tables.")
+    return page(heading, f"<p>Planned without weights {made} by tunebench</p>", f"{body}\n{how}", carried)
 
 
 def _section(model: str, rows: Sequence[Row], drawn: list[dict[str, Any]]) -> str:

@@ -1,5 +1,5 @@
   // Charts: traces come without colours; they are painted from the style sheet's variables.
-  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const charts = JSON.parse(document.getElementById("data").textContent);
   const painted = (trace) => (trace.type === "heatmap"
     ? { ...trace, colorscale: [[0, ink("wash")], [1, ink(trace.meta.ink)]] }
     : { ...trace, marker: { color: ink(trace.meta.ink) } });

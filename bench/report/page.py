@@ -12,9 +12,10 @@ from bench.report.answer import answer
 from bench.report.chart import Chart, Scene, scenes
 from bench.report.charts import charts
 from bench.report.details import details
-from bench.report.escape import script_json, text
+from bench.report.escape import text
 from bench.report.rows import table
-from bench.report.script import asset, embedded, page_script, policy
+from bench.report.script import page_script
+from bench.report.shell import Carried, page
 
 
 def document(records: Sequence[Record], extras: Extras) -> str:
@@ -42,34 +43,8 @@ def document(records: Sequence[Record], extras: Extras) -> str:
         if part
     )
     script = page_script(extras.live is not None)
-    state = "" if extras.live is None else f' data-state="{text(extras.live)}"'
-    return f"""<!doctype html>
-<html lang="en"{state}>
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy(script, extras.live is not None)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{text(heading)}</title>
-<style>
-{asset("report.css")}</style>
-</head>
-<body>
-<header>
-<h1>{text(heading)}</h1>
-<p>{_dated(records)}</p>
-<button type="button" id="theme">Dark</button>
-</header>
-<main>
-<noscript><p class="note">Charts, sorting and filtering need JavaScript; every figure is in the tables.</p></noscript>
-{body}
-</main>
-<p id="said" role="status" aria-live="polite"></p>
-<script type="application/json" id="data">{script_json(drawn.data)}</script>
-{embedded(script)}
-</body>
-</html>
-"""
+    without = "Charts, sorting and filtering need JavaScript; every figure is in the tables."
+    return page(heading, f"<p>{_dated(records)}</p>", body, Carried(script, drawn.data, without, extras.live))
 
 
 _EMPTY = (

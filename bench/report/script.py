@@ -48,12 +48,14 @@ gzip, base64
 <script>{script}</script>"""
 
 
-def policy(script: str, live: bool) -> str:
-    """The Content-Security-Policy of a page with this script."""
-    words = f"script-src {_word(script)} {plotly()[2]}; style-src 'unsafe-inline'; img-src data: blob:"
-    return f"default-src 'none'; {words}; base-uri 'none'; form-action 'none'" + (
-        "; connect-src 'self'" if live else ""
-    )
+def policy(script: str | None, live: bool) -> str:
+    """The Content-Security-Policy of a page with this script, or of one in which nothing runs."""
+    words = ["default-src 'none'", "style-src 'unsafe-inline'", "base-uri 'none'", "form-action 'none'"]
+    if script is not None:
+        words += [f"script-src {_word(script)} {plotly()[2]}", "img-src data: blob:"]
+    if live:
+        words.append("connect-src 'self'")
+    return "; ".join(words)
 
 
 def asset(name: str) -> str:

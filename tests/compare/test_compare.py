@@ -137,7 +137,7 @@ def test_the_command_names_what_is_missing_and_what_differs(tmp_path: Path, benc
                  "lora: peak memory 218 MB → 223 MB (+2.3 %), worse"):  # fmt: skip
         assert said in " ".join(done.stdout.split()), (said, done.stdout)
     text = (tmp_path / "deep" / "changes.html").read_text()
-    assert "peak memory 218 MB" in text and "<script" not in text and "http" not in text
+    assert "peak memory 218 MB" in text and "<script" not in text and "http:" not in text and "https:" not in text
     narrow = bench_here("compare", "a", "b", COLUMNS="50").stdout
     assert "Left out at this width" in narrow and "accuracy" in narrow
     assert {row["label"] for row in json.loads(bench_here("compare", "a", "b", "--json").stdout)["configurations"]} == {

@@ -135,7 +135,7 @@ def test_the_page_is_whole_and_escapes(bench_here: Bench, model: Path, tmp_path:
     text = page.read_text()
     assert "<img src=x" not in text
     assert "&lt;img src=x" in text
-    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
+    charts = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
     bars, heat = charts
     assert [trace["name"] for trace in bars["data"]] == ["weights", "gradients", "optimizer", "activations", "other"]
     (cells,) = heat["data"]
