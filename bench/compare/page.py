@@ -13,12 +13,11 @@ from bench.report.shell import page
 
 _STYLE = """
 .answer { margin-top: 1.5rem; }
-thead th { padding: .4rem .45rem; }
 thead th:nth-child(2), thead th:last-child { text-align: left; }
 td.worse { color: var(--bad); font-weight: 600; }
 td.better { font-weight: 600; }
 td.changed { font-weight: 600; }
-td.words { text-align: left; white-space: normal; min-width: 14rem; color: var(--muted); }
+td.words { text-align: left; white-space: normal; min-width: 9rem; color: var(--muted); }
 tbody tr.first th, tbody tr.first td { border-top: 1px solid var(--ink); }
 """
 
@@ -36,7 +35,8 @@ def document(comparison: Comparison) -> str:
     )
     beside = f'<div class="warning" role="note"><h3>Beside the figures</h3><ul>{remarks}</ul></div>'
     named = f"<p>A: {text(comparison.names[0])}<br>B: {text(comparison.names[1])}</p>"
-    parts = [_answer(comparison), beside if remarks else "", sections, f"<p>{text(words.method(comparison))}</p>"]
+    tested = f"<p>{text(words.method(comparison))}</p>" if comparison.rows else ""
+    parts = [_answer(comparison), beside if remarks else "", sections, tested]
     return page("What changed from A to B", named, "\n".join(filter(None, parts)), style=_STYLE)
 
 
@@ -72,7 +72,7 @@ def _line(row: Row, change: Change, first: bool) -> str:
     p = units.DASH if change.p_holm is None else words.p_value(change.p_holm)
     return (
         f'<tr{" class=first" if first else ""}><th scope="row">{text(row.label)}'
-        f'<td class="words">{text(change.metric.name)}'
+        f'<td class="words" title="{text(change.metric.name)}">{text(change.metric.head)}'
         f"<td>{text(change.metric.text(change.before))}<td>{text(change.metric.text(change.after))}"
         f'<td class="{mark}">{text(words.cell(change))}{word}<td>{text(p)}<td class="words">{text(change.test)}</tr>'
     )
