@@ -267,9 +267,42 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
+class _Prefixes:
+    """What the two methods do alike: all but their defaults."""
+
+    name: ClassVar[str]
+    swept: ClassVar[str | None] = "length"
+
+    length: int
+    projection: bool
+    width: int
+    std: float
+    places: tuple[str, ...]
+    positions: str
+
+    @property
+    def _settings(self) -> Settings:
+        width = self.width if self.projection else None
+        return Settings(self.name, self.length, width, self.std, self.places, self.positions)
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        return attach_prefixes(backbone, self._settings)
+
+    def trainable_count(self, backbone: Backbone) -> int:
+        return count_prefixes(backbone, self._settings)
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        return fold(module)
+
+    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        from bench.methods import peft_export
+
+        return peft_export.prefix(module, self.name)
+
+
 @register_method
 @dataclass(frozen=True)
-class PrefixTuning:
+class PrefixTuning(_Prefixes):
     """Prefix-tuning: P learned keys and values in every attention, made by a small MLP while training.
 
     Formula: attention over [K_p; K], [V_p; V]; K_p, V_p = W₂·tanh(W₁ E), one W₂ per attention; folded afterwards
@@ -279,7 +312,6 @@ class PrefixTuning:
     """
 
     name: ClassVar[str] = "prefix"
-    swept: ClassVar[str | None] = "length"
 
     length: int = option(30, "number of prefix keys and values P", low=1)
     projection: bool = option(True, "make keys and values by an MLP while training; false: train them directly")
@@ -289,29 +321,10 @@ class PrefixTuning:
     positions: str = option("auto", _POSITIONS_HELP, choices=POSITIONS)
     lr: float = option(5e-4, "peak learning rate", low=0.0)
 
-    @property
-    def _settings(self) -> Settings:
-        width = self.width if self.projection else None
-        return Settings(self.name, self.length, width, self.std, self.places, self.positions)
-
-    def attach(self, backbone: Backbone) -> nn.Module:
-        return attach_prefixes(backbone, self._settings)
-
-    def trainable_count(self, backbone: Backbone) -> int:
-        return count_prefixes(backbone, self._settings)
-
-    def merge(self, module: nn.Module) -> nn.Module:
-        return fold(module)
-
-    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        from bench.methods import peft_export
-
-        return peft_export.prefix(module, self.name)
-
 
 @register_method
 @dataclass(frozen=True)
-class PTuning2:
+class PTuning2(_Prefixes):
     """P-tuning v2: P free keys and values in every attention, with the model's plain classification head.
 
     Formula: attention over [K_p; K], [V_p; V], K_p and V_p trained directly.
@@ -320,7 +333,6 @@ class PTuning2:
     """
 
     name: ClassVar[str] = "p-tuning-v2"
-    swept: ClassVar[str | None] = "length"
 
     length: int = option(20, "number of prefix keys and values P", low=1)
     projection: bool = option(False, "make keys and values by an MLP while training")
@@ -329,22 +341,3 @@ class PTuning2:
     places: tuple[str, ...] = option(PLACES, _PLACES_HELP)
     positions: str = option("auto", _POSITIONS_HELP, choices=POSITIONS)
     lr: float = option(1e-2, "peak learning rate", low=0.0)
-
-    @property
-    def _settings(self) -> Settings:
-        width = self.width if self.projection else None
-        return Settings(self.name, self.length, width, self.std, self.places, self.positions)
-
-    def attach(self, backbone: Backbone) -> nn.Module:
-        return attach_prefixes(backbone, self._settings)
-
-    def trainable_count(self, backbone: Backbone) -> int:
-        return count_prefixes(backbone, self._settings)
-
-    def merge(self, module: nn.Module) -> nn.Module:
-        return fold(module)
-
-    def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        from bench.methods import peft_export
-
-        return peft_export.prefix(module, self.name)
