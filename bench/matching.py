@@ -1,6 +1,7 @@
 """Which runs of two folders are the same run: by what they are, not by the code, machine or day that made them.
 
-A configuration is a method with its options, a task, a model and the trainer's settings; its runs differ in the seed.
+A configuration is a method with its options, a task with its own, a model and how it is quantised, and the trainer's
+settings; its runs differ in the seed.
 Code versions, fingerprints and the device are left out: those are what a comparison is about, and are said beside it.
 """
 
@@ -11,11 +12,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.record import Record, labels, shown
+from bench.record import Record, groups, labels, model_title, shown
 
 _LEFT_OUT = {"device"}  # settings of the trainer that say where, not what
 
 Settings = dict[str, str]
+_Owner = tuple[str, str]  # method or task, and its name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Setup:
 
     Attributes:
         label: what to call it beside the others: ``lora rank=8``.
-        task, model: names; a local folder is called by its last part, which does not change with the machine.
+        task: its name, with the options that tell it from other configurations of the task.
+        model: its name, and how it is quantised; a local folder is called by its last part, which does not change
+            with the machine.
         runs: record by seed.
     """
 
@@ -58,19 +62,19 @@ class Match:
 def match(first: Sequence[Record], second: Sequence[Record]) -> Match:
     """Put the runs of two sides beside each other.
 
-    An option that one side's version of a method does not know yet is not looked at, unless it tells two runs of
-    the other side apart; it is named in the notes.
+    An option that one side's version of a method or task does not know yet is not looked at, unless it tells two
+    runs of the other side apart; it is named in the notes.
 
     Args:
         first, second: records, or whatever has a ``run_id`` and a ``spec``.
     """
-    ignored = {name: _one_sided(name, first, second) for name in _methods(first) & _methods(second)}
-    names = _labels([*first, *second])
+    ignored = _one_sided(first, second)
+    names = _names([*first, *second])
     twice: list[str] = []
     sides = [_gather(records, ignored, (names, twice)) for records in (first, second)]
     notes = [
-        f"{method}: only one side knows {', '.join(sorted(dropped))}; not looked at when matching."
-        for method, dropped in sorted(ignored.items())
+        f"{name}: only one side knows {', '.join(sorted(dropped))}; not looked at when matching."
+        for (_, name), dropped in sorted(ignored.items())
         if dropped
     ]
     one, other = sides
@@ -83,14 +87,15 @@ def match(first: Sequence[Record], second: Sequence[Record]) -> Match:
 
 
 def model_name(spec: Mapping[str, Any]) -> str:
-    """A model's name that holds on another machine: a folder's own, without where it lies."""
+    """A model's name that holds on another machine (a folder's own, without where it lies), and its quantisation."""
     source = str(spec["model"]["source"])
-    return source.removeprefix("folder:") if source.startswith("folder:") else str(spec["model"]["name"])
+    name = source.removeprefix("folder:") if source.startswith("folder:") else str(spec["model"]["name"])
+    return model_title({**spec["model"], "name": name})
 
 
 def settings(spec: Mapping[str, Any]) -> Settings:
     """What a configuration is, flat: ``method.rank`` → ``8``; seed, code and fingerprints left out."""
-    parts = {"method": spec["method"], "train": spec["train"]}
+    parts = {"method": spec["method"], "train": spec["train"], "task": spec["task"].get("options") or {}}
     flat = {
         f"{part}.{name}": json.dumps(value, sort_keys=True)
         for part, members in parts.items()
@@ -130,17 +135,27 @@ def _fingerprints(records: Sequence[Record], part: str) -> dict[str, list[str]]:
     return {name: sorted(values) for name, values in sorted(found.items())}
 
 
-def _methods(records: Sequence[Record]) -> set[str]:
-    return {record["spec"]["method"]["name"] for record in records}
+def _one_sided(first: Sequence[Record], second: Sequence[Record]) -> dict[_Owner, frozenset[str]]:
+    """For each method and task of both sides the settings that only one side knows."""
+    sides = [[record["spec"] for record in side] for side in (first, second)]
+    owners = [{owner for spec in side for owner in _owners(spec)} for side in sides]
+    return {owner: _dropped(owner, sides) for owner in owners[0] & owners[1]}
 
 
-def _one_sided(method: str, first: Sequence[Record], second: Sequence[Record]) -> frozenset[str]:
-    """The settings of a method that only one side knows, when leaving them out tells no fewer runs apart."""
-    sides = [[settings(r["spec"]) for r in side if r["spec"]["method"]["name"] == method] for side in (first, second)]
-    known = [{name for flat in side for name in flat} for side in sides]
+def _owners(spec: Mapping[str, Any]) -> tuple[_Owner, _Owner]:
+    """Whose settings a run has: its method's (the trainer's among them) and its task's."""
+    return ("method", spec["method"]["name"]), ("task", spec["task"]["name"])
+
+
+def _dropped(owner: _Owner, sides: Sequence[Sequence[Mapping[str, Any]]]) -> frozenset[str]:
+    """The settings that only one side knows, when leaving them out tells no fewer runs apart."""
+    flat = [[settings(spec) for spec in side if owner in _owners(spec)] for side in sides]
+    known = [
+        {name for one in side for name in one if name.startswith("task.") == (owner[0] == "task")} for side in flat
+    ]
     dropped = frozenset(known[0] ^ known[1])
-    for side in sides:
-        if len({_key(flat, dropped) for flat in side}) < len({_key(flat, frozenset()) for flat in side}):
+    for side in flat:
+        if len({_key(one, dropped) for one in side}) < len({_key(one, frozenset()) for one in side}):
             return frozenset()
     return dropped
 
@@ -149,38 +164,42 @@ def _key(flat: Settings, dropped: frozenset[str]) -> str:
     return json.dumps({name: value for name, value in flat.items() if name not in dropped}, sort_keys=True)
 
 
-def _labels(records: Sequence[Record]) -> dict[str, str]:
-    """Labels by run id, of the records without what is left out of the comparison."""
+def _names(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
+    """Label and task by run id, of the records without what is left out of the comparison."""
     bare = []
     for record in records:
         spec = record["spec"]
         train = {name: value for name, value in spec["train"].items() if name not in _LEFT_OUT}
-        model = {**spec["model"], "name": model_name(spec)}
-        bare.append({"run_id": record["run_id"], "spec": {**spec, "train": train, "model": model}})
-    return labels(bare)
+        model = {"name": model_name(spec)}
+        task = {**spec["task"], "options": spec["task"].get("options") or {}}
+        bare.append({"run_id": record["run_id"], "spec": {**spec, "train": train, "model": model, "task": task}})
+    tasks = {record["run_id"]: task for (task, _), members in groups(bare).items() for record in members}
+    return {run_id: (label, tasks[run_id]) for run_id, label in labels(bare).items()}
 
 
 def _gather(
-    records: Sequence[Record], ignored: Mapping[str, frozenset[str]], told: tuple[Mapping[str, str], list[str]]
+    records: Sequence[Record],
+    ignored: Mapping[_Owner, frozenset[str]],
+    told: tuple[Mapping[str, tuple[str, str]], list[str]],
 ) -> dict[str, Setup]:
     """Setups by key, in the order of task, model and label; of two records of one seed the later one counts.
 
     Args:
-        told: labels by run id, and the notes, to which those on runs that are there twice are added.
+        told: labels and tasks by run id, and the notes, to which those on runs that are there twice are added.
     """
     names, notes = told
     found: dict[str, dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: str(record.get("created_at") or "")):
-        flat = settings(record["spec"])
-        key = _key(flat, ignored.get(record["spec"]["method"]["name"], frozenset()))
+        dropped = [ignored.get(owner, frozenset()) for owner in _owners(record["spec"])]
+        key = _key(settings(record["spec"]), frozenset().union(*dropped))
         runs, seed = found.setdefault(key, {}), record["spec"]["seed"]
         if seed in runs:  # made by another version of the code, or on another device
-            where = f"{names[record['run_id']]} ({record['spec']['task']['name']} on {model_name(record['spec'])})"
+            label, task = names[record["run_id"]]
+            where = f"{label} ({task} on {model_name(record['spec'])})"
             notes.append(f"{where}, seed {seed}, is there more than once; the latest counts.")
         runs[seed] = record
     made = {}
     for key, runs in found.items():
         one = next(iter(runs.values()))
-        spec = one["spec"]
-        made[key] = Setup(names[one["run_id"]], spec["task"]["name"], model_name(spec), dict(sorted(runs.items())))
+        made[key] = Setup(*names[one["run_id"]], model_name(one["spec"]), dict(sorted(runs.items())))
     return dict(sorted(made.items(), key=lambda item: (item[1].task, item[1].model, item[1].label)))

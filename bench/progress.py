@@ -119,7 +119,8 @@ def outcome(record: Record) -> str:
     value = main_value(record)
     if value is None and any(point["dev_score"] is not None for point in record["curve"]) and not record["scores"]:
         last = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None][-1]
-        return f"dev {record['main_score']} {last:.4f} at the end{_took(record)}"
+        name = (record.get("dev_score") or {}).get("name", record["main_score"])
+        return f"dev {name} {last:.4f} at the end{_took(record)}"
     score = f"{record['main_score']} {value:.4f}" if value is not None else f"{record['main_score']} undefined"
     return f"{score}{_took(record)}{_cut(record)}"
 

@@ -120,7 +120,9 @@ def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
             tune = asking.split(values.get("tune")), values.get("trials"), values.get("prune")
             if search := tuning.search(*tune, request):
                 found, groups = tuning.groups(search, found)
-                tuned |= {group.key: group for group in groups}
+                for group in groups:
+                    same = tuned.setdefault(group.key, group)
+                    same.seeds += [seed for seed in group.seeds if seed not in same.seeds]
             plain |= {spec.run_id: spec for spec in found if spec.run_id not in plain}
         except RequestError as error:
             wrong += [f"{where}{message}" for message in error.messages]

@@ -57,7 +57,7 @@ def behind(group: Group, number: int, values: Mapping[str, Any], points: Sequenc
     """Whether trial ``number`` with these values and (step, dev score) so far should be given up."""
     if group.prune == "none":
         return False
-    return _report(_replay(group, group.history[:number]), group, values, points)[1]
+    return bool(_report(_replay(group, group.history[:number]), group, values, points)[1])
 
 
 def _replay(group: Group, history: Sequence[Record]) -> optuna.Study:
@@ -69,7 +69,7 @@ def _replay(group: Group, history: Sequence[Record]) -> optuna.Study:
         "halving": lambda: found.pruners.SuccessiveHalvingPruner(min_resource=max(1, steps // 4), reduction_factor=2),
         "none": found.pruners.NopPruner,
     }[group.prune]()
-    direction = "maximize" if group.base.task.higher_is_better else "minimize"
+    direction = "maximize" if group.higher_is_better else "minimize"
     study: optuna.Study = found.create_study(
         direction=direction, pruner=pruner, sampler=found.samplers.RandomSampler(seed=0)
     )

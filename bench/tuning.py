@@ -64,7 +64,8 @@ class Group:
         """16 hex digits that name the configuration and the search."""
         rest = {name: part for name, part in self.base.spec.items() if name not in ("seed", "method", "train")}
         for part in ("method", "train"):
-            rest[part] = {name: value for name, value in self.base.spec[part].items() if name not in self.spaces}
+            tuned = self.spaces if part == "method" else {"lr"} & self.spaces.keys()  # a method's, not the trainer's
+            rest[part] = {name: value for name, value in self.base.spec[part].items() if name not in tuned}
         text = json.dumps([rest, self._asked()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -88,6 +89,13 @@ class Group:
         """The tuned options of a trial."""
         return {name: trial.spec["method"][name] for name in self.spaces}
 
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of the dev score, which is not always the main score (the loss, where answers are generated):
+        what the trials' records say; the task's where they say nothing."""
+        told = [record["dev_score"]["higher_is_better"] for record in self.history if record.get("dev_score")]
+        return bool(told[0]) if told else self.base.task.higher_is_better
+
     def dev(self, record: Mapping[str, Any]) -> float | None:
         """The dev score that a trial is judged by: that of the checkpoint which would be scored."""
         scores = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None]
@@ -95,11 +103,11 @@ class Group:
             return None
         if self.base.spec["train"]["checkpoint"] == "last":
             return float(scores[-1])
-        return float((max if self.base.task.higher_is_better else min)(scores))
+        return float((max if self.higher_is_better else min)(scores))
 
     def best(self) -> int | None:
         """The number of the best trial, the earliest of equals, or None when none has a score."""
-        sign = 1 if self.base.task.higher_is_better else -1
+        sign = 1 if self.higher_is_better else -1
         scored = [(sign * score, -number) for number, record in enumerate(self.history)
                   if record["status"] == "ok" and (score := self.dev(record)) is not None]  # fmt: skip
         return -max(scored)[1] if scored else None

@@ -149,7 +149,7 @@ def _samples(name: str, first: Side, second: Side) -> tuple[list[scores.Sample],
                 known = known or (run, answers.references)
                 if predictions.unlike(known, (run, answers.references)):
                     return None
-                samples.append(scores.sample(name, answers.predictions, answers.references))
+                samples.append(answers.sample(name))
                 if not math.isclose(samples[-1].value, run["scores"][name], rel_tol=1e-6, abs_tol=1e-9):
                     return None  # predictions of another run, or a task's own score of the same name
     except (predictions.Unpaired, scores.Undefined):

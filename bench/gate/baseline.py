@@ -15,7 +15,7 @@ from typing import Any
 from bench.errors import RequestError
 from bench.gate import measures
 from bench.gate.spread import Spread, limit, spreads
-from bench.matching import Setup, match
+from bench.matching import Setup, match, model_name
 from bench.record import Record, faults_by
 
 VERSION = 1
@@ -42,6 +42,7 @@ def make(records: Sequence[Record], alarm_rate: float = ALARM_RATE) -> Baseline:
     """
     setups = match(records, []).only_first
     _refuse(setups)
+    kept = [run for setup in setups for run in setup.runs.values()]  # a folder may also hold runs of older code
     entries = [_entry(setup) for setup in setups]
     comparisons = sum(len(entry["scores"]) + (entry["speed"] is not None) for entry in entries)
     _tolerate(setups, entries, alarm_rate / max(1, comparisons))
@@ -50,7 +51,7 @@ def make(records: Sequence[Record], alarm_rate: float = ALARM_RATE) -> Baseline:
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "alarm_rate": alarm_rate,
         "comparisons": comparisons,
-        "environment": environment(records),
+        "environment": environment(kept),
         "runs": entries,
     }
 
@@ -95,8 +96,14 @@ def _entry(setup: Setup) -> dict[str, Any]:
     return {
         "label": setup.label,
         "method": spec["method"],
-        "task": {name: spec["task"].get(name) for name in ("name", "fingerprint")},
-        "model": {**{name: spec["model"].get(name) for name in ("source", "fingerprint")}, "name": setup.model},
+        "task": {
+            **{name: spec["task"].get(name) for name in ("name", "fingerprint")},
+            "options": spec["task"].get("options") or {},
+        },
+        "model": {
+            **{name: spec["model"].get(name) for name in ("source", "fingerprint", "quantize")},
+            "name": model_name({"model": {**spec["model"], "quantize": None}}),
+        },
         "train": spec["train"],
         "seeds": list(setup.runs),
         "memory_source": runs[0]["memory"]["source"],
@@ -147,10 +154,11 @@ def _tolerate(setups: Sequence[Setup], entries: Sequence[dict[str, Any]], share:
 
 def _by_place(entries: Sequence[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool]) -> list[list[int]]:
     """Positions of the wanted entries, those of one task and model together."""
-    found: dict[tuple[str, str], list[int]] = {}
+    found: dict[str, list[int]] = {}
     for index, entry in enumerate(entries):
         if wanted(entry):
-            found.setdefault((entry["task"]["name"], entry["model"]["name"]), []).append(index)
+            place = entry["task"]["name"], entry["task"]["options"], entry["model"]["name"], entry["model"]["quantize"]
+            found.setdefault(json.dumps(place, sort_keys=True), []).append(index)
     return list(found.values())
 
 

@@ -215,7 +215,10 @@ def _moved(pair: _Pair, name: str, was: Mapping[str, Any], mean: float) -> tuple
     if pair.changed("task") and was["stderr"] is not None and errors:
         noise = math.hypot(noise, was["stderr"], fmean(errors))
     allowed = was["tolerance"] * (noise / one if one > 0 else 1.0)
-    worse = (was["mean"] - mean) * (1 if was["higher_is_better"] else -1)
+    higher = all(
+        measures.higher_is_better(name, run) for run in pair.runs.values()
+    )  # an early baseline may say otherwise
+    worse = (was["mean"] - mean) * (1 if higher else -1)
     change = f"{units.score(name, was['mean'])} → {units.score(name, mean)}"
     seeds = f"{wanted} and {there} seeds" if wanted != there else f"{wanted} seeds"
     told = (

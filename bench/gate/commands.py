@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.errors import RequestError
+from bench.matching import match
 from bench.record import Record
 from bench.store import Store, write_atomically
 
 _T = TypeVar("_T")
 
 _NOISY = 1.9  # a tolerance beyond which a step twice as slow may pass
+_ABSURD = 1000  # a tolerance of which no digit says anything
 
 
 def records_of(folder: Path) -> list[Record]:
@@ -51,17 +53,22 @@ def baseline(arguments: argparse.Namespace) -> int:
     """``bench baseline``: means, spreads and tolerances of a folder's runs."""
     from bench.gate import baseline as making
 
-    made = making.make(records_of(arguments.folder), arguments.alarm_rate)
+    records = records_of(arguments.folder)
+    made = making.make(records, arguments.alarm_rate)
+    for note in match(records, []).notes:
+        sys.stderr.write(f"bench: {note}\n")
     write_out(arguments.out, making.dumps(made).encode(), "--out")
     for run in made["runs"]:
         name = f"{run['label']} ({run['task']['name']} on {run['model']['name']})"
         if run["speed"] is None:
             sys.stderr.write(f"bench: {name} has no times of the reference work: its speed will not be checked.\n")
         elif run["speed"]["tolerance"] > _NOISY:
-            times = f"{run['speed']['tolerance']:.1f}"
+            allowed = run["speed"]["tolerance"]
+            times = f"{allowed:.1f}" if allowed < _ABSURD else f"over {_ABSURD:,}"
             sys.stderr.write(f"bench: the speed of {name} is so noisy that a step {times} times as long will pass. "
                              "Measure on a quieter machine, with more steps or seeds.\n")  # fmt: skip
-    looked = f"{len(made['runs'])} configurations, {made['comparisons']} scores and speeds"
+    count = len(made["runs"])
+    looked = f"{count} configuration{'s' if count > 1 else ''}, {made['comparisons']} scores and speeds"
     sys.stdout.write(f"{arguments.out}: {looked}; chance of a false alarm {made['alarm_rate'] * 100:g} %\n")
     return 0
 

@@ -44,11 +44,17 @@ def scores(record: Record) -> dict[str, float]:
 
 
 def higher_is_better(name: str, record: Record) -> bool:
-    """A score's direction: the record has that of its main score; other metrics are known by name, or follow it."""
+    """A score's direction: the record has that of its main score; other metrics are known by name, or follow it.
+
+    A further split's score is called ``metric_split``: it goes by its metric.
+    """
+    main = record["main_score"]
     if name == LOSS:
         return False
-    if name != record["main_score"] and name in metrics.METRICS:
-        return name not in metrics.LOWER_IS_BETTER
+    if main is None or (name != main and not name.startswith(f"{main}_")):
+        known = [metric for metric in (*metrics.METRICS, "loss") if name == metric or name.startswith(f"{metric}_")]
+        if known:
+            return max(known, key=len) not in (*metrics.LOWER_IS_BETTER, "loss")
     return record["higher_is_better"] is not False
 
 
@@ -91,8 +97,8 @@ def resolution(name: str, record: Record) -> float:
 
     What seeds that happened to agree cannot show: another processor adds in another order, and one example flips.
     """
-    if name == LOSS:
-        return 1e-4 * abs(scores(record)[LOSS])
+    if not higher_is_better(name, record):
+        return 1e-4 * abs(scores(record)[name])
     spec = record["spec"]
     rows = [n for n in (spec["train"].get("eval_size"), spec["task"].get("validation_rows")) if n]
     return 0.5 / min(rows) if rows else 1e-3

@@ -20,7 +20,8 @@ def headline(result: Result) -> str:
     counted = Counter(finding.verdict for finding in result.findings)
     failed = len(result.failures)
     runs = len({(finding.label, finding.where) for finding in result.findings if finding.verdict != NEW})
-    looked = f"{counted[SAME] + counted[BETTER] + counted[REGRESSION]} figures of {runs} configurations compared"
+    many = f"{runs} configuration{'s' if runs != 1 else ''}"
+    looked = f"{counted[SAME] + counted[BETTER] + counted[REGRESSION]} figures of {many} compared"
     if not failed:
         return f"The gate holds: {looked}, none worse than its noise allows."
     return f"The gate fails: {failed} of them {'is a failure' if failed == 1 else 'are failures'} ({looked})."

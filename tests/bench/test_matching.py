@@ -36,6 +36,28 @@ def test_options_settings_tasks_and_models_do() -> None:
     assert labels == ["lora steps=400", "lora steps=800"]
 
 
+def test_task_options_and_quantisation_do_too() -> None:
+    def made(**options: Any) -> dict[str, Any]:
+        record = factories.record("lora")
+        record["spec"]["task"]["options"] = {"form": "head", **options}
+        record["run_id"] = factories.run_id(record["spec"])
+        return record
+
+    head, words, packed = made(), made(form="words"), made()
+    packed["spec"]["model"]["quantize"] = "nf4"
+    packed["run_id"] = "e" * 16
+    apart = match([head, words, packed], [head]).only_first
+    assert [(setup.task, setup.model) for setup in apart] == [
+        ("glue/sst2 form=head", "minilm nf4"),
+        ("glue/sst2 form=words", "minilm"),
+    ]
+    assert not match([head], [words]).pairs and not match([head], [packed]).pairs
+    newer = made(later=1)
+    found = match([head], [newer])
+    assert len(found.pairs) == 1
+    assert found.notes == ["glue/sst2: only one side knows task.later; not looked at when matching."]
+
+
 def test_a_model_folder_is_known_by_its_own_name() -> None:
     def at(name: str, folder: str) -> dict[str, Any]:
         record = factories.record("lora")

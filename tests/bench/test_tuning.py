@@ -103,6 +103,37 @@ def test_every_method_gets_the_same_trials_and_the_best_goes_to_every_seed(runs:
     assert again.submitted == []
 
 
+@pytest.mark.parametrize("prune", ["none", "median", "halving"])
+def test_the_lowest_loss_wins_where_trials_are_judged_by_the_loss(runs: Any, tmp_path: Path, prune: str) -> None:
+    """Where answers are generated the dev score is the loss, though more of the main score is better."""
+    rates = [1e-9, 1e-8, 1e-3, 1e-2, 1e-7, 1e-6]
+
+    def outcome(job: Job) -> dict[str, Any]:
+        record = fakes.record(job)
+        loss = 1.0 + abs(math.log10(job.spec["train"]["lr"] / 1e-2))
+        points = [{"step": step, "loss": loss, "lr": 0.1, "dev_score": loss} for step in (10, 20, 30, 40)]
+        return record | {"curve": points, "dev_score": {"name": "loss", "higher_is_better": False}}
+
+    search = wanted(f"lr={'|'.join(map(str, rates))}", trials=None, prune=prune)
+    specs = runs("lora", train={"steps": "40", "checkpoint": "last"})
+    assert specs[0].task.higher_is_better
+    group = tuning.groups(search, specs)[1][0]
+    executor = fakes.Fake(outcome)
+    sweep(Store(tmp_path), [group], executor).run()
+    (final, *_) = Store(tmp_path).records()[0]
+    assert final["tuning"]["chosen"] == {"lr": 1e-2}
+    group.history = [outcome(Job(spec.run_id, spec.spec, (), None, "", None)) for spec in group.trials[:4]]
+    later, points = group.trials[4], (10, 20, 30, 40)
+    assert not Tuner([group]).prune(later, [(step, 0.5) for step in points]), "it is the best so far"
+    assert Tuner([group]).prune(later, [(step, 99.0) for step in points]) is (prune != "none")
+
+
+def test_a_method_option_does_not_swallow_a_training_option_of_its_name(runs: Any) -> None:
+    asked = {"sets": ("train.warmup=0.0,0.3",)}
+    _, groups = tuning.groups(wanted("adalora.warmup=0.05|0.2", trials=None), runs("adalora", **asked))
+    assert len({group.key for group in groups}) == 2
+
+
 def test_a_search_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been(runs: Any, tmp_path: Path) -> None:
     search, generator = wanted("lr"), random.Random(0)
     whole = fakes.Fake(scored(1e-2))

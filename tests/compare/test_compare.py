@@ -64,6 +64,32 @@ def test_paired_tests_where_predictions_are_there(tmp_path: Path) -> None:
     assert full["change"] == 0 and full["p_value"] == 1 and full["mark"] == ""
 
 
+def test_losses_of_the_same_texts_are_paired(tmp_path: Path) -> None:
+    """Texts differ more than methods do: without pairs their spread would hide the change."""
+    rng = np.random.default_rng(0)
+    tokens, mean = np.full(400, 20), rng.uniform(1, 5, 400)
+    for name, better in (("a", 0.0), ("b", 0.05)):
+        losses = mean - better + rng.normal(0, 0.01, 400)
+        loss = float(losses.mean())
+        record = factories.record("lora")
+        record |= {"main_score": "perplexity", "higher_is_better": False, "stderr": 5.0}
+        record["scores"] = {"perplexity": float(np.exp(loss)), "loss": loss}
+        folder = write(tmp_path / name, [record])
+        table = {
+            "row": range(400),
+            "prediction": [None] * 400,
+            "reference": [None] * 400,
+            "loss": losses,
+            "tokens": tokens,
+        }
+        columns = pa.table({column: pa.array(values) for column, values in table.items()})
+        pq.write_table(columns, Store(folder).predictions_path(record["run_id"]))
+    found = compared(tmp_path / "a", tmp_path / "b")["lora"]
+    for score in ("perplexity", "loss"):
+        assert found[score]["test"] == "paired bootstrap" and found[score]["mark"] == "better"
+    assert found["perplexity"]["noise"] < 0.1
+
+
 def test_one_seed_uses_mcnemar(tmp_path: Path) -> None:
     one = [factories.record("lora")]
     first, second = write(tmp_path / "a", one, {"lora": 0.9}), write(tmp_path / "b", one, {"lora": 0.86})

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import jsonschema
 import pytest
@@ -63,6 +64,31 @@ def test_the_file_follows_its_schema_and_says_what_a_check_may_differ_by(known: 
     assert lora["scores"]["accuracy"]["higher_is_better"] and not lora["scores"]["train loss"]["higher_is_better"]
     assert 1.25 <= lora["speed"]["tolerance"] < 1.6 <= lora["speed"]["tolerance_elsewhere"]
     assert known["comparisons"] == 3 * 4
+
+
+def test_a_loss_among_the_scores_is_better_when_lower(records: list[Record]) -> None:
+    def at(loss: float) -> list[Record]:
+        more = {"loss": loss, "loss_unseen": loss, "accuracy_unseen": 2 - loss}
+        return changed(records, lambda r: r["scores"].update(more))
+
+    known = baseline.make(at(1.0))
+    (lora,) = [run for run in known["runs"] if run["label"] == "lora"]
+    assert {name: lora["scores"][name]["higher_is_better"] for name in ("loss", "loss_unseen", "accuracy_unseen")} == {
+        "loss": False, "loss_unseen": False, "accuracy_unseen": True,
+    }  # fmt: skip
+    names = [("lora", name) for name in ("loss", "loss_unseen", "accuracy_unseen")]
+    for early in (False, True):
+        for name in ("loss", "loss_unseen"):
+            lora["scores"][name]["higher_is_better"] = early  # as baselines had it once
+        assert verdicts(known, at(1.5)) == dict.fromkeys(names, check.REGRESSION)
+        assert verdicts(known, at(0.5)) == dict.fromkeys(names, check.BETTER)
+
+
+def test_runs_that_newer_ones_replaced_leave_no_mark_on_the_environment(records: list[Record]) -> None:
+    older = copy.deepcopy(records)
+    for record in older:
+        record["environment"]["torch"], record["created_at"] = "1.0", "2020-01-01T00:00:00+00:00"
+    assert baseline.make([*older, *records]) == {**baseline.make(records), "made_at": ANY}
 
 
 def test_one_parameter_more_or_less_fails(known: dict[str, Any], records: list[Record]) -> None:
