@@ -102,7 +102,8 @@ def _change(metric: Metric, first: Side, second: Side) -> Change:
     test = _score_test(metric, first, second, values) if metric.kind == SCORE else _speed_test(metric, first, second)
     if test is None:
         change = after - before if metric.kind == SCORE else _relative(before, after)
-        return Change(metric, before, after, change, None, "one seed: its noise is not known")
+        why = "one seed: its noise is not known" if min(map(len, values)) < 2 else "its seeds do not vary: not tested"
+        return Change(metric, before, after, change, None, why)
     return Change(metric, before, after, test.change, test.noise, test.name, test.p_value)
 
 
@@ -169,6 +170,8 @@ def _speed_test(metric: Metric, first: Side, second: Side) -> _Test | None:
     if min(map(len, logs)) < 2:
         return None
     found = _welch(logs[0], logs[1], name)
+    if found is None:
+        return None
     change = math.expm1(found.change)
     return _Test(change, math.exp(found.change) * found.noise, found.p_value, name)
 
@@ -187,15 +190,15 @@ def _stretches(record: Record) -> list[float]:
 _STRETCHES_OF: dict[str, Callable[[Record], list[float]]] = {"step_seconds": _stretches}
 
 
-def _welch(first: Sequence[float], second: Sequence[float], name: str) -> _Test:
-    """Welch's (1947) t-test of second − first."""
+def _welch(first: Sequence[float], second: Sequence[float], name: str) -> _Test | None:
+    """Welch's (1947) t-test of second − first; None where nothing varies but the two: equal seeds measure no noise."""
     from scipy.stats import t
 
     change = fmean(second) - fmean(first)
     parts = [variance(values) / len(values) for values in (first, second)]
     noise = math.sqrt(sum(parts))
     if noise == 0:
-        return _Test(change, 0.0, 1.0 if change == 0 else 0.0, name)
+        return _Test(change, 0.0, 1.0, name) if change == 0 else None
     counts = (len(first), len(second))
     freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
     return _Test(change, noise, 2 * float(t.sf(abs(change) / noise, freedom)), name)

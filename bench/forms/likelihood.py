@@ -73,8 +73,15 @@ def mean_loss(sums: Array, counts: Array) -> float:
     return float(sums.sum() / max(1, counts.sum()))
 
 
-def loss_stderr(sums: Array, counts: Array) -> float | None:
-    """Standard error of ``mean_loss`` over rows (the ratio estimator, Cochran 1977, section 6.4); None for one row."""
+def loss_stderr(sums: Array, counts: Array, texts: Array | None = None) -> float | None:
+    """Standard error of ``mean_loss`` over rows (the ratio estimator, Cochran 1977, section 6.4); None for one row.
+
+    Args:
+        texts: (rows,) which text each row is of: then over texts, whose rows are not independent.
+    """
+    if texts is not None:
+        place = np.unique(texts, return_inverse=True)[1]
+        sums, counts = np.bincount(place, sums), np.bincount(place, counts)
     n = len(sums)
     if n < 2 or not counts.sum():
         return None

@@ -23,7 +23,8 @@ LOSS = "loss"
 class LanguageModelling:
     """Texts alone: the loss is on every token but a block's first, and the score is the perplexity.
 
-    A text that is longer than ``max_length`` becomes several blocks, so that no token is left out.
+    A text that is longer than ``max_length`` becomes several blocks, so that no token is left out. Standard errors are
+    over texts: the blocks of one are alike.
     """
 
     task: Any
@@ -36,10 +37,14 @@ class LanguageModelling:
 
     def encode(self, rows: Any, cache_key: str) -> Pairs:
         blocks: list[list[int]] = []
+        counts: list[int] = []  # of each text
         for start in range(0, len(rows), _ENCODE_ROWS):
             for ids in self.words.whole(self.task.texts(rows[start : start + _ENCODE_ROWS])):
-                blocks += split(ids, self.seat.settings.max_length)
-        return Pairs(Ragged.of([[] for _ in blocks]), Ragged.of(blocks), np.arange(len(blocks)), self.words.start)
+                made = split(ids, self.seat.settings.max_length)
+                blocks += made
+                counts.append(len(made))
+        texts = np.repeat(np.arange(len(counts)), counts)
+        return Pairs(Ragged.of([[] for _ in blocks]), Ragged.of(blocks), texts, self.words.start)
 
     @property
     def _size(self) -> int:
@@ -55,14 +60,21 @@ class LanguageModelling:
         sums, counts, seconds = likelihood.losses(self.seat.engine, module, rows, self._size)
         if not np.isfinite(sums).all():
             return Outcome(finite=False)
-        loss, error = likelihood.mean_loss(sums, counts), likelihood.loss_stderr(sums, counts)
+        loss, error = likelihood.mean_loss(sums, counts), likelihood.loss_stderr(sums, counts, rows.labels)
         perplexity = math.exp(min(loss, 700.0))  # what is beyond is beyond a float
         stderr = error
         if self.task.main_score == "perplexity" and error is not None:
             stderr = perplexity * error  # the delta method
         each = sums / np.maximum(counts, 1)
         nothing: list[str | None] = [None] * len(each)
-        columns = {"prediction": nothing, "reference": nothing, "score": each, LOSS: each, "tokens": counts}
+        columns = {
+            "prediction": nothing,
+            "reference": nothing,
+            "score": each,
+            LOSS: each,
+            "tokens": counts,
+            "text": rows.labels,
+        }
         return Outcome({"perplexity": perplexity, LOSS: loss}, stderr, columns, len(each), seconds)
 
     def again(self, module: nn.Module, rows: Any) -> float:

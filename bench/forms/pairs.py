@@ -66,7 +66,8 @@ class Pairs:
 
     Attributes:
         prompts, answers: token ids by row; what an answer ends with (an end-of-text token) is part of it.
-        labels: (rows,) class indices, or the rows' numbers where there are no classes.
+        labels: (rows,) class indices, or the rows' numbers where there are no classes; of language modelling's blocks
+            the number of the text that each is of.
         start: what an encoder-decoder's decoder starts with; None for decoders, which read prompt and answer as one.
         references: what each row's prediction is scored against; empty where nobody needs it.
         cut: rows that were too long and lost tokens.

@@ -5,16 +5,18 @@ see the same examples), a_s the seed's own effect and r_s what the choice of exa
 
     Var(mean over k seeds) = Var(a + r) / k + Var(e)
 
-The first is the variance of the k values, with k - 1 degrees of freedom; the second is the covariance of two seeds
-over examples, from the samples' error vectors, with n - 1. For the difference of two methods, seeds are independent
+The first is the variance of the k values, with k - 1 degrees of freedom, and at least Var(r), which the samples' error
+vectors tell: two seeds that happen to score alike do not show that seeds are alike. The second is the covariance of two
+seeds over examples, from the same vectors, with n - 1. For the difference of two methods, seeds are independent
 draws for each (their variances add) and examples are shared (e is the difference of the two methods' e, in which what
 makes an example easy or hard for both cancels). This is Obuchowski & Rockette's (1995) model of several readers who
 read the same cases, with seeds for readers; degrees of freedom are Welch's and Satterthwaite's (1946), as Hillis (2007)
 has them there.
 
-False positives at 5 %, in simulations (tests/statistics): 4 to 5.5 % with 3 or more seeds and methods that vary alike
-over seeds. The approximation errs when few seeds meet a spread over seeds that is both much larger than the examples'
-error and much larger for one method than the other: then up to 8 % with 3 seeds, 12 % with 2, 6 % with 5.
+False positives at 5 %, in simulations (tests/statistics): 4 to 5 % with 3 or more seeds and methods that vary alike
+over seeds, 2 to 5 % with two. The approximation errs when few seeds meet a spread over seeds that is both much larger
+than the examples' error and much larger for one method than the other: then up to 8 % with 3 seeds, 12 % with 2, 6 %
+with 5.
 """
 
 from __future__ import annotations
@@ -84,8 +86,8 @@ class Estimate:
         return -float(stdtrit(self._freedom(0.0), alpha / 2)) * math.sqrt(self._over_seeds())
 
     def p_value(self) -> float:
-        """Two-sided p-value of the hypothesis that the mean is 0."""
-        if self.mean == 0:
+        """Two-sided p-value of the hypothesis that the mean is 0; 1 of a single example, which shows no spread."""
+        if self.mean == 0 or self.examples < 2:
             return 1.0
         return 2 * float(stdtr(self.freedom, -abs(self.mean) / self.stderr)) if self.stderr else 0.0
 
@@ -143,7 +145,7 @@ def from_stderrs(values: Sequence[float], stderrs: Sequence[float], examples: in
 
 def _seeds(values: Array, own: float) -> Seeds:
     variance = float(np.var(values, ddof=1))
-    return Seeds(variance, len(values), min(own, variance))
+    return Seeds(max(variance, own), len(values), own)
 
 
 def _parts(errors: Array) -> tuple[float, float]:

@@ -26,17 +26,19 @@ class Answers:
         predictions, references: (n,) each. Where a run is scored by likelihood alone, nothing was predicted and the
             references are the numbers of tokens.
         losses, tokens: (n,) mean negative log-likelihood of each example and its number of tokens, or None.
+        texts: (n,) where a long text is several examples the number of the text that each is of, or None.
     """
 
     predictions: Array
     references: Array
     losses: Array | None = None
     tokens: Array | None = None
+    texts: Array | None = None
 
     def sample(self, score: str) -> Sample:
         """The run's sample by a score; raises ``scores.Undefined`` where that cannot be computed again."""
         if score in (scores.LOSS, scores.PERPLEXITY) and self.losses is not None and self.tokens is not None:
-            return scores.of_tokens(score, self.losses, self.tokens)
+            return scores.of_tokens(score, self.losses, self.tokens, self.texts)
         return scores.sample(score, self.predictions, self.references)
 
 
@@ -54,7 +56,7 @@ def read(record: Mapping[str, Any], folder: Path) -> Answers:
     import pyarrow.parquet as pq
 
     path = Store(folder).predictions_path(record["run_id"])
-    needed, optional = ["row", "prediction", "reference"], [scores.LOSS, "tokens"]
+    needed, optional = ["row", "prediction", "reference"], [scores.LOSS, "tokens", "text"]
     try:
         there = set(pq.read_schema(path).names)
         table = pq.read_table(path, columns=needed + [name for name in optional if name in there])
@@ -66,11 +68,11 @@ def read(record: Mapping[str, Any], folder: Path) -> Answers:
     order = np.argsort(columns["row"], kind="stable")
     if len(order) == 0 or not np.array_equal(columns["row"][order], np.arange(len(order))):
         raise Unpaired(f"its predictions are not one for each example ({path.name})")
-    losses, tokens = (columns[name][order] if name in columns else None for name in optional)
+    losses, tokens, texts = (columns[name][order] if name in columns else None for name in optional)
     references = columns["reference"][order]
     if tokens is not None and all(value is None for value in references):
         references = tokens  # language modelling: the same blocks have as many tokens
-    return Answers(columns["prediction"][order], references, losses, tokens)
+    return Answers(columns["prediction"][order], references, losses, tokens, texts)
 
 
 def _values(column: Any) -> Array:

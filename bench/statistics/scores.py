@@ -71,14 +71,23 @@ def sample(name: str, predictions: Sequence[Any] | Array, references: Sequence[A
     return of_examples(values == 1 if np.isin(values, (0, 1)).all() else values)
 
 
-def of_tokens(name: str, losses: Array, tokens: Array) -> Sample:
+def of_tokens(name: str, losses: Array, tokens: Array, texts: Array | None = None) -> Sample:
     """The sample of a loss a token, or of its perplexity: examples are resampled, each with all its tokens.
 
     Args:
         name: LOSS or PERPLEXITY.
-        losses, tokens: (n,) mean negative log-likelihood and number of tokens of each example.
+        losses, tokens: (rows,) mean negative log-likelihood and number of tokens of each row.
+        texts: (rows,) which text each row is of: then texts are the examples, with all their rows; else rows are.
+
+    Raises:
+        Undefined: for a single text, which shows no spread.
     """
     sums = np.stack([losses * tokens, tokens], axis=1)
+    if texts is not None:
+        place = np.unique(texts, return_inverse=True)[1]
+        sums = np.stack([np.bincount(place, column) for column in sums.T], axis=1)
+        if len(sums) < 2:
+            raise Undefined("all of it is one text, which shows no spread")
 
     def of(draws: Array) -> Array:
         summed = draws @ sums
@@ -86,7 +95,7 @@ def of_tokens(name: str, losses: Array, tokens: Array) -> Sample:
         found: Array = np.exp(np.minimum(mean, 700.0)) if name == PERPLEXITY else mean
         return found
 
-    return _resampled(name, *resampling.resampled(of, len(losses)), len(losses))
+    return _resampled(name, *resampling.resampled(of, len(sums)), len(sums))
 
 
 def of_examples(values: Array) -> Sample:

@@ -64,6 +64,17 @@ def test_paired_tests_where_predictions_are_there(tmp_path: Path) -> None:
     assert full["change"] == 0 and full["p_value"] == 1 and full["mark"] == ""
 
 
+def test_seeds_that_do_not_vary_are_not_tested(tmp_path: Path) -> None:
+    sides = []
+    for name, accuracy in (("a", 0.5), ("b", 0.52)):
+        made = records("lora")
+        for record in made:
+            record["scores"], record["stderr"] = {"accuracy": accuracy}, None
+        sides.append(write(tmp_path / name, made))
+    change = compared(*sides)["lora"]["accuracy"]
+    assert change["p_value"] is None and change["mark"] == "" and change["test"] == "its seeds do not vary: not tested"
+
+
 def test_losses_of_the_same_texts_are_paired(tmp_path: Path) -> None:
     """Texts differ more than methods do: without pairs their spread would hide the change."""
     rng = np.random.default_rng(0)

@@ -56,6 +56,9 @@ def test_the_loss_weighs_tokens_not_rows() -> None:
     equal = np.array([1.0, 2.0, 3.0, 6.0])
     assert loss_stderr(equal, np.ones(4, int)) == pytest.approx(np.std(equal, ddof=1) / math.sqrt(4))
     assert loss_stderr(np.array([1.0]), np.array([2])) is None
+    blocks, texts = np.repeat(equal, 3), np.repeat(np.arange(4), 3)
+    assert loss_stderr(blocks, np.ones(12, int), texts) == pytest.approx(loss_stderr(3 * equal, np.full(4, 3)))
+    assert loss_stderr(blocks, np.ones(12, int), np.zeros(12, int)) is None, "one text shows no spread"
 
 
 def test_blocks_score_every_token_but_the_texts_first_once() -> None:

@@ -79,6 +79,7 @@ def test_texts_alone_are_modelled_and_general_text_is_watched(place: Path) -> No
     kept = predictions(place, record)
     total = sum(loss * tokens for loss, tokens in zip(kept["loss"], kept["tokens"], strict=True))
     mean = total / sum(kept["tokens"])
+    assert len(set(kept["text"])) > 1, "errors are over texts"
     assert record["scores"]["loss"] == pytest.approx(mean)
     assert record["scores"]["perplexity"] == pytest.approx(2.718281828459045**mean)
     assert record["higher_is_better"] is False and record["stderr"] > 0

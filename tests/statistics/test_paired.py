@@ -1,9 +1,12 @@
 """Two methods compared: known numbers, and how often simulated pairs are called different."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from bench.statistics.family import holm
 from bench.statistics.paired import BOOTSTRAP, MCNEMAR, SEEDS, compare, mcnemar, mcnemar_interval
 from bench.statistics.power import detectable
 from bench.statistics.scores import of_examples, sample
@@ -73,9 +76,26 @@ def test_false_positives_over_seeds_are_five_percent(seeds, spread):
     assert within(rate, 0.05), rate
 
 
-def test_false_positives_with_two_seeds_are_near_five_percent():
+def test_false_positives_with_two_seeds_are_at_most_five_percent():
     rates = [rejected(2, 150, spread) for spread in (0.0, 0.1, 0.3)]
-    assert all(0.03 < rate < 0.08 for rate in rates), rates
+    assert all(0.01 < rate and (rate < 0.05 or within(rate, 0.05)) for rate in rates), rates
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_among_many_equal_methods_hardly_ever_one_differs(seeds):
+    """Holm's correction reads the tail: two seeds that score alike by chance must not make a p-value of almost nothing
+    (without the floor under the variance over seeds, 22 % of such families of ten have a pair that differs)."""
+    rng, families, called = np.random.default_rng(1), 100, 0
+    for _ in range(families):
+        easy = rng.beta(2, 0.5, size=100)
+        methods = [[of_examples(rng.random(100) < easy) for _ in range(seeds)] for _ in range(10)]
+        called += min(holm([compare(*pair).p_value for pair in combinations(methods, 2)])) <= 0.05
+    assert called / families <= 0.05, called
+
+
+def test_one_example_shows_no_difference():
+    right, wrong = of_examples(np.array([True])), of_examples(np.array([False]))
+    assert compare([right], [wrong]).p_value == compare([right, right], [wrong, wrong]).p_value == 1
 
 
 def test_one_seed_says_nothing_about_methods_whose_seeds_vary():
@@ -122,4 +142,4 @@ def test_a_known_difference_is_found_as_often_as_the_plan_says(seeds, better):
         planned.append(detectable(found.estimate))
         seen.append(found.difference)
     assert np.mean(seen) == pytest.approx(np.median(planned), rel=0.08), "the simulated difference is the planned one"
-    assert 0.72 < called / COMPARISONS < 0.86
+    assert 0.70 < called / COMPARISONS < 0.86

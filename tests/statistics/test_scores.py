@@ -59,6 +59,11 @@ def test_a_loss_a_token_weighs_examples_by_their_tokens():
     assert of_tokens("loss", losses, tokens).value == pytest.approx(11 / 4)
     assert of_tokens("perplexity", losses, tokens).value == pytest.approx(np.exp(11 / 4))
     even = RNG.normal(3, 1, 400)
+    halves = of_tokens("loss", np.repeat(even, 2), np.full(800, 7), np.repeat(np.arange(400), 2))
+    whole = of_tokens("loss", even, np.full(400, 14))
+    assert halves.examples == 400 and np.allclose(halves.errors, whole.errors), "texts are drawn with all their blocks"
+    with pytest.raises(Undefined, match="one text"):
+        of_tokens("loss", even, np.full(400, 7), np.zeros(400, int))
     resampled = of_tokens("loss", even, np.full(400, 7))
     closed = of_examples(even)
     assert resampled.errors @ resampled.errors == pytest.approx(closed.errors @ closed.errors, rel=0.15)
