@@ -185,7 +185,7 @@ class Splits:
     """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint.
 
     Attributes:
-        group: column of train whose equal rows must not be torn apart when dev rows are held out of it.
+        group: column of train, or several, whose equal rows must not be torn apart when dev rows are held out of it.
         others: further rows that are scored at the end, by the suffix of their scores ("mismatched").
     """
 
@@ -193,7 +193,7 @@ class Splits:
     validation: Dataset
     fingerprint: str
     source: str
-    group: str | None = None
+    group: str | tuple[str, ...] | None = None
     others: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
 
 

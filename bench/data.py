@@ -185,12 +185,14 @@ def _some_groups(groups: np.ndarray[Any, Any], size: int, seed: int | list[int])
     return chosen
 
 
-def groups_of(dataset: Any, column: str | None) -> np.ndarray[Any, Any] | None:
-    """A code for each row of a ``datasets.Dataset``, equal where the column is; None without a column."""
-    if column is None:
+def groups_of(dataset: Any, columns: str | Sequence[str] | None) -> np.ndarray[Any, Any] | None:
+    """A code for each row of a ``datasets.Dataset``, equal where the columns are; None without one."""
+    if columns is None:
         return None
+    names = (columns,) if isinstance(columns, str) else columns
     codes: dict[Any, int] = {}
-    return np.asarray([codes.setdefault(value, len(codes)) for value in dataset[column]], dtype=np.int64)
+    cells = zip(*(dataset[name] for name in names), strict=True)
+    return np.asarray([codes.setdefault(value, len(codes)) for value in cells], dtype=np.int64)
 
 
 def subsample(

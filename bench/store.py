@@ -271,7 +271,10 @@ def _locked(descriptor: int, how: int) -> bool:
 
 def _load(path: Path) -> Record:
     """Read one file; ValueError says why it is not a record."""
-    record = json.loads(path.read_bytes(), parse_constant=_refuse)
+    try:
+        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if faults := problems(record):
         raise ValueError("; ".join(faults[:3]) + (" …" if len(faults) > 3 else ""))
     if record["run_id"] != path.stem:

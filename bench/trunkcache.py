@@ -85,8 +85,8 @@ class TrunkCache:
     def __call__(self, reader: Reads, inputs: Mapping[str, Any]) -> Reading:
         known = _identify(inputs)
         stored = None if known is None else self._stored(known, _device(inputs))
-        if stored is None or not isinstance(reader, Recalls):
-            self.missed += 1
+        if stored is None or not isinstance(reader, Recalls) or not reader.stores.keys() <= stored.keys():
+            self.missed += 1  # where nothing is kept (a segment was damaged), nothing is stored
             return reader.read(inputs)
         self.answered += 1
         return reader.recall(inputs, stored)

@@ -102,6 +102,23 @@ class Shelf:
         self.folder = folder
 
     @contextlib.contextmanager
+    def left_alone(self) -> Iterator[bool]:
+        """Whether no other process holds the lock; none gets it meanwhile. True where disks know no locks."""
+        descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            yield True
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Keep other processes from writing here; says so and waits for one that does.
 
@@ -174,11 +191,12 @@ class Shelf:
 def prune(root: Path, most: int, needed: Shelf, wanted: Collection[bytes]) -> None:
     """Remove segments, those used longest ago first, until what all trunks' take is at most ``most`` bytes.
 
-    A process that reads one has it mapped and keeps it until it ends.
+    A process that reads one has it mapped and keeps it until it ends. What another process holds the lock of stays: it
+    may be about to map it.
 
     Args:
         root: the folder of all shelves.
-        needed: the shelf whose segments stay where they hold a ``wanted`` example.
+        needed: the shelf, locked by the caller, whose segments stay where they hold a ``wanted`` example.
     """
     found = []
     for folder in root.glob("*/[!.]*"):
@@ -189,9 +207,15 @@ def prune(root: Path, most: int, needed: Shelf, wanted: Collection[bytes]) -> No
     for _, size, folder in sorted(found):
         if total <= most:
             return
-        if folder.parent != needed.folder or set(wanted).isdisjoint(_index(folder)[0]):
-            shutil.rmtree(folder, ignore_errors=True)
-            total -= size
+        if folder.parent == needed.folder:
+            mine = set(wanted).isdisjoint(_index(folder)[0])
+            free: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(mine)
+        else:
+            free = Shelf(folder.parent).left_alone()
+        with free as removable:
+            if removable:
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= size
 
 
 class Writer:

@@ -120,7 +120,7 @@ class OwnTask(TextTask):
             train, validation = self._held_out(train)
         else:
             validation = clean[scored]
-        return Splits(_rows(train), _rows(validation), parts.fingerprint, parts.source, self.group)
+        return Splits(_rows(train), _rows(validation), parts.fingerprint, parts.source, self._together(train))
 
     def _scored(self, parts: Parts) -> str | None:
         """The split that is scored, None where rows are to be held out of train."""
@@ -204,6 +204,14 @@ class OwnTask(TextTask):
     def texts(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
         """The texts to model."""
         return [str(value) for value in rows[self.text[0]]]
+
+    def _together(self, train: Part) -> str | tuple[str, ...] | None:
+        """What keeps rows on one side when dev rows are held out: their group, else their text where some repeat."""
+        if self.group is not None:
+            return self.group
+        rows = slice(None) if train.rows is None else train.rows
+        texts = splitting.repeats([train.table[name] for name in self.text])[rows]
+        return self.text if len(np.unique(texts)) < len(texts) else None
 
     def _held_out(self, part: Part) -> tuple[Part, Part]:
         """Rows to learn from and rows to score, of one split; equal texts and groups stay together."""

@@ -219,7 +219,7 @@ def read(path: Path) -> Baseline:
         raise RequestError(f"--baseline: there is no file {path}.{there} {how}") from None
     except OSError as error:
         raise RequestError(f"--baseline: {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"--baseline: {path} is not JSON ({error}). {how}") from error
     if not isinstance(found, dict) or "tunebench_baseline" not in found:
         what = "the record of one run" if isinstance(found, dict) and "run_id" in found else "JSON of another kind"

@@ -14,8 +14,9 @@ from bench.report.setups import Setup
 def chart(scene: Scene, published: Sequence[Figure] = ()) -> Chart:
     """One line per method; where several configurations of it have the same size, the line follows the best."""
     traces: list[Trace] = []
+    sized = [setup for setup in scene.setups if setup.score is not None and setup.of(TRAINED)]
     for method, number in scene.slot.items():
-        mine = [setup for setup in scene.setups if setup.method == method and setup.score and setup.of(TRAINED)]
+        mine = [setup for setup in sized if setup.method == method]
         if mine:
             traces += _method(scene, method, number, mine)
     note = "One line per method over its sizes; where several have one size, it follows the best of them."

@@ -91,6 +91,7 @@ def test_paths_of_what_belongs_to_a_run(store):
         ("{}", "is missing"),
         ("NaN", "NaN is not JSON"),
         (b"\xff\xfe\x00", "codec can't decode"),
+        ("[" * 200_000, "nested too deeply"),
     ],
 )
 def test_corrupt_files_are_set_aside_and_named(store, content, why):

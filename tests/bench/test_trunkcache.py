@@ -30,7 +30,7 @@ from bench.methods.lst import Lst
 from bench.methods.selective import Head
 from bench.record import problems
 from bench.trunk import readers, unwrapped
-from bench.trunkfiles import Shelf
+from bench.trunkfiles import Shape, Shelf, prune
 from tests import tiny, zoo
 from tests.conftest import Bench
 
@@ -311,6 +311,29 @@ def test_what_was_used_longest_ago_makes_room() -> None:
     with trunkcache.fed(module, cache):  # who reads it has it still
         gradients(module, parts[0].collate([0], {}))
     assert (cache.answered, cache.missed) == (1, 0)
+
+
+def test_what_another_process_has_just_kept_is_not_removed(tmp_path: Path) -> None:
+    """Who fills maps what it wrote while it holds its shelf's lock."""
+    shelves_of = [Shelf(tmp_path / name) for name in ("one", "other")]
+    one, other = shelves_of
+    with one.locked(lambda: None), one.writer({"x": Shape("float32", 16, False)}) as writer:
+        writer.add([b"k" * 16], np.array([1]), {"x": torch.ones(1, 4)})
+    with other.locked(lambda: None):
+        with one.locked(lambda: None):
+            prune(tmp_path, 0, other, [])
+            assert one.columns(["x"], [b"k" * 16])
+        prune(tmp_path, 0, other, [])
+    assert not one.columns(["x"], [b"k" * 16])
+
+
+def test_a_pass_of_which_nothing_is_left_goes_to_the_trunk() -> None:
+    _, module, whole = bert()
+    nothing = trunkcache.TrunkCache({})
+    batch = whole.collate([0, 1], {})
+    with trunkcache.fed(module, nothing):
+        gradients(module, batch)
+    assert (nothing.answered, nothing.missed) == (0, 1)
 
 
 # -- limits and refusals ------------------------------------------------------------------------------------------

@@ -62,6 +62,13 @@ def test_a_method_has_one_line_over_its_sizes():
     assert line["mode"] == "lines" and sorted(points["x"]) == line["x"]
 
 
+def test_a_score_of_nothing_is_drawn():
+    """A Matthews correlation of 0 is what a model gives that says one class alone."""
+    collapsed = factories.record("lora")
+    collapsed["scores"], collapsed["main_score"] = {"matthews_correlation": 0.0}, "matthews_correlation"
+    assert by_key([collapsed])["capacity"].traces[-1]["y"] == [0]
+
+
 def test_learning_rates_are_drawn_where_they_were_tried():
     assert "learning-rate" not in by_key([factories.record("lora")])
     tuned = factories.record("lora")

@@ -17,6 +17,7 @@ import pytest
 
 from bench import registry, taskoptions
 from bench.api import DataSource, Splits
+from bench.data import groups_of, hold_out
 from bench.errors import RequestError
 from bench.record import schema
 from bench.tasks.own import OwnTask
@@ -105,6 +106,24 @@ def test_held_out_rows_are_stratified_seeded_and_share_no_text(tmp_path: Path) -
     assert not set(splits.train["text"]) & set(splits.validation["text"])
     assert load("data.csv").validation[:] == splits.validation[:]
     assert load("data.csv", split_seed=1).validation[:] != splits.validation[:]
+
+
+def test_dev_rows_share_no_text_with_the_rows_learned_from() -> None:
+    """Else a method that learns rows by heart would be chosen; data without repeats is held out as any other."""
+    texts = [f"text number {number // 6}" for number in range(360)]  # each six times
+    write_csv(Path("data.csv"), ["text", "label"], zip(texts, ["no", "yes"] * 180, strict=True))
+    splits = load("data.csv")
+    assert splits.group == ("text",)
+    train, dev = hold_out(len(splits.train), 1000, groups=groups_of(splits.train, splits.group))
+    found = np.asarray(splits.train["text"])
+    assert len(dev) >= 18 and not set(found[train]) & set(found[dev])
+    write_csv(Path("other.csv"), ["text", "label"], [(f"text {n}", "yn"[n % 2]) for n in range(60)])
+    assert load("other.csv").group is None
+    pairs = [(f"one {n // 4}", f"two {n // 2}", "yn"[n % 2]) for n in range(200)]
+    write_csv(Path("pairs.csv"), ["first", "second", "label"], pairs)
+    both = load("pairs.csv", text="first,second")
+    codes = groups_of(both.train, both.group)
+    assert both.group == ("first", "second") and codes is not None and len(set(codes.tolist())) == len(codes) / 2
 
 
 def test_groups_stay_together_and_empty_rows_may_be_left_out(tmp_path: Path) -> None:
