@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import DEFAULT_OUT, TRAIN_FLAGS
 from bench.errors import RequestError
+from bench.mirror import mirror_folder
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
     from bench.specs import Request
@@ -122,17 +122,6 @@ def _models(values: dict[str, Any]) -> tuple[str, ...]:
     """The models of a request, ``--revision`` written into those that name none."""
     names, revision = split(values.get("model")) or ("minilm",), values.get("revision")
     return tuple(name if not revision or "@" in name else f"{name}@{revision}" for name in names)
-
-
-def mirror_folder(given: Any, wrong: list[str]) -> Path | None:
-    """The data mirror: the given folder, else ``BENCH_DATA``; adds a message when it does not exist."""
-    text = given or os.environ.get("BENCH_DATA")
-    if not text:
-        return None
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
-        wrong.append(f"{'--data-dir' if given else 'BENCH_DATA'}: the folder {folder} does not exist.")
-    return folder
 
 
 def split(text: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.catalogue import ALIASES
 from bench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bench.api import Method
     from bench.backbone import Backbone
     from bench.record import Record
+    from bench.sources import ModelSource
 
 SCHEMA = 1
 CARD, WEIGHTS = "card.json", "adapter.safetensors"
@@ -84,6 +86,7 @@ class Tuned:
         method: the method with its hyper-parameters.
         backbone: the base model it is attached to.
         original: the base model's tensors before the method was attached, by name; empty unless asked for.
+        base: what transformers and peft find the base model by: its Hub id, or a folder of this machine.
     """
 
     model: nn.Module
@@ -92,6 +95,7 @@ class Tuned:
     method: Method
     backbone: Backbone
     original: dict[str, Tensor]
+    base: str
 
 
 def load(
@@ -128,7 +132,7 @@ def load(
         raise RequestError(
             f"{folder} was tuned on {spec['model']['source']} with the fingerprint {spec['model']['fingerprint']}; "
             f"'{source.name}' has {source.fingerprint}, so the tuned weights would give other answers. Name the "
-            "right base with model=, or load it all the same with any_base=True."
+            "right base (--model; in Python model=). In Python, any_base=True loads it all the same."
         )
     head = spec["task"].get("form", {}).get("model_kind", spec["task"]["kind"])
     backbone = models.load(source, head, tuple(spec["task"]["labels"]))
@@ -141,7 +145,16 @@ def load(
         raise RequestError(str(error)) from error
     _fill(module, folder)
     tokenizer = None if models.family(source) == "vision" else models.tokenizer(source)
-    return Tuned(module.eval(), tokenizer, found, method, backbone, original)
+    return Tuned(module.eval(), tokenizer, found, method, backbone, original, _known_as(source))
+
+
+def _known_as(source: ModelSource) -> str:
+    """What others find a model by: an alias is known here alone."""
+    name = source.name.partition("@")[0]
+    alias = ALIASES.get(name)
+    if alias is not None and alias.hub is not None:
+        return alias.hub
+    return str(Path(source.location).resolve()) if source.source.startswith(("folder:", "package:")) else name
 
 
 def _fill(module: nn.Module, folder: Path) -> None:

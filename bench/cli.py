@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +16,35 @@ DEFAULT_OUT = Path("results/local")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names the nearest flag when one does not exist."""
+    """Names the nearest flag, command or choice when one does not exist.
+
+    Attributes:
+        given: the command line's words.
+    """
+
+    given: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings]
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         prefix = "unrecognized arguments: "
+        choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         if message.startswith(prefix):
             wrong = message.removeprefix(prefix).split()[0].split("=")[0]
-            message = unknown("flag", wrong, [flag for flag in flags if flag.startswith("--")])
+            message = unknown("flag", wrong, flags) if wrong.startswith("-") else f"'{wrong}' is one argument too many."
+        elif choice is not None:
+            kind = {"what": "list"}.get(choice[1], choice[1].removeprefix("--").lower())
+            message = unknown(kind, choice[2], [word.strip(" '") for word in choice[3].split(",")])
+        elif message.startswith("the following arguments are required"):
+            words = [word.split("=")[0] for word in self.given if word.startswith("--")]
+            strange = [word for word in words if not any(flag.startswith(word) for flag in flags)]
+            message = "; ".join([*(unknown("flag", word, flags).rstrip(".") for word in strange), message])
         raise RequestError(f"{self.prog}: {message}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 fine, 1 a run failed or a check fell short, 2 a wrong request."""
     parser = build_parser()
+    _Parser.given = sys.argv[1:] if argv is None else argv
     try:
         arguments, rest = parser.parse_known_args(argv)
         if rest:

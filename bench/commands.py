@@ -8,8 +8,9 @@ import sys
 
 from rich.console import Console
 
-from bench.asking import mirror_folder, split
+from bench.asking import split
 from bench.errors import RequestError
+from bench.mirror import mirror_folder
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -82,7 +83,10 @@ def status(arguments: argparse.Namespace) -> int:
     """``bench status``: how far the sweep on a folder is."""
     from bench.status import look
 
-    for line in look(arguments.folder).lines():
+    found = look(arguments.folder)
+    for warning in found.warnings:
+        sys.stderr.write(f"bench: {warning}\n")
+    for line in found.lines():
         sys.stdout.write(f"{line}\n")
     return 0
 
@@ -122,6 +126,8 @@ def show(arguments: argparse.Namespace) -> int:
     """``bench show``: one method, task or model in full."""
     from bench import explain
 
+    if not arguments.name.strip():
+        raise RequestError("Say what to show: a method, a task or a model, such as bench show lora.")
     wrong: list[str] = []
     mirror = mirror_folder(None, wrong)
     if wrong:

@@ -11,6 +11,7 @@ from bench.api import ExportsToPeft, Mergeable
 from bench.card import CARD, Tuned
 from bench.errors import RequestError
 from bench.trunk import unwrapped
+from bench.weights import write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,14 +58,12 @@ def export(tuned: Tuned, how: str, to: Path) -> None:
 
 
 def _peft(tuned: Tuned, to: Path) -> None:
-    from safetensors.torch import save_file
-
     name = tuned.method.name
     if not isinstance(tuned.method, ExportsToPeft):
         raise RequestError(f"{name} has no counterpart in peft. Where it can be merged, use --format merged.")
     config, state = tuned.method.to_peft(tuned.model, tuned.original)
     known = {
-        "base_model_name_or_path": tuned.card["spec"]["model"]["name"],
+        "base_model_name_or_path": tuned.base,
         "task_type": _TASKS.get(tuned.backbone.kind),
         "inference_mode": True,
         "revision": tuned.card["spec"]["model"].get("revision"),
@@ -74,8 +73,8 @@ def _peft(tuned: Tuned, to: Path) -> None:
         state = {**_beside(tuned, "base_model." if "num_virtual_tokens" in config else "base_model.model."), **state}
     to.mkdir(parents=True, exist_ok=True)
     written = json.dumps({**config, **known}, indent=1, sort_keys=True, default=list)
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
-              to / "adapter_model.safetensors", metadata={"format": "pt"})  # fmt: skip
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    write_tensors(tensors, to / "adapter_model.safetensors", {"format": "pt"})
     (to / "adapter_config.json").write_text(written + "\n", encoding="utf-8")
     if tuned.tokenizer is not None:
         tuned.tokenizer.save_pretrained(to)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import mirror, registry
+from bench import mirror, registry, taskoptions
 from bench.api import DataSource, Task
 from bench.catalogue import ALIASES
 from bench.errors import RequestError, unknown
@@ -78,7 +78,11 @@ def _acts(wanted: Wanted, folder: Path) -> list[Callable[[], str]]:
 
 
 def _task(task: Task, folder: Path) -> str:
-    return f"{task.name}: {task.load(DataSource(folder, fill=True)).source}"
+    source = DataSource(folder, fill=True)
+    found = taskoptions.resolved(task, source).load(source).source
+    if found.startswith(("file:", "folder:")):
+        return f"{task.name}: lies on this disk already, nothing to fetch"
+    return f"{task.name}: {found}"
 
 
 def _model(hub_id: str, revision: str | None, folder: Path, allow_pickle: bool) -> str:

@@ -1,4 +1,5 @@
-"""Fill a mirror: data sets as ``<id>/<config>/<split>-*.parquet`` and models as ``models/<owner>/<name>/``.
+"""Mirrors: find one, and fill it with data sets as ``<id>/<config>/<split>-*.parquet`` and models as
+``models/<owner>/<name>/``.
 
 Parquet files are copied byte for byte where the repository has them under such names, so that every mirror of a
 commit has the same fingerprint; other formats are converted by ``datasets``.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,17 @@ PINNED = "mirror.json"  # what a mirror knows of a folder's origin
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 _SKIPPED = ("README.md", "*.onnx*", "*.h5", "*.msgpack", "flax*", "tf_*")
 _PICKLED = ("pytorch_model*.bin",)
+
+
+def mirror_folder(given: Any, wrong: list[str]) -> Path | None:
+    """The data mirror: the given folder, else ``BENCH_DATA``; adds a message when it does not exist."""
+    text = given or os.environ.get("BENCH_DATA")
+    if not text:
+        return None
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        wrong.append(f"{'--data-dir' if given else 'BENCH_DATA'}: the folder {folder} does not exist.")
+    return folder
 
 
 def fetch_model(hub_id: str, revision: str | None, mirror: Path, allow_pickle: bool = False) -> Path:

@@ -20,6 +20,7 @@ from bench import quickcheck
 from bench.settings import LATER
 
 SCHEMA = 1
+_MOST_CHOSEN = 8  # tuned values that a sentence names
 
 Record = dict[str, Any]
 
@@ -201,7 +202,13 @@ def tuned(records: Iterable[Mapping[str, Any]]) -> str | None:
     words = ["learning rate" if name == "lr" else name for name in sorted(options)]
     said = f"Tuned: {', '.join(words)} is the best of {' or '.join(map(str, budgets))} on the dev split"
     said += ", the same number for every configuration" if len(budgets) == 1 else ", not the same number for all"
-    return said + (f"; not tuned: {', '.join(plain)}." if plain else ".")
+    said += f"; not tuned: {', '.join(plain)}." if plain else "."
+    chosen = dict.fromkeys(
+        f"{record['spec']['method']['name']} {' '.join(f'{key}={shown(value)}' for key, value in values.items())}"
+        for record in found
+        if (values := (record.get("tuning") or {}).get("chosen"))
+    )
+    return said + (f" Chosen: {', '.join(chosen)}." if chosen and len(chosen) <= _MOST_CHOSEN else "")
 
 
 def is_trial(spec: Mapping[str, Any]) -> bool:

@@ -208,8 +208,9 @@ def _guard(run: Any, where: str) -> None:
     try:
         run()
     except Exception as error:  # a plugin may raise anything; whatever it is, the person needs the file and line
-        frames = traceback.extract_tb(error.__traceback__)
-        line = f", line {frames[-1].lineno}" if frames else ""
+        mine = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where]
+        at = error.lineno if isinstance(error, SyntaxError) else mine[-1] if mine else None
+        line = f", line {at}" if at is not None else ""
         raise RequestError(f"Plugin {where} failed{line}: {type(error).__name__}: {error}") from error
 
 

@@ -91,6 +91,8 @@ def records(folder: Path) -> list[Record]:
         RequestError: when it holds none.
     """
     if not (folder / "runs").is_dir():
+        if folder.name == "runs" and folder.is_dir():
+            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.")
         raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
     found, warnings = Store(folder).records()
     for warning in warnings:
@@ -100,11 +102,13 @@ def records(folder: Path) -> list[Record]:
 
 def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]:
     wrong = []
-    if arguments.format and arguments.format not in formats:
+    if arguments.title is not None and arguments.format and not arguments.html:
+        wrong.append("--title is the heading of the HTML file, and --format alone writes none: add --html FILE.")
+    if arguments.format is not None and arguments.format not in formats:
         wrong.append(f"--format: {unknown('format', arguments.format, formats)}")
     if arguments.to and not arguments.format:
         wrong.append("--to is for --format md, csv, json or latex; the HTML file's place is --html FILE.")
-    if arguments.image_format and arguments.image_format not in IMAGE_FORMATS:
+    if arguments.image_format is not None and arguments.image_format not in IMAGE_FORMATS:
         wrong.append(f"--image-format: {unknown('format', arguments.image_format, IMAGE_FORMATS)}")
     if arguments.image_format and not arguments.images:
         wrong.append("--image-format says how to write --images DIR, which is not there.")
@@ -112,14 +116,14 @@ def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]
 
 
 def _table(written: str, to: Path | None) -> None:
-    from bench.store import write_atomically
+    from bench.store import write_output
 
     if to is None:
         sys.stdout.write(written)
         return
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(to, written.encode("utf-8"))
+        write_output(to, written.encode("utf-8"))
     except OSError as error:
         raise RequestError(f"The table cannot be written to {to}: {error.strerror}.") from error
     sys.stdout.write(f"Table: {to}\n")

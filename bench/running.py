@@ -126,6 +126,10 @@ def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
             plain |= {spec.run_id: spec for spec in found if spec.run_id not in plain}
         except RequestError as error:
             wrong += [f"{where}{message}" for message in error.messages]
+    wanted = [*plain.values(), *(group.base for group in tuned.values())]
+    keeps = any(spec.spec["train"].get("cache_trunk") for spec in wanted)
+    if "cache_limit" in asked[0] and wanted and not keeps:
+        wrong.append("--cache-limit is for --cache-trunk, which no run of this request asks for.")
     if wrong:
         raise RequestError(wrong)
     return _Work(list(plain.values()), list(tuned.values())), options, out

@@ -101,6 +101,7 @@ def expand(request: Request) -> list[RunSpec]:
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
     chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
+    mistakes.attempt(lambda: _check_swept(request))
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
     data = DataSource(request.mirror)
     chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
@@ -145,6 +146,7 @@ def methods_of(request: Request) -> list[Method]:
     if taskoptions.OWNER in given:
         mistakes.messages.append("--set task.…: memory does not depend on a task's options.")
     chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
+    mistakes.attempt(lambda: _check_swept(request))
     mistakes.stop()
     return list(dict.fromkeys(method for method, _ in itertools.chain(*chosen)))
 
@@ -166,6 +168,14 @@ def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
     if wrong:
         raise RequestError(wrong)
     return given
+
+
+def _check_swept(request: Request) -> None:
+    """``--ranks`` must concern one method at least."""
+    known = registry.methods()
+    if request.ranks and all(name in known and known[name].swept is None for name in request.methods):
+        have = f"{' and '.join(request.methods)} {'has' if len(request.methods) == 1 else 'have'}"
+        raise RequestError(f"--ranks {','.join(request.ranks)}: {have} no size to sweep, as lora has its rank.")
 
 
 def _check_importable(request: Request) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from bench import estimate, plans
 from bench.errors import RequestError
 from bench.progress import title
-from bench.record import Record
+from bench.record import Record, failed_checks
 from bench.store import Store
 
 Spec = Mapping[str, Any]
@@ -27,6 +27,9 @@ class Status:
         waiting: specifications of what nobody has begun, trials included.
         trials: trials that are done, and all that are planned.
         others: records in the folder that the plan does not ask for.
+        warnings: files that are no records, or of another version.
+        doubtful: runs that ended well and failed a check.
+        interrupted: of those to do, the ones that were begun.
     """
 
     done: Counter[str]
@@ -35,17 +38,22 @@ class Status:
     trials: tuple[int, int]
     others: int
     seconds_left: str
+    warnings: list[str]
+    doubtful: int = 0
+    interrupted: int = 0
 
     def lines(self) -> list[str]:
         """What the command prints."""
         lost = {name: count for name, count in self.done.items() if name != "ok"}
         total = sum(self.done.values()) + len(self.running) + len(self.waiting)
         said = [f"{sum(self.done.values())} of {total} runs are over: {self.done['ok']} ok"]
+        said[0] += f" ({self.doubtful} of them failed a check)" if self.doubtful else ""
         said[0] += "".join(f", {count} {name}" for name, count in sorted(lost.items())) + "."
         if self.trials[1]:
             said.append(f"Tuning: {self.trials[0]} of {self.trials[1]} trials are done.")
         said += [f"Running: {what}" for what in self.running] or ["Nothing is running."]
-        said.append(f"{len(self.waiting)} not begun. {self.seconds_left}")
+        begun = f"{len(self.waiting)} to do, {self.interrupted} of them interrupted. "
+        said.append(f"{begun if self.interrupted else f'{len(self.waiting)} not begun. '}{self.seconds_left}")
         if self.others:
             said.append(f"{self.others} other records are in this folder.")
         return said
@@ -61,13 +69,15 @@ def look(folder: Path) -> Status:
     if plan is None:
         raise RequestError(f"{folder} holds no plan: bench run writes one to {folder / 'plans'} when it starts.")
     store, trials = Store(folder), Store(folder / "tuning")
-    records = {record["run_id"]: record for record in store.records()[0]}
+    read, warnings = store.records()
+    records = {record["run_id"]: record for record in read}
     wanted: dict[str, Spec] = {run["run_id"]: run["spec"] for run in plan["runs"]}
     groups: dict[str, Any] = {group["group"]: group for group in plan["tuned"]}
     mine = {run_id: record for run_id, record in records.items() if run_id in wanted or _group(record) in groups}
     held = set(store.at_work())
     over = {run_id for run_id, record in mine.items() if record["status"] != "interrupted"} - held
-    tried = Counter(_group(record) for record in trials.records()[0])
+    tries, more = trials.records()
+    tried = Counter(_group(record) for record in tries)
     trying = len(list(trials.at_work()))
 
     waiting = [spec for run_id, spec in wanted.items() if run_id not in over | held]
@@ -88,6 +98,9 @@ def look(folder: Path) -> Status:
         trials=(sum(min(tried[key], group["trials"]) for key, group in groups.items()), planned),
         others=len(records) - len(mine),
         seconds_left=_left([*(wanted[run_id] for run_id in held if run_id in wanted), *waiting], records),
+        warnings=[*warnings, *more],
+        doubtful=sum(mine[run_id]["status"] == "ok" and bool(failed_checks(mine[run_id])) for run_id in over),
+        interrupted=len(mine.keys() - over - held),
     )
 
 

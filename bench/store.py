@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.errors import RequestError
 from bench.quiet import uncollected
-from bench.record import Record, problems
+from bench.record import SCHEMA, Record, problems
 
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _DAY_SECONDS = 86_400
@@ -31,6 +31,10 @@ _CLAIM_TRIES = 5
 _POLL_SECONDS = 0.05
 # What flock answers on disks that know no locks, as some network disks do.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class OtherFormat(ValueError):
+    """A record that another version of bench wrote."""
 
 
 class Store:
@@ -112,6 +116,12 @@ class Store:
             raise ValueError("this is not a record: " + "; ".join(faults[:5]))
         path = self._path("runs", record["run_id"], ".json")
         data = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1).encode("utf-8")
+        try:
+            _load(path)
+        except OtherFormat as error:  # another version's record of this run is not written over
+            self._set_aside(path, error)
+        except (OSError, ValueError):
+            pass
         write_atomically(path, data)
         return path
 
@@ -126,6 +136,8 @@ class Store:
             return _load(path)
         except FileNotFoundError:
             return None
+        except OtherFormat as error:
+            raise RequestError(f"{path} {error}") from error
         except ValueError as error:
             raise RequestError(self._set_aside(path, error)) from error
 
@@ -142,6 +154,8 @@ class Store:
                     found.append(_load(path))
                 except (FileNotFoundError, IsADirectoryError):
                     continue  # another process set it aside between the listing and the reading; or no file at all
+                except OtherFormat as error:
+                    warnings.append(f"{path} {error}")
                 except ValueError as error:
                     warnings.append(self._set_aside(path, error))
                 except OSError as error:
@@ -231,6 +245,23 @@ class Store:
                     leftover.unlink()
 
 
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that a person named: a link's target, into a pipe or device, else whole or not at all.
+
+    Raises:
+        RequestError: when it is the record of a run, which nothing but a run may replace.
+        OSError: when it cannot be written.
+    """
+    if path.parent.name == "runs" and path.suffix == ".json" and _RUN_ID.fullmatch(path.stem):
+        raise RequestError(f"{path} is the record of a run; choose another file to write to.")
+    place = path.resolve() if path.is_symlink() else path
+    if place.exists() and not place.is_file() and not place.is_dir():
+        with place.open("wb") as file:
+            file.write(data)
+        return
+    write_atomically(place, data)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file through a temporary one in its folder, so that it is there whole or as it was before.
 
@@ -275,6 +306,9 @@ def _load(path: Path) -> Record:
         record = json.loads(path.read_bytes(), parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if isinstance(record, dict) and isinstance(found := record.get("schema"), int) and found != SCHEMA:
+        raise OtherFormat(f"was written by another version of bench (record format {found}, this one reads {SCHEMA}); "
+                          "it stays as it is, and is not counted.")  # fmt: skip
     if faults := problems(record):
         raise ValueError("; ".join(faults[:3]) + (" …" if len(faults) > 3 else ""))
     if record["run_id"] != path.stem:

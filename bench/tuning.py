@@ -270,6 +270,8 @@ def groups(wanted: Search, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], lis
             found.setdefault(key, group).seeds.append(spec.spec["seed"])
         except RequestError as error:
             wrong += [message for message in error.messages if message not in wrong]
+    if not wrong and not found:
+        wrong.append("--tune: nothing of this request is trained.")
     if wrong:
         raise RequestError(wrong)
     return plain, list(found.values())

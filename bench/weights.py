@@ -41,16 +41,24 @@ def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str,
 
 def save_state(path: Path, state: dict[str, Tensor]) -> int:
     """Write tensors as safetensors; returns the file's bytes."""
-    from safetensors.torch import save_file
-
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
     try:
-        save_file(state, partial)
+        write_tensors(state, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def write_tensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that may be read by whoever may read others beside it (the library's own mode: 0600)."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(state, path, metadata)
+    path.chmod(mode)
 
 
 def load_state(path: Path, module: nn.Module) -> set[str]:

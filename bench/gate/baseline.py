@@ -223,7 +223,9 @@ def read(path: Path) -> Baseline:
         raise RequestError(f"--baseline: {path} is not JSON ({error}). {how}") from error
     if not isinstance(found, dict) or "tunebench_baseline" not in found:
         what = "the record of one run" if isinstance(found, dict) and "run_id" in found else "JSON of another kind"
-        raise RequestError(f"--baseline: {path} is {what}, not a baseline. {how}")
+        raise RequestError(
+            f"--baseline: {path} is {what}, not a baseline. Make one with: bench baseline DIR --out FILE"
+        )
     if found["tunebench_baseline"] != VERSION:
         raise RequestError(
             f"--baseline: {path} has format {found['tunebench_baseline']!r}; this version of bench reads {VERSION}. "

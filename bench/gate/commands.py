@@ -11,7 +11,7 @@ from typing import TypeVar
 from bench.errors import RequestError
 from bench.matching import match
 from bench.record import Record
-from bench.store import Store, write_atomically
+from bench.store import Store, write_output
 
 _T = TypeVar("_T")
 
@@ -26,6 +26,8 @@ def records_of(folder: Path) -> list[Record]:
         RequestError: when the folder holds none.
     """
     if not (folder / "runs").is_dir():
+        if folder.name == "runs" and folder.is_dir():
+            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.")
         what = "does not exist" if not folder.exists() else f"holds no records: there is no folder {folder / 'runs'}"
         raise RequestError(f"{folder} {what}. bench run --out {folder} makes one.")
     records, warnings = Store(folder).records()
@@ -40,11 +42,11 @@ def write_out(path: Path, data: bytes, flag: str) -> None:
     """Write a file that a flag named, whole or not at all.
 
     Raises:
-        RequestError: when it cannot be written.
+        RequestError: when it cannot be written, or is the record of a run.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        write_output(path, data)
     except OSError as error:
         raise RequestError(f"{flag}: {path} cannot be written: {error.strerror}.") from error
 
@@ -60,6 +62,9 @@ def baseline(arguments: argparse.Namespace) -> int:
     write_out(arguments.out, making.dumps(made).encode(), "--out")
     for run in made["runs"]:
         name = f"{run['label']} ({run['task']['name']} on {run['model']['name']})"
+        if wide := [score for score, found in run["scores"].items() if found["tolerance"] >= abs(found["mean"])]:
+            sys.stderr.write(f"bench: {name}: seeds vary so much that any fall will pass, of {', '.join(wide)}. "
+                             "Use more seeds, steps or scored rows (--seeds 0,1,2,3,4).\n")  # fmt: skip
         if run["speed"] is None:
             sys.stderr.write(f"bench: {name} has no times of the reference work: its speed will not be checked.\n")
         elif run["speed"]["tolerance"] > _NOISY:
@@ -84,7 +89,9 @@ def check(arguments: argparse.Namespace) -> int:
     wrong: list[str] = []
     known = _attempt(lambda: making.read(arguments.baseline), wrong)
     records = _attempt(lambda: records_of(arguments.folder), wrong)
-    if known is None or records is None:
+    if arguments.junit is not None and arguments.junit.resolve() == arguments.baseline.resolve():
+        wrong.append(f"--junit: {arguments.junit} is the baseline; choose another file.")
+    if known is None or records is None or wrong:
         raise RequestError(wrong)
     result = compare(known, records)
     if arguments.junit is not None:

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import options, registry, specs
-from bench.api import KINDS, Method
+from bench import options, registry, specs, taskoptions
+from bench.api import KINDS, DataSource, Method, Task
 from bench.errors import RequestError, unknown
+from bench.mirror import mirror_folder
 from bench.planner import advice, cuda
 from bench.planner.plans import Plan, Planner, as_json
 from bench.planner.request import Setting, parse_size
@@ -47,7 +48,7 @@ def check(values: Mapping[str, Any]) -> Wanted:
     setting = mistakes.attempt(lambda: _setting(values))
     text = values.get("budget")
     budget = mistakes.attempt(lambda: parse_size(str(text))) if text is not None else None
-    head = mistakes.attempt(lambda: _head(values)) or (None, None)
+    kind, task = mistakes.attempt(lambda: _head(values)) or (None, None)
     names, models = split(values.get("methods")), split(values.get("model"))
     for name, example, there in (("methods", "lora,lst", "methods"), ("model", "llama-3.2-1b", "models")):
         if not split(values.get(name)):
@@ -56,8 +57,13 @@ def check(values: Mapping[str, Any]) -> Wanted:
         methods=names, tasks=(), ranks=split(values.get("ranks")), sets=tuple(values.get("set", ())), plugins=plugins
     )
     methods = mistakes.attempt(lambda: specs.methods_of(request)) or []
-    shapes = [mistakes.attempt(partial(find, name, *head)) for name in models]
+    shapes = [mistakes.attempt(partial(find, name, kind, task=task)) for name in models]
     mistakes.stop()
+    read = {shape.kind for shape in shapes}
+    if values.get("target_length") is not None and "seq2seq" not in read:
+        raise RequestError("--target-length is for encoder-decoders that write text; none of these models is one.")
+    if values.get("max_length") is not None and read == {"image-classification"}:
+        raise RequestError("--max-length is for models that read text; these read images of a fixed size.")
     return Wanted(methods, shapes, setting, budget)
 
 
@@ -79,14 +85,18 @@ def _setting(values: Mapping[str, Any]) -> Setting:
     return setting
 
 
-def _head(values: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:
-    """Kind and labels of the head: those of ``--task``, or ``--kind``, or what the architecture is for."""
+def _head(values: Mapping[str, Any]) -> tuple[str | None, Task | None]:
+    """What decides on the head: ``--kind``, or ``--task``, whose data is looked at where it has to tell."""
     kind, name = values.get("kind"), values.get("task")
     if kind is not None and name is not None:
         raise RequestError("Give either --kind or --task, not both.")
     if name is not None:
         task = registry.task_entry(str(name)).value
-        return task.kind, tuple(task.labels)
+        wrong: list[str] = []
+        mirror = mirror_folder(None, wrong)
+        if wrong:
+            raise RequestError(wrong)
+        return None, taskoptions.resolved(task, DataSource(mirror))
     if kind is not None and kind not in KINDS:
         raise RequestError(f"--kind: {unknown('kind', str(kind), KINDS)}")
     return kind, None

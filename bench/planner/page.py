@@ -15,7 +15,7 @@ from bench.record import SPLIT
 from bench.report.escape import plot, text
 from bench.report.script import asset, joined
 from bench.report.shell import Carried, page
-from bench.store import write_atomically
+from bench.store import write_output
 
 Row = dict[str, Any]
 _LONGEST_LABEL = 26
@@ -31,7 +31,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
     Raises:
         OSError: when it cannot be written.
     """
-    write_atomically(out, document(rows).encode("utf-8"))
+    write_output(out, document(rows).encode("utf-8"))
 
 
 def document(rows: Sequence[Row]) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from bench import models
-from bench.api import Batch
+from bench import forms, models
+from bench.api import Batch, Task
 from bench.architectures import ARCHITECTURES
 from bench.backbone import Backbone
 from bench.calls import positions
-from bench.errors import RequestError, unknown
+from bench.errors import RequestError
 from bench.planner.request import Setting
 
 _LABELS = ("0", "1")
@@ -35,23 +35,29 @@ class Shape:
     config: Any
 
 
-def find(name: str, kind: str | None, labels: tuple[str, ...] | None) -> Shape:
+def find(name: str, kind: str | None, labels: tuple[str, ...] | None = None, task: Task | None = None) -> Shape:
     """Find a model's configuration; its weights need not be there.
 
     Args:
         name: a config.json, a folder that has one, an alias or a Hub id (its configuration alone is fetched).
-        kind: of the head; None: what the architecture is for (see ``usual_kind``).
+        kind: of the head; None: that of ``task``, or what the architecture is for (see ``usual_kind``).
         labels: classes of a classification head; None: two.
+        task: with nothing left open; the head is the one with which ``bench run`` puts it to the model.
 
     Raises:
-        RequestError: when there is none, or its architecture is not known.
+        RequestError: when there is none, its architecture is not known, or it cannot have that head.
     """
     source = _source(name)
     config = models.configuration(source, "causal-lm", ())  # first without a head, to see what it is
+    if task is not None:
+        chosen = forms.choose(task, name, models.family(source))["model_kind"]
+        return Shape(source, chosen, tuple(task.labels), models.configuration(source, chosen, tuple(task.labels)))
     chosen = kind or usual_kind(config)
     fits = kinds_of(config)
     if chosen not in fits:
-        raise RequestError(f"Model '{name}': a {config.model_type} cannot have {unknown('head', chosen, fits)}")
+        raise RequestError(
+            f"Model '{name}': a {config.model_type} has no head of kind '{chosen}', but {', '.join(fits)}."
+        )
     found = labels if labels is not None else (() if chosen == "regression" else _LABELS)
     return Shape(source, chosen, found, models.configuration(source, chosen, found))
 

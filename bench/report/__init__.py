@@ -41,11 +41,12 @@ def build(records: list[Record], out: Path, extras: Extras | None = None) -> Pat
 
     Raises:
         OSError: when the file cannot be written.
+        RequestError: when it is the record of a run.
     """
     from bench.report.page import document
-    from bench.store import write_atomically
+    from bench.store import write_output
 
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, document(records, extras or Extras()).encode("utf-8"))
+    write_output(out, document(records, extras or Extras()).encode("utf-8"))
     return out

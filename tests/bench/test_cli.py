@@ -180,6 +180,8 @@ WRONG = [
     (["--set", "train.checkpoint=first"], ["train.checkpoint: Unknown value 'first'", "best, last"]),
     (["--ranks", "a,b"], ["--ranks: 'a' is not a whole number"]),
     (["--ranks", "0"], ["--ranks: 0 is below 1"]),
+    (["--methods", "head", "--ranks", "4"], ["--ranks 4: head has no size to sweep"]),
+    (["--cache-limit", "3MB"], ["--cache-limit is for --cache-trunk"]),
     (["--seeds", "x"], ["--seeds: 'x' is not a whole number"]),
     (["--steps", "0"], ["train.steps: is 0, but must be at least 1"]),
     (["--steps", "5", "--epochs", "2"], ["either --steps or --epochs"]),
@@ -353,6 +355,22 @@ def test_lr_given_twice(bench_here: Bench, tiny_model: Path) -> None:
     done = bench_here("run", "--methods", "lora", "--task", "glue/sst2", "--model", tiny_model, "--lr", 1,
                       "--set", "lora.lr=0.1,0.2")  # fmt: skip
     assert done.returncode == 2 and "--lr and --set lora.lr both set the same option" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("statsu", "a"), "Unknown command 'statsu'. Did you mean 'stats'?"),
+    (("list", "method"), "Did you mean 'methods'?"),
+    (("export", "a", "--format", "pefft", "--to", "b"), "Unknown format 'pefft'. Did you mean 'peft'?"),
+    (("report", "a", "b"), "'b' is one argument too many"),
+    (("show", ""), "Say what to show"),
+    (("report", "a", "--format", ""), "Unknown format ''"),
+    (("report", "a", "--format", "md", "--title", "T"), "--title is the heading of the HTML file"),
+])  # fmt: skip
+def test_slips_on_the_command_line_name_what_was_meant(
+    bench_here: Bench, arguments: tuple[str, ...], said: str
+) -> None:
+    done = bench_here(*arguments)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
 def test_unknown_flag_before_a_command(bench_here: Bench) -> None:

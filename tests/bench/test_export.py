@@ -1,6 +1,7 @@
 """What ``--save`` keeps: loaded back, refused, exported to peft's format and as a merged model, with equal logits."""
 
 import json
+from pathlib import Path
 
 import peft
 import pytest
@@ -80,6 +81,10 @@ def test_peft_loads_what_was_exported_with_equal_logits(place, case, tmp_path, c
     ]
     assert cli.main(command) == 0
     assert capsys.readouterr().out == f"peft: {tmp_path / 'out'}\n"
+    written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert Path(written["base_model_name_or_path"]) == Path(place.model).resolve(), "where peft finds it"
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert modes == {(folder / "card.json").stat().st_mode} == {(folder / "adapter.safetensors").stat().st_mode}
     torch.manual_seed(99)  # the base's own head is drawn anew: it must come from the export
     base = AutoModelForSequenceClassification.from_pretrained(place.model)
     plain = logits(base, tuned.tokenizer)

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bench.errors import RequestError
-from bench.store import Store
+from bench.store import Store, write_output
 from tests import factories
 
 RUN = "0123456789abcdef"
@@ -108,6 +109,34 @@ def test_corrupt_files_are_set_aside_and_named(store, content, why):
     assert store.records() == ([whole], [])
 
 
+def test_another_versions_record_stays_where_it_is(store):
+    record = factories.record()
+    path = store.write(record)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    later = path.read_bytes()
+    records, (said,) = store.records()
+    assert records == [] and "written by another version of bench (record format 2, this one reads 1)" in said
+    with pytest.raises(RequestError, match="another version"):
+        store.read(record["run_id"])
+    assert path.read_bytes() == later
+    store.write(record)  # the run is done again: the other version's is kept
+    assert (store.folder / "corrupt" / path.name).read_bytes() == later
+
+
+def test_output_goes_through_links_and_pipes(tmp_path):
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(target)
+    write_output(link, b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_bytes)
+        write_output(pipe, b"through")
+        assert read.result() == b"through" and pipe.is_fifo()
+    with pytest.raises(RequestError, match="is the record of a run"):
+        write_output(tmp_path / "runs" / f"{RUN}.json", b"")
+
+
 def test_a_file_under_another_runs_name_is_set_aside(store):
     written = store.write(factories.record())
     written.rename(written.with_name(f"{RUN}.json"))
@@ -187,8 +216,9 @@ def test_a_read_only_disk_is_refused(tmp_path, monkeypatch):
 
 WRITE_FOREVER = """
 import json, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from bench.store import Store
+from bench.store import Store, write_output
 store, record = Store(Path(sys.argv[1])), json.loads(Path(sys.argv[2]).read_text())
 number = 0
 print("ready", flush=True)
@@ -244,8 +274,9 @@ def test_two_writers_of_one_run_leave_one_whole_record(store, tmp_path):
 
 HOLD = """
 import sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from bench.store import Store
+from bench.store import Store, write_output
 with Store(Path(sys.argv[1])).claim(sys.argv[2]) as held:
     print(held, flush=True)
     time.sleep(60)

@@ -93,3 +93,21 @@ def test_speeds_measured_in_company_are_marked() -> None:
     page = document([alone, shared], Extras())
     assert "Speeds of lst were measured in company" in page
     assert "in company" not in document([alone], Extras())
+
+
+def test_status_tells_what_was_begun_what_is_in_doubt_and_what_cannot_be_read(
+    bench_here: Bench, tiny_model: Path, mirror: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = bench_here("run", "--methods", "head,bitfit", "--task", "glue/sst2", "--data-dir", mirror, "--model",
+                      tiny_model, "--steps", 2, "--eval-size", 16, "--out", out, "--quiet")  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    store = Store(out)
+    first, second = store.records()[0]
+    store.write(first | {"status": "interrupted", "error": "stopped"})
+    store.write(second | {"checks": {"beats majority": "fail: no"}})
+    (out / "runs" / f"{'a' * 16}.json").write_text('{"schema": 2}')
+    found = status.look(out)
+    assert found.lines()[0] == "1 of 2 runs are over: 1 ok (1 of them failed a check)."
+    assert "1 to do, 1 of them interrupted. " in found.lines()[2]
+    assert "record format 2" in bench_here("status", out).stderr

@@ -84,6 +84,37 @@ def test_the_commands(folder: Path, bench_here: Bench, tmp_path: Path) -> None:
     assert failed.stdout.count("::error title=") == 3 and "The gate fails: 2 of them are failures" in failed.stdout
 
 
+def test_a_tolerance_that_lets_everything_pass_is_named(bench_here: Bench, tmp_path: Path) -> None:
+    store = Store(tmp_path / "wild")
+    store.prepare()
+    for seed, accuracy in enumerate((0.2, 0.8)):
+        store.write(factories.record("lora", seed=seed) | {"scores": {"accuracy": accuracy}})
+    made = bench_here("baseline", store.folder, "--out", "base.json")
+    assert (
+        made.returncode == 0
+        and "(glue/sst2 on minilm): seeds vary so much that any fall will pass, of accuracy" in made.stderr
+    )
+
+
+def test_no_output_replaces_a_record_or_the_baseline(folder: Path, bench_here: Bench, tmp_path: Path) -> None:
+    record = next((folder / "runs").glob("*.json"))
+    before = record.read_bytes()
+    for command in (
+        ("baseline", folder, "--out", record),
+        ("report", folder, "--html", record),
+        ("report", folder, "--format", "csv", "--to", record),
+        ("compare", folder, folder, "--html", record),
+    ):
+        done = bench_here(*command)
+        assert done.returncode == 2 and "is the record of a run; choose another file" in done.stderr, done.stderr
+    assert bench_here("baseline", folder, "--out", "base.json").returncode == 0
+    done = bench_here("check", folder, "--baseline", "base.json", "--junit", "./base.json")
+    assert done.returncode == 2 and "is the baseline; choose another file" in done.stderr
+    refused = bench_here("check", folder, "--baseline", record)
+    assert "is the record of one run" in refused.stderr and f"--out {record}" not in refused.stderr
+    assert record.read_bytes() == before
+
+
 def test_wrong_requests_are_explained_all_at_once(folder: Path, bench_here: Bench, tmp_path: Path) -> None:
     done = bench_here("check", "nowhere", "--baseline", "none.json")
     assert (
@@ -94,6 +125,8 @@ def test_wrong_requests_are_explained_all_at_once(folder: Path, bench_here: Benc
     (tmp_path / "empty" / "runs").mkdir(parents=True)
     assert "is empty" in bench_here("baseline", "empty", "--out", "x.json").stderr
     assert "holds no records" in bench_here("baseline", tmp_path, "--out", "x.json").stderr
+    assert f"name {folder}." in bench_here("baseline", folder / "runs", "--out", "x.json").stderr
+    assert "Did you mean '--baseline'" in bench_here("check", folder, "--bsaeline", "b").stderr
     assert "between 0 and 1" in bench_here("baseline", folder, "--out", "x.json", "--alarm-rate", "2").stderr
     blocked = bench_here("baseline", folder, "--out", folder)
     assert blocked.returncode == 2 and "cannot be written" in blocked.stderr

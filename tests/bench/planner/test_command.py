@@ -144,6 +144,26 @@ def test_the_page_is_whole_and_escapes(bench_here: Bench, model: Path, tmp_path:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", text)
 
 
+def test_the_head_is_the_one_that_a_run_would_have(bench_here: Bench, tmp_path: Path) -> None:
+    """Of one's own data it is found out first; a task that asks for text is put as text."""
+    rows = "".join(f"a text of number {n},{'abc'[n % 3]}\n" for n in range(60))
+    (tmp_path / "own.csv").write_text("text,label\n" + rows)
+
+    def trainable(model: str, *flags: str) -> int:
+        done = bench_here("plan", "--methods", "head", "--model", model, *flags, "--json")
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(done.stdout)
+        return int(row["trainable"])
+
+    two, three = trainable("tiny-bert", "--kind", "classification"), trainable("tiny-bert", "--task", "own.csv")
+    assert three * 2 == two * 3, "a class more"
+    lora = bench_here("plan", "--methods", "lora", "--model", "tiny-llama,tiny-t5", "--task", "gsm8k", "--json")
+    kinds = bench_here("plan", "--methods", "lora", "--model", "tiny-llama,tiny-t5", "--json")
+    assert [row["peak_bytes"] for row in json.loads(lora.stdout)] == [
+        row["peak_bytes"] for row in json.loads(kinds.stdout)
+    ], "causal-lm and seq2seq, as without a task"
+
+
 def test_a_plugin_needs_nothing_more(bench_here: Bench, model: Path, tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(
@@ -172,7 +192,10 @@ def test_a_plugin_needs_nothing_more(bench_here: Bench, model: Path, tmp_path: P
       "Unknown option of lora 'rnk'. Did you mean 'rank'?", "--max-length: 'x' is not a whole number",
       "--kind: Unknown kind 'causal'. Did you mean 'causal-lm'?")),
     (("--methods", "lora", "--model", "MODEL", "--max-length", 513), ("has 512 positions; use at most 512",)),
-    (("--methods", "lora", "--model", "MODEL", "--kind", "seq2seq"), ("cannot have Unknown head 'seq2seq'",)),
+    (("--methods", "lora", "--model", "MODEL", "--kind", "seq2seq"), ("a bert has no head of kind 'seq2seq', but",)),
+    (("--methods", "lora", "--model", "MODEL", "--target-length", 7), ("--target-length is for encoder-decoders",)),
+    (("--methods", "lora", "--model", "MODEL", "--task", "gsm8k"), ("needs a model that writes text",)),
+    (("--methods", "lora", "--model", "tiny-vit", "--max-length", 64), ("--max-length is for models that read text",)),
     (("--methods", "lora", "--model", "./nowhere"), ("./nowhere: there is no such file or folder",)),
     (("--methods", "lora", "--model", "MODEL", "--budget", "0GB"), ("--budget: '0GB' is not a size.",)),
     (("--methods", "lora", "--model", "MODEL", "--set", "train.clip=0"), ("training options are flags here",)),
