@@ -128,7 +128,7 @@ def test_other_families_load_in_peft_with_equal_logits(method, family, kind, tmp
             parameter.add_(0.1 * torch.randn_like(parameter))
         expected = module(**batch).logits
     card = {"spec": {"model": {"name": "tiny"}}}
-    export(Tuned(module, NoTokenizer(), card, method, backbone, original), "peft", tmp_path / "out")
+    export(Tuned(module, NoTokenizer(), card, method, backbone, original, "tiny"), "peft", tmp_path / "out")
     theirs = peft.PeftModel.from_pretrained(zoo.backbone(family, kind).model, tmp_path / "out").eval()
     with torch.no_grad():
         found, plain = theirs(**batch).logits, zoo.backbone(family, kind).model.eval()(**batch).logits

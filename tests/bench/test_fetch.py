@@ -151,6 +151,9 @@ def test_no_network_and_wrong_names(bench: Bench, bench_here: Bench, tmp_path: P
     assert wrong.returncode == 2
     assert "Did you mean 'glue/sst2'?" in wrong.stderr and "Did you mean 'minilm'?" in wrong.stderr
     assert not (tmp_path / "n").exists()
+    (tmp_path / "own.csv").write_text("text,label\n" + "".join(f"text {n},{n % 2}\n" for n in range(40)))
+    own = bench_here("fetch", "--tasks", "own.csv", "--to", tmp_path / "o")
+    assert own.returncode == 0 and "own.csv: lies on this disk already, nothing to fetch" in own.stdout, own.stderr
     assert "Say what to fetch" in bench_here("fetch", "--to", tmp_path / "n").stderr
 
 

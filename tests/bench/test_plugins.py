@@ -33,6 +33,17 @@ def method(name, **options):
     return registry.method_entry(name).value(**options)
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ("\ndef (", r"failed, line 2: SyntaxError"),
+    ("x = 1\nimport json\njson.loads('{')", r"failed, line 3: JSONDecodeError"),
+])  # fmt: skip
+def test_a_plugin_that_fails_is_named_with_its_own_line(tmp_path, text, said):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=said):
+        registry.load([path])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_plugin_runs_and_passes_every_check(place, name):
     record = place.run(name, [PLUGINS / METHODS[name]], steps=24)

@@ -326,6 +326,7 @@ def test_the_report_shows_trials_and_says_best_of_how_many() -> None:
     assert "Score against learning rate" in page and "the best of 3 on the dev split, the same number" in page
     assert "No tuning" not in page
     mixed = [*records, factories.record("head")]
+    assert (tuned(records) or "").endswith(" Chosen: lora lr=0.001, lst lr=0.002."), "what a person takes home"
     assert "not tuned: head." in (tuned(mixed) or "") and "not tuned: head" in document(mixed, Extras())
     assert tuned([factories.record("head")]) is None and "No tuning" in document([factories.record("head")], Extras())
 
