@@ -52,7 +52,7 @@
     const as = (choice) => ({ title: { text: choice.title }, type: choice.log ? "log" : "linear",
                               ...(choice.log ? { tickformat: "~s", dtick: 1 } : { rangemode: choice.key === "score" ? "normal" : "tozero" }) });
     const bars = (choice, rows) => (choice.key === "score" && columns.margin
-      ? { type: "data", array: rows.map((row) => columns.margin[row]), thickness: 1, width: 3 } : undefined);
+      ? { type: "data", symmetric: false, array: rows.map((row) => columns.margin[row]), arrayminus: rows.map((row) => columns.below[row]), thickness: 1, width: 3 } : undefined);
     const seen = columns[x.key].map((value, row) => [value, columns[y.key][row]]).filter((point) => !point.includes(null));
     const line = front(seen, x, y);
     const traces = chart.data.map((trace) => {

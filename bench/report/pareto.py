@@ -16,6 +16,7 @@ from bench.report.measures import MEASURES, PEAK
 from bench.report.setups import Setup
 
 _MOST_ERROR_BARS = 60
+_PERCENT = 100.0  # the scale of scores that are shares
 
 
 def chart(scene: Scene) -> Chart:
@@ -31,12 +32,13 @@ def chart(scene: Scene) -> Chart:
     x, y = next((choice for choice in choices if choice["key"] == PEAK.key), choices[1]), choices[0]
     bars = len(points) <= _MOST_ERROR_BARS and any(setup.margin for setup in points)
     if bars:
-        columns["margin"] = [scaled(setup.margin, scene.score_scale) for setup in points]
+        columns["margin"], columns["below"] = _bars(scene, points)
     seen = [index for index in range(len(points)) if columns[x["key"]][index] is not None]
     traces, layout = _drawn(scene, points, seen, (columns, x, y))
     note = "Dotted: the front, where nothing is better in both. Beyond it lies what no method here reaches."
     if bars:
-        note += " Bars: 95 % intervals of the score."
+        note += " Bars: 95 % intervals of the score"
+        note += ", drawn from 0 to 100 %." if scene.score_scale == _PERCENT else "."
     return Chart("pareto", title, note, traces, layout, True, choices, columns)
 
 
@@ -47,6 +49,18 @@ def _choices(scene: Scene, points: Sequence[Setup]) -> list[dict[str, Any]]:
         if measure.axis and any(setup.of(measure) is not None for setup in points):
             found.append({"key": measure.key, "title": measure.axis, "log": measure.log, "least": measure.least})
     return found
+
+
+def _bars(scene: Scene, points: Sequence[Setup]) -> tuple[list[float | None], list[float | None]]:
+    """How far a score's interval reaches up and down on its axis; a share's no further than a share can be."""
+    most = 1.0 if scene.score_scale == _PERCENT else math.inf
+    up: list[float | None] = []
+    down: list[float | None] = []
+    for setup in points:
+        half, score = setup.margin, setup.score or 0.0
+        up.append(None if half is None else scaled(min(half, most - score), scene.score_scale))
+        down.append(None if half is None else scaled(min(half, score) if most == 1.0 else half, scene.score_scale))
+    return up, down
 
 
 def _value(scene: Scene, setup: Setup, key: str) -> float | None:
@@ -69,9 +83,10 @@ def _drawn(
     named = len(points) <= MOST_LABELS
     x_range = padded([px for px, _ in at.values()], 0.18) if at else [0.0, 1.0]
     x_range = [0.0, x_range[1]]
-    margins = columns.get("margin")
+    margins, below = columns.get("margin"), columns.get("below")
     half = {index: ((margins[index] or 0.0) if margins else 0.0) for index in at}
-    y_range = padded([y for i, (_, py) in at.items() for y in (py - half[i], py + half[i])], 0.12) if at else [0.0, 1.0]
+    down = {index: ((below[index] or 0.0) if below else 0.0) for index in at}
+    y_range = padded([y for i, (_, py) in at.items() for y in (py - down[i], py + half[i])], 0.12) if at else [0.0, 1.0]
     edge = front(list(at.values()), x["least"], y["least"])
     beside = dict.fromkeys(range(len(points)), "top center")
     if named and at:
@@ -99,8 +114,9 @@ def _drawn(
         }
         if named:
             trace["textposition"] = [beside[index] for index in rows]
-        if margins:
-            trace["error_y"] = {"type": "data", "array": [margins[i] for i in rows], "thickness": 1, "width": 3}
+        if margins and below:
+            ends = {"array": [margins[i] for i in rows], "arrayminus": [below[i] for i in rows], "symmetric": False}
+            trace["error_y"] = {"type": "data", **ends, "thickness": 1, "width": 3}
         traces.append(trace)
     layout = {
         "xaxis": {"title": {"text": x["title"]}, "range": x_range},

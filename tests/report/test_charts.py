@@ -1,5 +1,7 @@
 """The charts' data: which figures stand where, and in whose colour."""
 
+import dataclasses
+
 import pytest
 
 from bench.record import ranked
@@ -60,6 +62,16 @@ def test_a_method_has_one_line_over_its_sizes():
     line, points = by_key(made)["capacity"].traces
     assert line["x"] == [4000, 8000, 16000] and line["y"] == pytest.approx([70, 80, 75])
     assert line["mode"] == "lines" and sorted(points["x"]) == line["x"]
+
+
+def test_bars_of_a_share_end_where_shares_do():
+    from bench.report import pareto
+
+    made = scene([factories.record(method) for method in ("lora", "full")])
+    vars(made)["setups"] = [dataclasses.replace(setup, margin=0.9) for setup in made.setups]
+    for trace in pareto.chart(made).traces[1:]:
+        bars, (score,) = trace["error_y"], trace["y"]
+        assert (bars["array"], bars["arrayminus"]) == (pytest.approx([100 - score]), pytest.approx([score]))
 
 
 def test_a_score_of_nothing_is_drawn():
