@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.catalogue import ALIASES
 from bench.errors import RequestError
+from bench.mirror import mirror_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +24,8 @@ SCHEMA = 1
 CARD, WEIGHTS = "card.json", "adapter.safetensors"
 _NEEDED = {"schema": int, "run_id": str, "spec": dict, "scores": dict}
 _PARTS = ("method", "task", "model", "seed")
+GRANTS = ("trust_remote_code", "allow_pickle")
+_GRANT = "bench.load(folder, trust=['{}']), or --{} where it is a command"
 
 
 def card(record: Record) -> dict[str, Any]:
@@ -104,6 +107,7 @@ def load(
     any_base: bool = False,
     plugins: Iterable[str | Path] = (),
     keep_original: bool = False,
+    trust: Collection[str] = (),
 ) -> Tuned:
     """Rebuild a tuned model from a folder that ``bench run --save`` wrote (``DIR/adapters/<run_id>``).
 
@@ -113,10 +117,12 @@ def load(
         any_base: load even when the base model is not the one that was tuned.
         plugins: files that define the method, when it is not built in.
         keep_original: also keep a copy of the base model's tensors as they were (export needs it).
+        trust: ``trust_remote_code``, ``allow_pickle``: what the base model may be loaded with where the card asks for
+            it; a card may be somebody else's, and does not decide.
 
     Raises:
-        RequestError: when the folder holds no adapter, the base model cannot be had or has changed, or the weights
-            do not fit the method.
+        RequestError: when the folder holds no adapter, the base model cannot be had, has changed or needs what
+            ``trust`` does not grant, or the weights do not fit the method.
     """
     from bench import models, options, registry
 
@@ -127,7 +133,18 @@ def load(
     name = spec["method"]["name"]
     chosen = {option: value for option, value in spec["method"].items() if option != "name"}
     method: Method = options.build(registry.method_entry(name).value, chosen, name)
-    source = models.resolve(model or spec["model"]["name"], models.Loading.of(spec["model"]))
+    wrong: list[str] = []
+    mirror = mirror_folder(None, wrong)
+    asked = models.Loading.of(spec["model"])
+    wrong += [
+        f"{folder / CARD} asks for {name} with the base model {spec['model']['name']}, which lets others' files run "
+        f"code here. Where you trust them: {_GRANT.format(name, name.replace('_', '-'))}."
+        for name in GRANTS
+        if getattr(asked, name) and name not in trust
+    ]
+    if wrong:
+        raise RequestError(wrong)
+    source = models.resolve(model or spec["model"]["name"], asked, mirror)
     if source.fingerprint != spec["model"]["fingerprint"] and not any_base:
         raise RequestError(
             f"{folder} was tuned on {spec['model']['source']} with the fingerprint {spec['model']['fingerprint']}; "
@@ -145,6 +162,8 @@ def load(
         raise RequestError(str(error)) from error
     _fill(module, folder)
     tokenizer = None if models.family(source) == "vision" else models.tokenizer(source)
+    if tokenizer is not None:
+        models.pad_with(backbone.model, tokenizer.pad_token_id)
     return Tuned(module.eval(), tokenizer, found, method, backbone, original, _known_as(source))
 
 

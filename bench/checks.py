@@ -87,6 +87,8 @@ def beats_majority(predictions: Sequence[Any], references: Sequence[Any], kind: 
         error = float(np.mean((np.asarray(predictions) - np.asarray(references)) ** 2))
         base = float(np.mean((guess - np.asarray(references)) ** 2))
         return PASS if error < base else f"fail: mean squared error {error:.4g}, of the mean {base:.4g}"
+    if len(set(references)) == 1:
+        return "skip: all scored examples are of one class"
     common = Counter(references).most_common(1)[0][1] / len(references)
     right = float(np.mean(np.asarray(predictions) == np.asarray(references)))
     return PASS if right > common else f"fail: accuracy {right:.4f}, of the majority class {common:.4f}"

@@ -266,6 +266,8 @@ def _export(commands: Any) -> None:
     export.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="folder of runs to look in")
     export.add_argument("--model", metavar="M", help="where the base model is now (default: as the run names it)")
     _plugin_flag(export)
+    export.add_argument("--trust-remote-code", action="store_true", help="run the base model repository's own code")
+    export.add_argument("--allow-pickle", action="store_true", help="read pickled weights of the base model")
     export.set_defaults(act=_command("export"), parser=export)
 
 

@@ -101,7 +101,8 @@ def export(arguments: argparse.Namespace) -> int:
     folder = exporting.find(arguments.which, arguments.out)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    tuned = card.load(folder, model=arguments.model, plugins=arguments.plugin, keep_original=True)
+    trust = [name for name in card.GRANTS if getattr(arguments, name)]
+    tuned = card.load(folder, model=arguments.model, plugins=arguments.plugin, keep_original=True, trust=trust)
     exporting.export(tuned, arguments.format, arguments.to)
     sys.stdout.write(f"{arguments.format}: {arguments.to}\n")
     return 0

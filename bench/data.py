@@ -206,7 +206,8 @@ def subsample(
     if size is None or size >= len(rows):
         return list(rows)
     if groups is not None:
-        chosen = np.flatnonzero(np.isin(groups, _some_groups(groups, size, [seed, 1])))
+        taken = _some_groups(groups, size, [seed, 1]) or groups[:1]  # one group at least, though it is larger
+        chosen = np.flatnonzero(np.isin(groups, taken))
         return [rows[index] for index in chosen.tolist()]
     chosen = np.random.default_rng([seed, 1]).choice(len(rows), size, replace=False)
     return [rows[index] for index in sorted(chosen.tolist())]
@@ -229,9 +230,9 @@ def training_batches(lengths: np.ndarray[Any, Any], batch_size: int, seed: int) 
                 yield batches[index]
 
 
-def steps_per_epoch(rows: int, batch_size: int, grad_accum: int) -> int:
-    """Optimizer steps that one pass over the rows takes."""
-    return max(1, math.ceil(math.ceil(rows / batch_size) / grad_accum))
+def steps_of(epochs: float, rows: int, batch_size: int, grad_accum: int) -> int:
+    """Optimizer steps that so many passes over the rows take; batches of one step may be of two epochs."""
+    return max(1, math.ceil(round(epochs * math.ceil(rows / batch_size)) / grad_accum))
 
 
 def evaluation_batches(lengths: np.ndarray[Any, Any], batch_size: int) -> list[list[int]]:

@@ -74,7 +74,10 @@ def fetch_split(mirror: Path, dataset: str, config: str | None, split: str, revi
     with hub.told(f"Data set {dataset}", f"datasets/{dataset}", revision, mirror):
         info = HfApi().dataset_info(dataset, revision=revision)
         files = [file.rfilename for file in info.siblings or ()]
-        wanted = _parquets(files, config, split)
+        wanted, before = _parquets(files, config, split), pinned(folder)
+        if wanted and revision is None and before not in (None, info.sha):  # beside splits of an earlier commit
+            info = HfApi().dataset_info(dataset, revision=before)
+            wanted = _parquets([file.rfilename for file in info.siblings or ()], config, split)
         if wanted:
             _fill("dataset", dataset, str(info.sha), _plainly(wanted), folder, revision)
             return
@@ -141,8 +144,11 @@ def _settle(files: Sequence[Path], folder: Path, commit: str, asked: str | None,
     before = pinned(folder)
     if before == commit and not replace:
         known = json.loads((folder / PINNED).read_bytes())
-    elif folder.exists() and (replace or before is not None):
-        shutil.rmtree(folder)  # files of another commit do not belong beside these
+    elif replace and folder.exists():
+        shutil.rmtree(folder)
+    elif before is not None:  # files of another commit do not belong beside these; further folders are others'
+        for name in json.loads((folder / PINNED).read_bytes()).get("bytes", {}):
+            (folder / Path(name).name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         file.replace(folder / file.name)

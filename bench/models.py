@@ -181,7 +181,24 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     if scheme is not None:
         quantize.settle(model)
     missing = {name if isinstance(name, str) else name[0] for name in (*info["missing_keys"], *info["mismatched_keys"])}
-    return Backbone(model, kind, fresh_head(model, kind) | frozenset(missing))
+    head = fresh_head(model, kind)
+    known = {name for name, _ in model.named_parameters()}
+    if lacking := sorted(name for name in missing & known - head if "pooler" not in name):
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise RequestError(
+            f"Model '{source.name}': its weights do not fit its config.json: {lacking[0]}{more} cannot be filled from "
+            "them. (A compiled or wrapped model saves other names, such as _orig_mod.* or module.*.)"
+        )
+    return Backbone(model, kind, head | frozenset(missing))
+
+
+def pad_with(model: Any, token: int) -> None:
+    """Tell a model which token pads its rows: decoders' heads look for the last token that is another.
+
+    A configuration may name none, or another than the tokenizer's.
+    """
+    for config in (model.config, model.config.get_text_config()):
+        config.pad_token_id = token
 
 
 def fresh_head(model: Any, kind: str) -> frozenset[str]:
@@ -198,8 +215,9 @@ def tokenizer(source: ModelSource) -> Any:
 
     try:
         found = AutoTokenizer.from_pretrained(**_where(source), use_fast=True)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"Model '{source.name}': its tokenizer cannot be loaded: {error}") from error
+    except Exception as error:  # a damaged file fails wherever its reader is
+        what = f"{type(error).__name__}: {error}"
+        raise RequestError(f"Model '{source.name}': its tokenizer cannot be loaded: {what}") from error
     if found.pad_token is None:
         found.pad_token = found.eos_token  # decoders have none; padding is masked, so any token will do
     return found

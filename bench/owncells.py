@@ -69,7 +69,8 @@ def numbers(values: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     if whole is not None and not values.null_count:
         return np.asarray(whole.to_numpy(), np.float64)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        return np.asarray(values.cast(pa.float64()).to_numpy(), np.float64)
+        plain = np.asarray(values.cast(pa.float64()).to_numpy(), np.float64)
+        return np.where(np.isfinite(plain), plain, np.nan)
 
     def one(text: str | None) -> float:
         try:

@@ -207,6 +207,8 @@ class Run:
         seed_everything(seed)
         head = self.job.spec["task"]["form"]["model_kind"]
         backbone = models.load(self.source, head, self.task.labels)
+        if self.engine.padding:
+            models.pad_with(backbone.model, self.engine.padding["input_ids"])
         backbone.model.to(self.engine.device)
         if self.forgetting is not None:
             self.forgetting.before(backbone.model)

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import forgetting, forms, grid, models, options, quantize, registry, taskoptions
 from bench.api import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
-from bench.data import groups_of, hold_out, steps_per_epoch
+from bench.data import groups_of, hold_out, steps_of
 from bench.environment import versions
 from bench.errors import RequestError, unknown
 from bench.models import Loading
@@ -308,8 +308,8 @@ def _spec(
     if settings.lr is not None:
         method = dataclasses.replace(method, lr=settings.lr)  # type: ignore[type-var]
     examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
-    per_epoch = steps_per_epoch(max(1, examples), settings.batch_size, settings.grad_accum)
-    steps = settings.steps or max(1, round((settings.epochs or DEFAULT_EPOCHS) * per_epoch))
+    epochs = settings.epochs or DEFAULT_EPOCHS
+    steps = settings.steps or steps_of(epochs, max(1, examples), settings.batch_size, settings.grad_accum)
     chosen = _settled(settings)
     spec = {
         "method": {"name": method.name, **_plain(method)},

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _Quoting = Literal[0, 3]  # of csv: QUOTE_MINIMAL, QUOTE_NONE
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-_VERSION = 1  # of what is kept in the cache
+_VERSION = 2  # of what is kept in the cache
 _BLOCK = 8 << 20  # bytes
 _ROWS = 10_000  # rows of a batch; keys that come only after the first of them are left out
 _SHOWN = 10  # files that a message names
@@ -137,6 +137,17 @@ class _Hashing:
             yield line
 
 
+def _trimmed(schema: pa.Schema) -> pa.Schema:
+    """Column names without the spaces around them ("text, label"), where they stay different."""
+    names = [name.strip() for name in schema.names]
+    if names == schema.names or len(set(names)) < len(names):
+        return schema
+    import pyarrow as pa
+
+    fields = [field.with_name(name) for field, name in zip(schema, names, strict=True)]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
 def _write(path: Path, target: Path) -> dict[str, Any]:
     import pyarrow as pa
 
@@ -156,11 +167,12 @@ def _write(path: Path, target: Path) -> dict[str, Any]:
         if first is None or first.num_rows == 0:
             below = " below its column names" if suffix in (".csv", ".tsv") else ""
             raise RequestError(f"Data file {path} has no rows{below}.")
-        _check_names(path, first.schema.names)
-        with pa.ipc.new_stream(out, first.schema) as writer:
-            writer.write_batch(first)
+        schema = _trimmed(first.schema)
+        _check_names(path, schema.names)
+        with pa.ipc.new_stream(out, schema) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(first.columns, schema=schema))
             for batch in batches:
-                writer.write_batch(batch)
+                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
         while hashing.read(1 << 20):
             continue  # what a reader had no need of counts too
     return {"fingerprint": hashing.digest.hexdigest(), "notes": notes}
@@ -295,6 +307,8 @@ def _jsonl(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBa
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip())
             except UnicodeDecodeError:
                 raise _not_utf8(path) from None
+            except RecursionError as error:
+                raise RequestError(f"{path}, line {number}: nested too deeply.") from error
             except json.JSONDecodeError as error:
                 hint = ""
                 if number == 1 and line.strip()[:1] == b"[":
@@ -306,7 +320,7 @@ def _jsonl(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBa
                 raise RequestError(f"{path}, line {number}: must be one JSON object, {{…}}, not {_kind(row)}.")
             yield row
 
-    return _batches(objects(), notes)
+    return _batches(path, objects(), notes)
 
 
 def _json(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatch]:
@@ -317,6 +331,8 @@ def _json(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBat
         value = json.loads(file.read().decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
+    except RecursionError as error:
+        raise RequestError(f"{path} is nested too deeply.") from error
     except ValueError as error:
         said = " It looks like JSON lines: name it .jsonl." if "Extra data" in str(error) else ""
         raise RequestError(f"{path} is not JSON: {error}.{said}") from error
@@ -328,10 +344,10 @@ def _json(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBat
     )  # fmt: skip
     if wrong is not None:
         raise RequestError(f"{path} must be a list of JSON objects, one a row; {wrong} is not.")
-    return _batches(iter(value), notes)
+    return _batches(path, iter(value), notes)
 
 
-def _batches(rows: Iterator[dict[str, Any]], notes: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, rows: Iterator[dict[str, Any]], notes: list[str]) -> Iterator[pa.RecordBatch]:
     """Objects as batches of text columns: numbers and truth values as JSON writes them, null where there is none."""
     import pyarrow as pa
 
@@ -341,9 +357,14 @@ def _batches(rows: Iterator[dict[str, Any]], notes: list[str]) -> Iterator[pa.Re
         if schema is None:
             schema = pa.schema([(key, pa.string()) for key in dict.fromkeys(key for row in part for key in row)])
         late |= {key for row in part for key in row} - set(schema.names)
-        yield pa.record_batch(
-            [pa.array([_cell(row.get(key)) for row in part], pa.string()) for key in schema.names], schema=schema
-        )
+        try:
+            cells = [pa.array([_cell(row.get(key)) for row in part], pa.string()) for key in schema.names]
+        except UnicodeEncodeError as error:
+            cut = error.object[error.start : error.end].encode("unicode_escape").decode()
+            raise RequestError(f"{path}: a text holds half a character ({cut}, as a cut emoji leaves it).") from error
+        except RecursionError as error:
+            raise RequestError(f"{path}: a value is nested too deeply.") from error
+        yield pa.record_batch(cells, schema=schema)
     if late:
         notes.append(f"keys that the first {_ROWS:,} rows lack are left out: {', '.join(sorted(late))}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from bench.reference import Reference
 from bench.settings import TrainSettings
 
 _CURVE_POINTS = 200
+_IGNORED = -100  # the label that transformers' losses leave out
 
 
 @dataclass
@@ -109,9 +110,14 @@ class Trainer:
             loss: Tensor = self.module(**batch).loss
         return loss
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one of ``grad_accum`` passes."""
-        self.scaler.scale(loss / self.settings.grad_accum).backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: Tensor, share: float | Tensor | None = None) -> None:
+        """Add the gradient of one of ``grad_accum`` passes.
+
+        Args:
+            share: of the pass in the step; None: as great as the others'.
+        """
+        part = loss / self.settings.grad_accum if share is None else loss * share
+        self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
 
     def step(self, number: int = 1) -> None:
         """Clip, update, let the method act on the step, and drop the gradients."""
@@ -184,11 +190,11 @@ class Trainer:
         """One optimizer step under the clock; returns its mean loss, still on the device."""
         clock.start()
         losses, samples, tokens = [], 0, 0
-        for _ in range(self.settings.grad_accum):
-            batch, real = next(batches)
+        passes = [next(batches) for _ in range(self.settings.grad_accum)]
+        for (batch, real), share in zip(passes, shares([batch for batch, _ in passes]), strict=True):
             loss = self.forward(batch)
-            self.backward(loss)
-            losses.append(loss.detach())
+            self.backward(loss, share)
+            losses.append(loss.detach() * share)
             samples += len(batch["labels"])
             tokens += real
         self.step(number)
@@ -196,7 +202,25 @@ class Trainer:
         clock.stop()
         fit.samples.append(samples)
         fit.tokens.append(tokens)
-        return torch.stack(losses).mean().float()
+        return torch.stack(losses).sum().float()
+
+
+def shares(batches: Sequence[Batch]) -> list[float | Tensor]:
+    """What part each batch's mean loss has in that of all of them together, as one batch would have it.
+
+    A class or number counts once a row, a text once a token that has a loss: a decoder's labels are compared one token
+    later, so its rows' first is none.
+    """
+    labels = [batch["labels"] for batch in batches]
+    if len(batches) == 1:
+        return [1.0]
+    if labels[0].ndim == 1:
+        rows = sum(map(len, labels))
+        return [len(one) / rows for one in labels]
+    later = 0 if "decoder_input_ids" in batches[0] else 1
+    counts = [(one[:, later:] != _IGNORED).sum() for one in labels]
+    whole = torch.stack(counts).sum().clamp_min(1)
+    return [count / whole for count in counts]
 
 
 class _Keeper:

@@ -65,6 +65,8 @@ _DEFAULT_LR = 1e-3
 _NORMS = ("LN_TUNING",)
 _NO_TARGETS = ("TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW")
 # Types whose layers ask in every forward which task a row is of; here there is one.
+_IN_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")  # prompts before the text's own embeddings
+_OURS = {"P_TUNING": "p-tuning"}
 _ASK_TASK = ("POLY", "MULTITASK_PROMPT_TUNING")
 # Options without which a type trains nothing.
 _MUST_SET = {"CPT": "cpt_token_ids", "TRAINABLE_TOKENS": "token_indices"}
@@ -199,6 +201,12 @@ def without_weights_too(attach: Callable[[Backbone], nn.Module], backbone: Backb
 def _attached(method: Any, backbone: Backbone) -> nn.Module:
     import peft
 
+    decoder = [tower.name for tower in backbone.towers()] == ["decoder"]
+    if _kind(method) in _IN_EMBEDDINGS and decoder and backbone.kind != "causal-lm":
+        raise ValueError(
+            f"{method.name}: on a decoder with a head peft gives the model no token ids, so that padding decides the "
+            f"class of all but a batch's longest row; use {_OURS.get(_kind(method), 'prompt')}"
+        )
     try:
         with warnings.catch_warnings():
             # peft still reads this attribute of transformers' models by its old name: nothing a person can change.
@@ -218,6 +226,8 @@ def _attached(method: Any, backbone: Backbone) -> nn.Module:
     for parameter in backbone.head_parameters:
         if id(parameter) in inside and id(parameter) not in copied:
             parameter.requires_grad_(True)
+    if _kind(method) in _IN_EMBEDDINGS and backbone.kind == "causal-lm":
+        module.register_forward_hook(_without_virtual, with_kwargs=True)
     if _kind(method) in _ASK_TASK:
         module.register_forward_pre_hook(_one_task, with_kwargs=True)
     return module  # type: ignore[no-any-return]
@@ -233,6 +243,14 @@ def _originals_of_copies(module: nn.Module) -> list[nn.Parameter]:
 
     wrappers = [child for child in module.modules() if isinstance(child, ModulesToSaveWrapper)]
     return [parameter for wrapper in wrappers for parameter in wrapper.original_module.parameters()]
+
+
+def _without_virtual(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    """Leave the virtual tokens' logits out: whoever gave so many ids wants logits for those."""
+    ids = kwargs.get("input_ids")
+    if ids is not None and out.logits.shape[1] > ids.shape[1]:
+        out.logits = out.logits[:, -ids.shape[1] :]
+    return out
 
 
 def _one_task(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 METAMATH = "meta-math/MetaMathQA"
 _NUMBER = re.compile(r"####\s*\$?\s*(-?[\d.,]*\d)")
-_SAID = re.compile(r"The answer is:?\s*\$?(-?[\d.,]*\d)")
+_SAID = re.compile(r"The answer is:?\s*(.*)\Z")
+_WHOLE = re.compile(r"\$?(-?\d[\d.,]*?)\.?")  # a number and nothing else, but for a full stop
 
 
 def final_number(text: str) -> str:
@@ -63,11 +64,16 @@ class Gsm8k(PromptTask):
 
 
 def _gsm8k_style(response: str) -> str:
-    """A response of MetaMathQA, which ends "The answer is: 42", as gsm8k writes it: "#### 42"."""
-    found = _SAID.search(response)
-    if found is None or "####" in response:
+    """A response of MetaMathQA, which ends "The answer is: 42", as gsm8k writes it: "#### 42".
+
+    Answers that are no numbers ("3/4", "2\\sqrt{3}") stay as they are written.
+    """
+    body, said, last = response.rstrip().rpartition("The answer is")
+    found = _SAID.fullmatch(said + last)
+    if found is None or "####" in response or not found[1]:
         return response
-    return f"{response[: found.start()].rstrip()}\n#### {found[1]}"
+    whole = _WHOLE.fullmatch(found[1])
+    return f"{body.rstrip()}\n#### {whole[1] if whole else found[1]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from bench.architectures import ARCHITECTURES
 from bench.backbone import Backbone
 from bench.calls import positions
 from bench.errors import RequestError
+from bench.mirror import mirror_folder
 from bench.planner.request import Setting
 
 _LABELS = ("0", "1")
@@ -72,7 +73,11 @@ def _source(name: str) -> models.ModelSource:
         return models.ModelSource(name, str(path), f"folder:{path.name}", None, "")
     if path.suffix == ".json" or name.startswith((".", "/", "~")):
         raise RequestError(f"Model {name}: there is no such file or folder.")
-    return models.resolve(name)
+    wrong: list[str] = []
+    mirror = mirror_folder(None, wrong)
+    if wrong:
+        raise RequestError(wrong)
+    return models.resolve(name, mirror=mirror)
 
 
 def kinds_of(config: Any) -> tuple[str, ...]:

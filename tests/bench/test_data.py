@@ -13,7 +13,7 @@ from bench.data import (
     encode,
     evaluation_batches,
     hold_out,
-    steps_per_epoch,
+    steps_of,
     subsample,
     training_batches,
 )
@@ -28,7 +28,7 @@ def toy(lengths: list[int]) -> Encoded:
 
 
 def test_an_epoch_holds_every_row_once() -> None:
-    steps = steps_per_epoch(1000, 32, 1)
+    steps = steps_of(1, 1000, 32, 1)
     assert steps == 32
     rows = [row for batch in islice(training_batches(LENGTHS, 32, seed=0), steps) for row in batch]
     assert sorted(rows) == list(range(1000))
