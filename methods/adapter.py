@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.api import option
 from bench.backbone import Backbone
-from bench.methods.peft_bridge import INSTALL, without_weights_too
+from bench.methods.peft_bridge import INSTALL, padded_heads, without_weights_too
 from bench.registry import Family, register_family, register_method
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -73,6 +73,8 @@ class Adapter:
                     module: Any = peft.get_peft_model(backbone.model, config)
                 else:
                     module = peft.PeftModel.from_pretrained(backbone.model, self.path, config=config)
+                if refused := padded_heads(str(config.peft_type.value), backbone):
+                    raise ValueError(refused)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, UserWarning) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"adapter: {self.path} does not fit this model and task: {reason}") from error

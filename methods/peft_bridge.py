@@ -198,15 +198,22 @@ def without_weights_too(attach: Callable[[Backbone], nn.Module], backbone: Backb
         return attach(spare).to("meta")
 
 
+def padded_heads(kind: str, backbone: Backbone) -> str | None:
+    """Why a type of peft cannot be scored in batches under a decoder's head; None where it can."""
+    decoder = [tower.name for tower in backbone.towers()] == ["decoder"]
+    if kind not in _IN_EMBEDDINGS or not decoder or backbone.kind == "causal-lm":
+        return None
+    return (
+        "on a decoder with a head peft gives the model no token ids, so that padding decides the class of all but a "
+        "batch's longest row"
+    )
+
+
 def _attached(method: Any, backbone: Backbone) -> nn.Module:
     import peft
 
-    decoder = [tower.name for tower in backbone.towers()] == ["decoder"]
-    if _kind(method) in _IN_EMBEDDINGS and decoder and backbone.kind != "causal-lm":
-        raise ValueError(
-            f"{method.name}: on a decoder with a head peft gives the model no token ids, so that padding decides the "
-            f"class of all but a batch's longest row; use {_OURS.get(_kind(method), 'prompt')}"
-        )
+    if refused := padded_heads(_kind(method), backbone):
+        raise ValueError(f"{method.name}: {refused}; use {_OURS.get(_kind(method), 'prompt')}")
     try:
         with warnings.catch_warnings():
             # peft still reads this attribute of transformers' models by its old name: nothing a person can change.

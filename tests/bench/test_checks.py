@@ -25,6 +25,11 @@ def place(tmp_path_factory):
         yield made
 
 
+def test_where_one_class_alone_is_scored_nothing_can_be_beaten():
+    assert checks.beats_majority([1, 1, 1], [1, 1, 1], "classification").startswith("skip: ")
+    assert checks.beats_majority([1, 0, 1], [1, 0, 1], "classification") == checks.PASS
+
+
 def failures(record):
     return {name: why for name, why in record["checks"].items() if why.startswith("fail")}
 

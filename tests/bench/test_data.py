@@ -100,6 +100,18 @@ def test_methods_of_one_class_are_not_in_train_and_dev() -> None:
     assert len(dev) > 100 and not set(names[train]) & set(names[dev])
 
 
+def test_epochs_run_across_steps() -> None:
+    assert steps_of(3, 30, 32, 1) == 3 and steps_of(3, 30, 32, 4) == 1
+    assert steps_of(3, 36, 4, 8) == 4, "27 batches, eight a step"
+    assert steps_of(0.5, 64, 32, 1) == 1 and steps_of(1, 1000, 32, 1) == 32
+
+
+def test_one_whole_group_is_scored_at_least() -> None:
+    groups = np.repeat([7, 8, 9], 4)
+    (*rows,) = subsample(range(12), 1, groups=groups)
+    assert len(rows) == 4 and len(set(groups[rows])) == 1
+
+
 def test_subsample_is_fixed_and_in_order() -> None:
     rows = subsample(range(100), 10)
     assert rows == subsample(range(100), 10) == sorted(rows) and len(set(rows)) == 10

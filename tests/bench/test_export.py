@@ -1,6 +1,7 @@
 """What ``--save`` keeps: loaded back, refused, exported to peft's format and as a merged model, with equal logits."""
 
 import json
+import shutil
 from pathlib import Path
 
 import peft
@@ -162,6 +163,20 @@ def test_the_card_says_what_it_is(place):
     assert sorted(path.name for path in folder.iterdir()) == ["adapter.safetensors", "card.json"]
     tuned = bench.load(folder)
     assert tuned.card == card and not tuned.model.training and tuned.original == {}
+
+
+@pytest.mark.parametrize("grant", ["trust_remote_code", "allow_pickle"])
+def test_a_card_does_not_decide_what_may_be_run(place, tmp_path, capsys, grant):
+    folder = tmp_path / "shared"
+    shutil.copytree(saved(place, "lora", ()), folder)
+    card = json.loads((folder / "card.json").read_text())
+    card["spec"]["model"][grant] = True
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(RequestError, match=rf"asks for {grant} with the base model .* trust=\['{grant}'\]"):
+        bench.load(folder)
+    assert bench.load(folder, trust=[grant], any_base=True).card == card
+    assert cli.main(["export", str(folder), "--format", "peft", "--to", str(tmp_path / "out")]) == 2
+    assert f"--{grant.replace('_', '-')}" in capsys.readouterr().err
 
 
 def test_a_changed_base_model_is_refused_unless_asked_for(place, tmp_path):

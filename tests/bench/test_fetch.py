@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -16,6 +17,7 @@ from bench import fetch, registry
 from bench.api import DataSource
 from bench.datasource import load_split
 from bench.errors import RequestError
+from bench.mirror import fetch_split
 from tests.conftest import Bench
 from tests.hub import Hub, Repository, serve
 
@@ -173,6 +175,7 @@ def test_a_disk_that_fills_leaves_nothing_behind(hub: Hub, tmp_path: Path, monke
         def __init__(self) -> None:
             super().__init__(endpoint=hub.address)
 
+    monkeypatch.setattr("bench.hub.unreachable", lambda: None)
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr("bench.hub.unreachable", lambda: None)
@@ -186,3 +189,36 @@ def test_a_disk_that_fills_leaves_nothing_behind(hub: Hub, tmp_path: Path, monke
     assert model.startswith("Model lab/tiny cannot be fetched: the disk is full: ")
     assert "MB are free at" in model and str(tmp_path) in model
     assert not [path for path in (tmp_path / "m").rglob("*") if path.is_file()]
+
+
+def test_a_hub_that_moves_on_leaves_splits_and_configurations_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A split fetched later is of the commit of those beside it; another commit removes no other configuration."""
+    newest = ["a" * 40]
+
+    class Api:
+        def dataset_info(self, name: str, revision: str | None = None) -> SimpleNamespace:
+            files = [f"{place}{split}-00000-of-00001.parquet" for split in ("train", "test") for place in ("", "more/")]
+            siblings = [SimpleNamespace(rfilename=file) for file in files]
+            return SimpleNamespace(sha=revision or newest[0], siblings=siblings)
+
+    def download(repository: str, name: str, repo_type: str, revision: str, local_dir: str) -> None:
+        target = Path(local_dir) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(revision)
+
+    monkeypatch.setattr("bench.hub.unreachable", lambda: None)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    folder = tmp_path / "owner/set"
+    for config in ("more", None):
+        fetch_split(tmp_path, "owner/set", config, "train", None)
+    newest[0] = "b" * 40
+    fetch_split(tmp_path, "owner/set", None, "test", None)
+    there = {file.relative_to(folder).as_posix(): file.read_text()[0] for file in folder.rglob("*.parquet")}
+    name = "{}-00000-of-00001.parquet"
+    assert there == {name.format(what): "a" for what in ("train", "test", "more/train")}
+    fetch_split(tmp_path, "owner/set", None, "test", "c" * 40)
+    left = {file.relative_to(folder).as_posix(): file.read_text()[0] for file in folder.rglob("*.parquet")}
+    assert left == {name.format("test"): "c", name.format("more/train"): "a"}

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -123,6 +124,31 @@ def test_a_mirrored_model_is_the_same_run_as_the_hubs(folder: Path, tmp_path: Pa
     with (place / "model.safetensors").open("ab") as file:
         file.truncate(100)
     assert "is missing or cut off in the mirror" in refusal("lab/tiny", None, mirror)
+
+
+def test_a_decoders_head_looks_past_the_tokenizers_padding(bench_here: Bench, tmp_path: Path) -> None:
+    """A configuration without a padding token: the model's end token is not what the tokenizer pads with."""
+    copy = tmp_path / "padless"
+    shutil.copytree(resolve("tiny-llama").location, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config.pop("pad_token_id")
+    (copy / "config.json").write_text(json.dumps(config))
+    done = bench_here("run", "--methods", "head", "--model", "padless", "--task", "demo/docstrings", "--steps", 1,
+                      "--eval-size", 40, "--set", "train.eval_batch_size=1,40", "--json", "--quiet")  # fmt: skip
+    tables = [pq.read_table(tmp_path / "results/local" / run["predictions"]) for run in json.loads(done.stdout)]
+    logits = [torch.tensor(table["logits"].to_pylist()) for table in tables]
+    assert len(logits) == 2
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({f"_orig_mod.{name}": value for name, value in weights.items()}, folder / "model.safetensors",
+              {"format": "pt"})  # fmt: skip
+    with pytest.raises(RequestError, match=r"its weights do not fit its config.json: bert\..* and \d+ more cannot be"):
+        models.load(resolve(str(folder)), "classification", ("a", "b"))
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.engine import Engine
 from bench.settings import TrainSettings
-from bench.trainer import Trainer
+from bench.trainer import Trainer, shares
 
 ENGINE = Engine(torch.device("cpu"), "fp32", {})
 SETTINGS = TrainSettings(steps=10, clip=0.0, warmup=0.0, weight_decay=0.0)
@@ -97,6 +97,29 @@ def test_accumulated_passes_equal_one_large_batch() -> None:
     Trainer(module, Plain(), SETTINGS, ENGINE).fit(joined(), None, True, lambda point: None)
     torch.testing.assert_close(many.inner.weight, module.inner.weight)
     assert fit.samples == [16] * 10 and fit.tokens == [48] * 10
+
+
+def test_ragged_passes_weigh_by_rows_and_texts_by_tokens() -> None:
+    rows = [torch.zeros(32), torch.zeros(1)]
+    assert shares([{"labels": labels} for labels in rows]) == pytest.approx([32 / 33, 1 / 33])
+    long, short = torch.full((2, 6), 5), torch.full((2, 3), 5)
+    short[0, 1:] = -100
+    decoder = shares([{"labels": long}, {"labels": short}])  # 2 × 5 and 2 tokens have one before them
+    assert [float(share) for share in decoder] == pytest.approx([10 / 12, 2 / 12])
+    written = shares([{"labels": labels, "decoder_input_ids": labels} for labels in (long, short)])
+    assert [float(share) for share in written] == pytest.approx([12 / 16, 4 / 16])
+    assert shares([{"labels": long}]) == [1.0]
+
+    whole = {"x": torch.randn(33, 3), "labels": torch.randn(33)}
+    parts = [{name: value[:32] for name, value in whole.items()}, {name: value[32:] for name, value in whole.items()}]
+    gradients = []
+    for batches_of_one in ([whole], parts):
+        module = Line()
+        trainer = Trainer(module, Plain(), replace(SETTINGS, grad_accum=len(batches_of_one)), ENGINE)
+        for batch, share in zip(batches_of_one, shares(batches_of_one), strict=True):
+            trainer.backward(trainer.forward(batch), share)
+        gradients.append(module.inner.weight.grad)
+    torch.testing.assert_close(*gradients)
 
 
 def test_clipping_bounds_the_gradient() -> None:

@@ -164,6 +164,16 @@ def test_what_peft_cannot_do_is_said_in_its_words(name, family, kind, why):
         method(name).attach(zoo.backbone(family, kind))
 
 
+@pytest.mark.parametrize(("name", "ours"), [("PROMPT_TUNING", "prompt"), ("P_TUNING", "p-tuning")])
+def test_prompts_before_a_decoders_embeddings(name, ours):
+    """peft gives the model no token ids then: a head would read the padding, and the prompt has logits too."""
+    with pytest.raises(ValueError, match=f"padding decides the class .* use {ours}$"):
+        method(name).attach(zoo.backbone("llama", "classification"))
+    batch = zoo.batch("llama", "causal-lm")
+    module = method(name).attach(zoo.backbone("llama", "causal-lm")).eval()
+    assert module(**batch).logits.shape[:2] == batch["input_ids"].shape
+
+
 def test_a_family_that_peft_does_not_know_gets_query_and_value():
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 

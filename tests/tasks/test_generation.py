@@ -12,7 +12,7 @@ import pytest
 from bench import registry, taskoptions
 from bench.api import DataSource, Generates
 from bench.errors import RequestError
-from bench.tasks.generation import final_number
+from bench.tasks.generation import _gsm8k_style, final_number
 from bench.tasks.prompts import PromptTask, Source, held_out
 from bench.tasks.wikitext import articles
 
@@ -43,6 +43,18 @@ def mirror(root: Path, dataset: str, **splits: dict[str, list[object]]) -> DataS
 )  # fmt: skip
 def test_the_final_number_is_read_after_the_mark(text: str, number: str) -> None:
     assert final_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [("2+2=4 The answer is: 4", "2+2=4\n#### 4"), ("so The answer is: $1,080.", "so\n#### 1,080"),
+     ("a half The answer is: 3/4", "a half\n#### 3/4"), ("The answer is: 2\\sqrt{3}", "\n#### 2\\sqrt{3}"),
+     ("The answer is: 10^{6}", "\n#### 10^{6}"), ("The answer is: 1, 2, 3", "\n#### 1, 2, 3"),
+     ("If The answer is 7 we stop.\nThe answer is: 12", "If The answer is 7 we stop.\n#### 12"),
+     ("it is 4", "it is 4"), ("x\n#### 4 The answer is: 4", "x\n#### 4 The answer is: 4")],
+)  # fmt: skip
+def test_metamaths_answers_are_marked_whole(response: str, answer: str) -> None:
+    assert _gsm8k_style(response) == answer
 
 
 def test_gsm8k_is_right_when_the_number_is() -> None:

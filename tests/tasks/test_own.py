@@ -126,6 +126,27 @@ def test_dev_rows_share_no_text_with_the_rows_learned_from() -> None:
     assert both.group == ("first", "second") and codes is not None and len(set(codes.tolist())) == len(codes) / 2
 
 
+def test_spaces_around_column_names_are_none_of_theirs() -> None:
+    write("data.csv", "text, label\n" + rows(40))
+    assert task("data.csv").label == "label" and load("data.csv").train.column_names[:2] == ["text", "label"]
+
+
+def test_an_infinite_number_is_no_number() -> None:
+    scores = [float(n) for n in range(39)] + [float("inf")]
+    pq.write_table(pa.table({"text": [f"text {n}" for n in range(40)], "score": scores}), "data.parquet")
+    assert "the label inf of row 40 is not a number" in refusal("data.parquet", kind="regression", label="score")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [("a.jsonl", '{"text": "cut \\ud83d", "label": "a"}\n', "holds half a character"),
+     ("b.jsonl", '{"text": ' + "[" * 100_000 + "\n", "line 1: nested too deeply"),
+     ("c.json", "[" * 100_000, "is nested too deeply")],
+)  # fmt: skip
+def test_texts_that_cannot_be_read_are_named(name: str, text: str, why: str) -> None:
+    assert why in refusal(write(name, text))
+
+
 def test_groups_stay_together_and_empty_rows_may_be_left_out(tmp_path: Path) -> None:
     write_all(tmp_path)
     splits = load("authors.csv", group="author", skip_empty=True)
