@@ -42,9 +42,20 @@ def merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             if one in flags:
                 found.pop(other, None)
         values = {**found, **flags}
+        if "ranks" in found and not flags.keys() & {"ranks"} and "methods" in flags and not _swept(values):
+            del values["ranks"]  # the plan's, for methods that are not run
         sets = planfile.relevant(found.get("set", []), values, plan.methods)
         experiments.append({**values, "set": [*sets, *flags.get("set", [])]})
     return experiments
+
+
+def _swept(values: dict[str, Any]) -> bool:
+    """Whether ``--ranks`` concerns one of the methods, as far as they are known."""
+    from bench import registry
+
+    registry.load([Path(plugin) for plugin in values.get("plugin", ())])
+    known = registry.methods()
+    return any(name not in known or known[name].swept is not None for name in split(values["methods"]))
 
 
 def plan_keys() -> dict[str, type]:
