@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.catalogue import ALIASES
 from bench.errors import RequestError
-from bench.mirror import mirror_folder
+from bench.mirror import usual_mirror
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -133,18 +133,8 @@ def load(
     name = spec["method"]["name"]
     chosen = {option: value for option, value in spec["method"].items() if option != "name"}
     method: Method = options.build(registry.method_entry(name).value, chosen, name)
-    wrong: list[str] = []
-    mirror = mirror_folder(None, wrong)
-    asked = models.Loading.of(spec["model"])
-    wrong += [
-        f"{folder / CARD} asks for {name} with the base model {spec['model']['name']}, which lets others' files run "
-        f"code here. Where you trust them: {_GRANT.format(name, name.replace('_', '-'))}."
-        for name in GRANTS
-        if getattr(asked, name) and name not in trust
-    ]
-    if wrong:
-        raise RequestError(wrong)
-    source = models.resolve(model or spec["model"]["name"], asked, mirror)
+    _check_grants(folder, spec["model"], trust)
+    source = models.resolve(model or spec["model"]["name"], models.Loading.of(spec["model"]), usual_mirror())
     if source.fingerprint != spec["model"]["fingerprint"] and not any_base:
         raise RequestError(
             f"{folder} was tuned on {spec['model']['source']} with the fingerprint {spec['model']['fingerprint']}; "
@@ -165,6 +155,18 @@ def load(
     if tokenizer is not None:
         models.pad_with(backbone.model, tokenizer.pad_token_id)
     return Tuned(module.eval(), tokenizer, found, method, backbone, original, _known_as(source))
+
+
+def _check_grants(folder: Path, model: dict[str, Any], trust: Collection[str]) -> None:
+    """What a card asks for must have been granted by whoever loads it."""
+    wrong = [
+        f"{folder / CARD} asks for {name} with the base model {model.get('name')}, which lets others' files run "
+        f"code here. Where you trust them: {_GRANT.format(name, name.replace('_', '-'))}."
+        for name in GRANTS
+        if model.get(name) and name not in trust
+    ]
+    if wrong:
+        raise RequestError(wrong)
 
 
 def _known_as(source: ModelSource) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.asking import split
 from bench.errors import RequestError
-from bench.mirror import mirror_folder
+from bench.mirror import usual_mirror
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -129,9 +129,5 @@ def show(arguments: argparse.Namespace) -> int:
 
     if not arguments.name.strip():
         raise RequestError("Say what to show: a method, a task or a model, such as bench show lora.")
-    wrong: list[str] = []
-    mirror = mirror_folder(None, wrong)
-    if wrong:
-        raise RequestError(wrong)
-    explain.explain(arguments.name, arguments.plugin, Console(), mirror)
+    explain.explain(arguments.name, arguments.plugin, Console(), usual_mirror())
     return 0

@@ -36,6 +36,15 @@ def mirror_folder(given: Any, wrong: list[str]) -> Path | None:
     return folder
 
 
+def usual_mirror() -> Path | None:
+    """The mirror that ``BENCH_DATA`` names; RequestError when it does not exist."""
+    wrong: list[str] = []
+    folder = mirror_folder(None, wrong)
+    if wrong:
+        raise RequestError(wrong)
+    return folder
+
+
 def fetch_model(hub_id: str, revision: str | None, mirror: Path, allow_pickle: bool = False) -> Path:
     """Copy a model's configuration, tokenizer and weights at a revision into ``<mirror>/models/<hub_id>``.
 

@@ -14,7 +14,7 @@ from typing import Any
 from bench import options, registry, specs, taskoptions
 from bench.api import KINDS, DataSource, Method, Task
 from bench.errors import RequestError, unknown
-from bench.mirror import mirror_folder
+from bench.mirror import usual_mirror
 from bench.planner import advice, cuda
 from bench.planner.plans import Plan, Planner, as_json
 from bench.planner.request import Setting, parse_size
@@ -92,11 +92,7 @@ def _head(values: Mapping[str, Any]) -> tuple[str | None, Task | None]:
         raise RequestError("Give either --kind or --task, not both.")
     if name is not None:
         task = registry.task_entry(str(name)).value
-        wrong: list[str] = []
-        mirror = mirror_folder(None, wrong)
-        if wrong:
-            raise RequestError(wrong)
-        return None, taskoptions.resolved(task, DataSource(mirror))
+        return None, taskoptions.resolved(task, DataSource(usual_mirror()))
     if kind is not None and kind not in KINDS:
         raise RequestError(f"--kind: {unknown('kind', str(kind), KINDS)}")
     return kind, None

@@ -14,7 +14,7 @@ from bench.architectures import ARCHITECTURES
 from bench.backbone import Backbone
 from bench.calls import positions
 from bench.errors import RequestError
-from bench.mirror import mirror_folder
+from bench.mirror import usual_mirror
 from bench.planner.request import Setting
 
 _LABELS = ("0", "1")
@@ -73,11 +73,7 @@ def _source(name: str) -> models.ModelSource:
         return models.ModelSource(name, str(path), f"folder:{path.name}", None, "")
     if path.suffix == ".json" or name.startswith((".", "/", "~")):
         raise RequestError(f"Model {name}: there is no such file or folder.")
-    wrong: list[str] = []
-    mirror = mirror_folder(None, wrong)
-    if wrong:
-        raise RequestError(wrong)
-    return models.resolve(name, mirror=mirror)
+    return models.resolve(name, mirror=usual_mirror())
 
 
 def kinds_of(config: Any) -> tuple[str, ...]:
