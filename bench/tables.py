@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _Quoting = Literal[0, 3]  # of csv: QUOTE_MINIMAL, QUOTE_NONE
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _VERSION = 2  # of what is kept in the cache
-_BLOCK = 8 << 20  # bytes
+_BLOCK = 8 << 20  # bytes; the longest row a csv file may have. arrow reads up to 32 blocks ahead of what is taken
 _ROWS = 10_000  # rows of a batch; keys that come only after the first of them are left out
 _SHOWN = 10  # files that a message names
 _JSON_BYTES = 512 << 20  # a .json file is one value and must be read whole

@@ -18,7 +18,7 @@ import pyarrow as pa
 from bench import registry, tables
 from bench.api import DataSource
 registry.load()
-tables._BLOCK, tables._ROWS = 1 << 20, 1000
+tables._BLOCK, tables._ROWS = 256 << 10, 1000  # arrow may read 32 blocks ahead: 8 MB
 def load(name):
     splits = registry.task_entry(name).value.resolve(DataSource()).load(DataSource())
     return len(splits.train), len(splits.validation)
