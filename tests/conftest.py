@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+if TYPE_CHECKING:
+    from bench.pool import Pool
 
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "dull": 0}
 FILLER = ("the", "film", "is", "a", "very", "story", "with", "and", "of", "plot")
@@ -102,14 +106,44 @@ def bench(mirror: Path, tmp_path: Path) -> Bench:
     return call
 
 
+@pytest.fixture(scope="session")
+def kept_worker(mirror: Path) -> Iterator[Pool]:
+    """A worker that outlives the command it works for, so that torch is imported once, not by every test."""
+    from bench.pool import Pool
+
+    class Kept(Pool):
+        def close(self) -> None:
+            """Go on: the next command takes it."""
+
+        def abandon(self) -> None:
+            """Go on: it was not needed this time."""
+
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("BENCH_DATA", str(mirror))
+        here.setenv("HF_HUB_OFFLINE", "1")
+        worker = Kept()
+    yield worker
+    Pool.close(worker)
+
+
 @pytest.fixture
 def bench_here(
-    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mirror: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> Bench:
-    """The same in this process, for requests that start no runs: saves importing torch each time."""
+    """The same in this process, its runs in children of one worker: saves importing torch each time."""
     from bench.cli import main
 
+    def worker(slots: int) -> Pool:
+        kept: Pool = request.getfixturevalue("kept_worker")
+        kept.slots = slots
+        return kept
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.where.Pool", worker)
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         for name, value in {"BENCH_DATA": str(mirror), "COLUMNS": "160", **environment}.items():

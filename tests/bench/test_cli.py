@@ -61,9 +61,9 @@ def test_main_job_trains_measures_and_compares(bench: Bench, tiny_model: Path, t
     assert found["full"]["scores"]["accuracy"] > 0.9, "one word decides the label: full fine-tuning must find it"  # type: ignore[index]
 
 
-def test_regression_and_pairs(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
-    bench("run", "--methods", "full", "--model", tiny_model, "--task", "glue/stsb,glue/rte", "--steps", 200, "--lr",
-          0.003, "--quiet", "--out", "out", "--json")  # fmt: skip
+def test_regression_and_pairs(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
+    bench_here("run", "--methods", "full", "--model", tiny_model, "--task", "glue/stsb,glue/rte", "--steps", 200,
+               "--lr", 0.003, "--quiet", "--out", "out", "--json")  # fmt: skip
     found = {record["spec"]["task"]["name"]: record for record in records(tmp_path / "out")}  # type: ignore[index]
     assert found["glue/stsb"]["scores"].keys() == {"pearson", "spearmanr"}  # type: ignore[attr-defined]
     assert found["glue/stsb"]["scores"]["pearson"] > 0.5  # type: ignore[index]
@@ -71,15 +71,15 @@ def test_regression_and_pairs(bench: Bench, tiny_model: Path, tmp_path: Path) ->
 
 
 def test_second_run_does_nothing_and_a_new_seed_only_what_is_missing(
-    bench: Bench, tiny_model: Path, tmp_path: Path
+    bench_here: Bench, tiny_model: Path, tmp_path: Path
 ) -> None:
     command = ("run", "--methods", "lora,head", "--model", tiny_model, *QUICK, "--out", "out")
-    bench(*command)
+    bench_here(*command)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").glob("*.json")}
     start = time.perf_counter()
-    bench(*command)
+    bench_here(*command)
     assert time.perf_counter() - start < 10
-    bench(*command, "--seeds", "0,1")
+    bench_here(*command, "--seeds", "0,1")
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").glob("*.json")}
     assert len(before) == 2 and len(after) == 4
     assert all(after[path] == stamp for path, stamp in before.items())
@@ -87,10 +87,10 @@ def test_second_run_does_nothing_and_a_new_seed_only_what_is_missing(
     assert sorted(checks) == ["pass", "pass", *["skip: no other seed of this run is there"] * 2]
 
 
-def test_same_seed_twice_is_bit_identical(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
+def test_same_seed_twice_is_bit_identical(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
     digests = []
     for folder in ("a", "b"):
-        bench("run", "--methods", "lora", "--model", tiny_model, *QUICK, "--out", folder)
+        bench_here("run", "--methods", "lora", "--model", tiny_model, *QUICK, "--out", folder)
         (record,) = records(tmp_path / folder)
         digests.append((record["parameters"]["trained_sha256"], record["scores"]))  # type: ignore[index]
     assert digests[0] == digests[1] and digests[0][0]
@@ -99,13 +99,13 @@ def test_same_seed_twice_is_bit_identical(bench: Bench, tiny_model: Path, tmp_pa
 @pytest.mark.parametrize("extra", [["--precision", "bf16", "--grad-accum", "2"],
                                    ["--gradient-checkpointing", "--checkpoint", "last", "--train-size", "100",
                                     "--eval-size", "40"]])  # fmt: skip
-def test_training_options(bench: Bench, tiny_model: Path, tmp_path: Path, extra: list[str]) -> None:
-    bench("run", "--methods", "full,lora,lst", "--model", tiny_model, *QUICK, *LST, *extra, "--out", "out")
+def test_training_options(bench_here: Bench, tiny_model: Path, tmp_path: Path, extra: list[str]) -> None:
+    bench_here("run", "--methods", "full,lora,lst", "--model", tiny_model, *QUICK, *LST, *extra, "--out", "out")
     assert [record["status"] for record in records(tmp_path / "out")] == ["ok"] * 3
 
 
-def test_gradient_checkpointing_saves_activations(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
-    bench("run", "--methods", "full", "--model", tiny_model, *QUICK, "--set",
+def test_gradient_checkpointing_saves_activations(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
+    bench_here("run", "--methods", "full", "--model", tiny_model, *QUICK, "--set",
           "train.gradient_checkpointing=false,true", "--out", "out")  # fmt: skip
     kept = {
         record["spec"]["train"]["gradient_checkpointing"]: record["memory"]["train_peak"]["activations"]  # type: ignore[index]
@@ -114,8 +114,8 @@ def test_gradient_checkpointing_saves_activations(bench: Bench, tiny_model: Path
     assert kept[True] < kept[False]
 
 
-def test_divergence_is_recorded_and_the_sweep_goes_on(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
-    done = bench("run", "--methods", "full,head", "--model", tiny_model, *QUICK, "--set", "full.lr=1e30",
+def test_divergence_is_recorded_and_the_sweep_goes_on(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
+    done = bench_here("run", "--methods", "full,head", "--model", tiny_model, *QUICK, "--set", "full.lr=1e30",
                  "--set", "train.clip=0", "--out", "out")  # fmt: skip
     found = {record["spec"]["method"]["name"]: record for record in records(tmp_path / "out")}  # type: ignore[index]
     assert found["full"]["status"] == "diverged" and "not finite" in str(found["full"]["error"])
@@ -254,12 +254,12 @@ def test_bad_data_files(
     assert said in done.stderr.lower(), done.stderr
 
 
-def test_corrupt_record_is_set_aside_and_done_again(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
+def test_corrupt_record_is_set_aside_and_done_again(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
     command = ("run", "--methods", "head", "--model", tiny_model, *QUICK, "--out", "out")
     path = tmp_path / "out/runs/0123456789abcdef.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"half": ')
-    done = bench(*command)
+    done = bench_here(*command)
     assert "could not be read" in done.stderr or "corrupt" in done.stderr, done.stderr
     assert list((tmp_path / "out/corrupt").iterdir()) and len(records(tmp_path / "out")) == 1
 
@@ -280,11 +280,11 @@ def test_list(bench_here: Bench, what: str, name: str) -> None:
     assert name in {row["name"] for row in rows} and all(row["help"] for row in rows)
 
 
-def test_report_command(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
-    bench("run", "--methods", "head", "--model", tiny_model, *QUICK, "--out", "out")
-    done = bench("report", "out", "--html", "page.html")
+def test_report_command(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
+    bench_here("run", "--methods", "head", "--model", tiny_model, *QUICK, "--out", "out")
+    done = bench_here("report", "out", "--html", "page.html")
     assert done.returncode == 0 and (tmp_path / "page.html").stat().st_size > 1_000_000
-    assert bench("report", "nowhere").returncode == 2
+    assert bench_here("report", "nowhere").returncode == 2
 
 
 def test_python_api_needs_no_main_guard(bench: Bench, tiny_model: Path, mirror: Path, tmp_path: Path) -> None:
@@ -326,8 +326,8 @@ def test_a_method_defined_in_the_calling_script_is_refused_with_the_way_out(
 
 def test_interrupting_a_fresh_run_keeps_the_earlier_record(tiny_model: Path, mirror: Path, tmp_path: Path) -> None:
     """Ctrl-C while a finished run is done again (--fresh) must not take its record away."""
-    arguments = ["run", "--methods", "head", "--task", "glue/sst2", "--model", str(tiny_model), "--steps", "1000",
-                 "--set", "train.evaluations=100", "--out", "out"]  # fmt: skip
+    arguments = ["run", "--methods", "head", "--task", "glue/sst2", "--model", str(tiny_model), "--steps", "300",
+                 "--set", "train.evaluations=30", "--out", "out"]  # fmt: skip
     environment = {**os.environ, "BENCH_DATA": str(mirror), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "bench", *arguments]
     subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)

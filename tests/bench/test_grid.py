@@ -185,11 +185,11 @@ def test_durations(seconds: float, words: str) -> None:
     assert estimate.duration(seconds) == words
 
 
-def test_the_resolved_plan_is_kept_and_the_dry_run_counts(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_resolved_plan_is_kept_and_the_dry_run_counts(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
     command = ("run", "--methods", "head", "--model", tiny_model, "--task", "glue/sst2", "--steps", 2, "--out", "out",
                "--quiet")  # fmt: skip
-    assert "Report" in bench(*command, "--seeds", 0).stdout
-    dry = bench(*command, "--seeds", "0,1", "--dry-run")
+    assert "Report" in bench_here(*command, "--seeds", 0).stdout
+    dry = bench_here(*command, "--seeds", "0,1", "--dry-run")
     assert "2 runs, 1 already there." in dry.stdout
     assert "To do: 1, about" in dry.stdout and "(1 from the same method, task and model)" in dry.stdout
     (path,) = (tmp_path / "out/plans").iterdir()

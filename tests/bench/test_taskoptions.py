@@ -66,12 +66,12 @@ def test_wrong_options_are_all_named(tiny_model: Path, sets: tuple[str, ...], sa
         assert words in str(refused.value)
 
 
-def test_runs_with_options_from_a_plan_file(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
+def test_runs_with_options_from_a_plan_file(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(
         f'methods = ["head"]\ntask = "tiny/cut"\nmodel = "{tiny_model}"\nplugin = ["{PLUGIN}"]\n'
         'steps = 2\nout = "out"\n[set.task]\nkeep = [1, 2]\n'
     )
-    done = bench("run", "--plan", "plan.toml", "--quiet")
+    done = bench_here("run", "--plan", "plan.toml", "--quiet")
     assert done.returncode in (0, 1), done.stderr
     found = [json.loads(path.read_text()) for path in sorted((tmp_path / "out/runs").glob("*.json"))]
     assert sorted(record["spec"]["task"]["options"]["keep"] for record in found) == [1, 2]

@@ -234,7 +234,9 @@ def test_spaces_keep_to_an_options_bounds(runs: Any) -> None:
         spaces(run.method, [Wish.parse("targets")])
 
 
-def test_tuning_never_sees_the_validation_split(bench: Bench, tiny_model: Path, mirror: Path, tmp_path: Path) -> None:
+def test_tuning_never_sees_the_validation_split(
+    bench_here: Bench, tiny_model: Path, mirror: Path, tmp_path: Path
+) -> None:
     """Two mirrors with the same training rows and opposite validation labels lead to the same trials and choice."""
     chosen = []
     for name in ("right", "flipped"):
@@ -244,7 +246,7 @@ def test_tuning_never_sees_the_validation_split(bench: Bench, tiny_model: Path, 
             if split == "validation" and name == "flipped":
                 columns["label"] = [1 - label for label in columns["label"]]
             write_split(data, "sst2", split, columns)
-        bench("run", "--methods", "full", "--task", "glue/sst2", "--model", tiny_model, "--steps", 30, "--tune",
+        bench_here("run", "--methods", "full", "--task", "glue/sst2", "--model", tiny_model, "--steps", 30, "--tune",
               "lr=1e-4|1e-2", "--quiet", "--out", name, BENCH_DATA=str(data))  # fmt: skip
         (record,) = Store(tmp_path / name).records()[0]
         trials = Store(tmp_path / name / "tuning").records()[0]

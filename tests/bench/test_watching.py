@@ -54,9 +54,9 @@ def test_status_of_a_folder_without_a_sweep(bench_here: Bench, tmp_path: Path) -
     assert done.returncode == 2 and "holds no plan" in done.stderr
 
 
-def test_tensorboard_gets_every_point_of_the_curve(bench: Bench, tiny_model: Path, tmp_path: Path) -> None:
+def test_tensorboard_gets_every_point_of_the_curve(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    bench("run", "--methods", "head", "--task", "glue/sst2", "--model", tiny_model, "--steps", 40, "--quiet",
+    bench_here("run", "--methods", "head", "--task", "glue/sst2", "--model", tiny_model, "--steps", 40, "--quiet",
           "--tensorboard", "--out", "out")  # fmt: skip
     (record,) = Store(tmp_path / "out").records()[0]
     (folder,) = (tmp_path / "out/tensorboard").iterdir()

@@ -139,7 +139,7 @@ def grouped(tmp_path: Path) -> Path:
 
 
 def test_runs_score_examples_of_several_rows_and_further_splits(
-    bench: Bench, tiny_model: Path, tmp_path: Path, grouped: Path
+    bench_here: Bench, tiny_model: Path, tmp_path: Path, grouped: Path
 ) -> None:
     import json
 
@@ -147,7 +147,7 @@ def test_runs_score_examples_of_several_rows_and_further_splits(
 
     tasks = "superglue/copa,superglue/multirc,glue/mnli"
     quick = ("--steps", 3, "--eval-size", 31, "--quiet", "--data-dir", grouped, "--out", "out")
-    bench("run", "--methods", "head", "--model", tiny_model, "--task", tasks, *quick)
+    bench_here("run", "--methods", "head", "--model", tiny_model, "--task", tasks, *quick)
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/runs").glob("*.json")]
     found = {record["spec"]["task"]["name"]: record for record in records}
     assert {record["status"] for record in records} == {"ok"}
