@@ -184,16 +184,18 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
         if least > console.width:  # even score, memory and parameters do not fit: then lines wrap whole
             table.width = least
         console.print(table, crop=False, no_wrap=True, overflow="ignore")
-        for note in _notes(members[(group.task, group.model)], names):
-            console.print(note)
-        if (said := tuned(members[(group.task, group.model)])) is not None:
-            console.print(Text(said, style="dim"))
-        if any(in_company(record) for record in members[(group.task, group.model)]):
-            console.print(Text(COMPANY, style="dim"))
-        for line in covered(group, alpha):
+        for line in doubts(members[(group.task, group.model)], names):
+            console.print(Text(line, style="yellow"))
+        for line in meanings(members[(group.task, group.model)], group, alpha):
             console.print(Text(line, style="dim"))
         if hidden:
             console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))
+
+
+def meanings(records: Sequence[Record], group: Group, alpha: float) -> list[str]:
+    """What one must know to read a group's table, in sentences: how values were chosen, speeds taken, ± and letters."""
+    company = [COMPANY] if any(in_company(record) for record in records) else []
+    return [*filter(None, [tuned(records)]), *company, *covered(group, alpha)]
 
 
 def covered(group: Group, alpha: float) -> list[str]:
@@ -297,10 +299,13 @@ def _checks(record: Record) -> str:
     return f"{failed} fail !" if failed else f"{passed} pass"
 
 
-def _notes(ordered: Sequence[Record], names: Mapping[str, str]) -> list[Text]:
-    """What stands below a table: failed checks, errors of runs without a score, and data or weights that differ."""
-    from rich.text import Text
+def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
+    """What casts doubt on a table, a sentence each: failed checks, runs without a score, data or weights that differ.
 
+    Args:
+        ordered: the records of one task and model.
+        names: their labels, by run id.
+    """
     found: dict[str, list[str]] = {}
     for record in ordered:
         who = f"{names[record['run_id']]} (seed {record['spec']['seed']})"
@@ -312,4 +317,4 @@ def _notes(ordered: Sequence[Record], names: Mapping[str, str]) -> list[Text]:
     said = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
     for what, prints in mixed(ordered).items():
         said.append(f"! rows mix {len(prints)} versions of the {what} ({', '.join(prints)}) and do not compare")
-    return [Text(units.clean(line), style="yellow") for line in said]
+    return [units.clean(line) for line in said]

@@ -1,7 +1,8 @@
 """The comparison table outside HTML: Markdown and LaTeX for people, CSV and JSON for programs.
 
-Markdown and LaTeX have one table per task and model, written as in the report. CSV and JSON have one flat list of
-configurations with plain numbers, whose units are in the names; what was not measured is empty or null.
+Markdown and LaTeX have one table per task and model, written as in the report, and below it what its figures mean and
+what makes them doubtful: a table is pasted elsewhere alone. CSV and JSON have one flat list of configurations with
+plain numbers, whose units are in the names; what was not measured is empty or null.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from bench.report.chart import Scene, scenes
 from bench.report.command import reproduce
 from bench.report.measures import MEASURES, Measure, measured
 from bench.report.setups import Setup
+from bench.statistics.configurations import ALPHA
+from bench.table import doubts, meanings
 
 FORMATS = ("md", "csv", "json", "latex")
 
@@ -124,8 +127,17 @@ def _markdown(found: Sequence[Scene]) -> str:
         rows = [_heads(scene, columns), *(list(_cells(scene, setup, columns)) for setup in scene.setups)]
         lines = [f"| {' | '.join(_in_markdown(cell) for cell in row)} |" for row in rows]
         rule = "|" + "|".join("---" if index == 0 else "--:" for index in range(len(rows[0]))) + "|"
-        parts.append("\n".join([f"### {_title(scene, _in_markdown)}", "", lines[0], rule, *lines[1:]]))
+        notes = "".join(f"\n- {_in_markdown(note)}" for note in _notes(scene))
+        table = "\n".join([f"### {_title(scene, _in_markdown)}", "", lines[0], rule, *lines[1:]])
+        parts.append(f"{table}\n{notes}" if notes else table)
     return "\n\n".join(parts) + "\n" if parts else "No runs yet.\n"
+
+
+def _notes(scene: Scene) -> list[str]:
+    """What stands below a scene's table."""
+    meant = meanings(scene.ordered, scene.group, ALPHA) if scene.group is not None else []
+    said = [*doubts(scene.ordered, scene.names), *meant]
+    return [note.removeprefix("! ").removeprefix("* ") for note in said]  # there the mark stands in the table too
 
 
 def _title(scene: Scene, escape: Callable[[str], str]) -> str:
@@ -154,6 +166,7 @@ def _latex(found: Sequence[Scene]) -> str:
             *(f"{line} \\\\" for line in lines),
             "\\bottomrule",
             "\\end{tabular}",
+            *(f"\\par\\footnotesize {_in_latex(note)}" for note in _notes(scene)),
             "\\end{table}",
         ]
     return "\n".join(parts) + "\n"

@@ -39,6 +39,21 @@ def test_markdown_is_one_table_per_task(seeds):
     assert any(line.startswith("| lora | 2 | 85.0 ± ") for line in lines) and "| full | 1 | oom |" in "\n".join(lines)
 
 
+def test_what_a_pasted_table_means_stands_below_it(seeds):
+    seeds[2]["checks"]["beats majority"] = "fail: accuracy 0.5, of the majority class 0.6"
+    seeds[0]["environment"]["workers"] = 2
+    said = [
+        "head (seed 0): check failed, beats majority: accuracy 0.5, of the majority class 0.6",
+        "full (seed 0): oom: CUDA out of memory",
+        "measured in company: other runs were at work",
+        "± is half a 95 % interval",
+    ]
+    markdown, latex = write(seeds, "md"), write(seeds, "latex")
+    for note in said:
+        assert f"\n- {note}" in markdown
+        assert "footnotesize " + note.replace("±", r"$\pm$").replace("%", r"\%") in latex
+
+
 def test_latex_rows_have_as_many_cells_as_columns(seeds):
     text = write(seeds, "latex")
     columns = len(re.search(r"tabular}{(l r*|lr*)}", text).group(1))
