@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import options, registry, specs, taskoptions
-from bench.api import KINDS, DataSource, Method, Task
+from bench.api import KINDS, AlreadyTrained, DataSource, Method, Task
 from bench.errors import RequestError, unknown
 from bench.mirror import usual_mirror
 from bench.planner import advice, cuda
@@ -57,6 +57,8 @@ def check(values: Mapping[str, Any]) -> Wanted:
         methods=names, tasks=(), ranks=split(values.get("ranks")), sets=tuple(values.get("set", ())), plugins=plugins
     )
     methods = mistakes.attempt(lambda: specs.methods_of(request)) or []
+    if any(isinstance(method, AlreadyTrained) for method in methods):
+        mistakes.messages.append("adapter trains nothing, and a plan is about training: plan the method it came from.")
     shapes = [mistakes.attempt(partial(find, name, kind, task=task)) for name in models]
     mistakes.stop()
     read = {shape.kind for shape in shapes}
@@ -154,7 +156,7 @@ def _grid(planner: Planner, plan: Plan) -> dict[str, Any] | None:
         return None
     factors = (0.25, 0.5, 1, 2, 4, 8)
     batches = sorted({max(1, round(setting.batch_size * factor)) for factor in factors})
-    limit = planner.subject.longest
+    limit = planner.longest if planner.growth.at else None
     lengths = sorted({max(1, round(setting.max_length * factor)) for factor in factors})
     lengths = [length for length in lengths if limit is None or length <= limit]
     if not planner.growth.at:

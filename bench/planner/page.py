@@ -50,14 +50,19 @@ def document(rows: Sequence[Row]) -> str:
 
 def _section(model: str, rows: Sequence[Row], drawn: list[dict[str, Any]]) -> str:
     """One model; its charts are appended to the list that the page's script draws from."""
-    figures = [_figure(_bars(rows), "What the peak consists of", "Gigabytes by kind of tensor.", drawn, wide=True)]
+    figures = [_figure(_bars(rows), "What is needed", _said_of_bars(rows), drawn, wide=True)]
     for row in rows:
         if row.get("grid"):
-            note = "Gigabytes needed over batch size and length."
+            over = "batch size and length" if len(row["grid"]["lengths"]) > 1 else "batch size"
+            note = f"Gigabytes needed over {over}."
             if row["budget_bytes"] is not None:
                 note += f" Crossed out: more than {units.size(row['budget_bytes'])}."
             figures.append(_figure(_heat(row), row["label"], note, drawn))
-    said = "".join(f"<li>{text(sentence(row, list(rows)))}" for row in rows if row["fits"] is False)
+    sentences = [sentence(row, list(rows)) for row in rows if row["fits"] is False]
+    unmapped = [row["label"] for row in rows if not row.get("grid")]
+    if unmapped:
+        sentences.append(f"No map over sizes for {', '.join(unmapped)}: the operations change with the size.")
+    said = "".join(f"<li>{text(line)}" for line in sentences)
     return f"""<section>
 <h2>{text(model)} <span>{text(assumptions(rows[0]))}</span></h2>
 {f'<ul class="rests">{said}</ul>' if said else ""}
@@ -97,20 +102,37 @@ def _figure(chart: dict[str, Any], title: str, note: str, drawn: list[dict[str, 
     )
 
 
+def _said_of_bars(rows: Sequence[Row]) -> str:
+    note = "Gigabytes of the peak by kind of tensor"
+    if _beyond(rows):
+        note += ", and what the allocator reserves beyond it with the CUDA context"
+    budget = rows[0]["budget_bytes"]
+    return f"{note}." if budget is None else f"{note}. The dashed line is the budget of {units.size(budget)}."
+
+
+def _beyond(rows: Sequence[Row]) -> list[int]:
+    """Bytes that are needed beyond each peak; empty where there are none, as under a CPU's rules."""
+    found = [row["needed_bytes"] - row["peak_bytes"] for row in rows]
+    return found if any(found) else []
+
+
 def _bars(rows: Sequence[Row]) -> dict[str, Any]:
     places = list(range(len(rows)))
+    sizes = [(part, part, [row["peak"][part] for row in rows]) for part in SPLIT]
+    if beyond := _beyond(rows):
+        sizes.append(("beyond the peak", "rule", beyond))
     traces = [
         {
             "type": "bar",
             "orientation": "h",
-            "name": part,
+            "name": name,
             "y": places,
-            "x": [row["peak"][part] / 1e9 for row in rows],
+            "x": [size / 1e9 for size in parts],
             "hovertext": [plot(row["label"]) for row in rows],
-            "hovertemplate": "%{hovertext}<br>" + part + " %{x:,.3f} GB<extra></extra>",
-            "meta": {"ink": part},
+            "hovertemplate": "%{hovertext}<br>" + name + " %{x:,.3f} GB<extra></extra>",
+            "meta": {"ink": ink},
         }
-        for part in SPLIT
+        for name, ink, parts in sizes
     ]
     labels = [plot(row["label"], _LONGEST_LABEL) for row in rows]
     layout: dict[str, Any] = {
@@ -128,6 +150,7 @@ def _bars(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _heat(row: Row) -> dict[str, Any]:
     grid, budget = row["grid"], row["budget_bytes"]
+    images = row["kind"] == "image-classification"
     sizes = [[cell / 1e9 for cell in line] for line in grid["needed_bytes"]]
     shown = [
         [f"{size:.3g}" + (" ✕" if budget is not None and size * 1e9 > budget else "") for size in line]
@@ -136,17 +159,17 @@ def _heat(row: Row) -> dict[str, Any]:
     trace = {
         "type": "heatmap",
         "x": [str(size) for size in grid["batch_sizes"]],
-        "y": [str(length) for length in grid["lengths"]],
+        "y": ["" if images else str(length) for length in grid["lengths"]],
         "z": sizes,
         "text": shown,
         "texttemplate": "%{text}",
-        "hovertemplate": "batch %{x}, length %{y}: %{z:,.3f} GB<extra></extra>",
+        "hovertemplate": f"batch %{{x}}{'' if images else ', length %{y}'}: %{{z:,.3f}} GB<extra></extra>",
         "showscale": False,
         "meta": {"ink": "activations"},
     }
     layout = {
         "height": 360,
         "xaxis": {"title": {"text": "batch size"}, "type": "category"},
-        "yaxis": {"title": {"text": "length"}, "type": "category"},
+        "yaxis": {"title": {"text": "" if images else "length"}, "type": "category"},
     }
     return {"data": [trace], "layout": layout}

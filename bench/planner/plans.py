@@ -90,6 +90,21 @@ class Planner:
         """The peak of a data-dependent initialisation; it looks at one row at a time, whatever the batch size."""
         return self.subject.initialization(self.setting.max_length)
 
+    @functools.cached_property
+    def longest(self) -> int | None:
+        """Tokens that a text can have, less than the model's positions where virtual tokens take some of them; None
+        where positions are relative."""
+
+        def taken(tokens: int) -> bool:
+            try:
+                self.subject.evaluation(1, tokens)
+            except RequestError:
+                return False
+            return True
+
+        limit = self.subject.longest
+        return limit if limit is None or taken(limit) else largest(taken, self.setting.max_length, limit - 1)
+
     def needed(self, trace: Trace) -> int:
         """Bytes that must be free on the device for a step with this trace."""
         peaks, reserved = self.subject.step(trace)
@@ -126,21 +141,16 @@ class Planner:
             return None
         if self.never(budget):
             return 0
-        rows, limit = self.setting.batch_size, self.subject.longest or _MOST_TOKENS
+        rows, limit = self.setting.batch_size, self.longest or _MOST_TOKENS
         found = largest(lambda length: self._estimated(rows, length) <= budget, self.setting.max_length, limit)
         return self._settled(found, limit, budget)
 
     def _settled(self, length: int, limit: int, budget: int) -> int:
         """The longest length near an estimated one, by real traces: kernels align their rows, so it may be off by
-        some tokens, and virtual tokens take positions from the text."""
+        some tokens."""
 
         def fits(tokens: int) -> bool:
-            try:
-                return self.needed(self.trace(self.setting.batch_size, tokens)) <= budget
-            except RequestError:
-                if tokens <= self.setting.max_length:
-                    raise
-                return False
+            return self.needed(self.trace(self.setting.batch_size, tokens)) <= budget
 
         if not length or fits(length):
             while length < limit and fits(length + 1):

@@ -50,6 +50,11 @@ def find(name: str, kind: str | None, labels: tuple[str, ...] | None = None, tas
     """
     source = _source(name)
     config = models.configuration(source, "causal-lm", ())  # first without a head, to see what it is
+    if getattr(config, "quantization_config", None) is not None:
+        raise RequestError(
+            f"Model '{name}': its weights are kept quantised (quantization_config in config.json), which bench plan "
+            "does not plan. Name the model that they were made from."
+        )
     if task is not None:
         chosen = forms.choose(task, name, models.family(source))["model_kind"]
         return Shape(source, chosen, tuple(task.labels), models.configuration(source, chosen, tuple(task.labels)))
@@ -115,8 +120,13 @@ def build(shape: Shape, setting: Setting) -> Backbone:
 
 
 def check_length(shape: Shape, backbone: Backbone, setting: Setting) -> None:
-    """Raise RequestError where the text is longer than the model's positions."""
+    """Raise RequestError where the text, or what is to be written, is longer than the model's positions."""
     limit = longest(shape, backbone)
+    written = setting.target_length if shape.kind == "seq2seq" else None
+    if limit is not None and written is not None and written > limit:
+        raise RequestError(
+            f"--target-length {written}: {shape.source.name} has {limit} positions; use at most {limit}."
+        )
     if limit is not None and setting.max_length > limit:
         raise RequestError(
             f"--max-length {setting.max_length}: {shape.source.name} has {limit} positions; use at most {limit}."

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import bench as package
 from bench import RequestError
@@ -78,6 +80,38 @@ def test_virtual_tokens_take_positions_from_the_longest_text(model: Path) -> Non
     assert row["max_length"] == 512 - 20
 
 
+def test_the_longest_text_is_found_where_growth_is_not_known(tmp_path: Path) -> None:
+    """A GPT-2 at batch 1 computes otherwise than at batch 2: every length is traced, and the longest is refused."""
+    config = {"model_type": "gpt2", "n_layer": 1, "n_embd": 64, "n_head": 2, "n_positions": 128, "vocab_size": 99}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (row,) = planned(tmp_path, "prompt", budget="80GB", batch_size=1, max_length=32)
+    assert row["max_length"] == 128 - 20
+
+
+def test_maps_end_where_virtual_tokens_leave_no_room(bench_here: Bench, model: Path, tmp_path: Path) -> None:
+    flags = ("--model", model, "--max-length", 128, "--batch-size", 2, "--html", tmp_path / "p.html", "--json")
+    (prompt, head) = json.loads(bench_here("plan", "--methods", "prompt,head", *flags).stdout)
+    assert head["grid"]["lengths"][-1] == 512 and prompt["grid"]["lengths"][-1] == 256
+
+
+def test_what_cannot_be_planned_is_said(bench_here: Bench, model: Path, tmp_path: Path) -> None:
+    written = json.loads((model / "config.json").read_text())
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q/config.json").write_text(json.dumps(written | {"quantization_config": {"quant_method": "gptq"}}))
+    refused = bench_here("plan", "--methods", "lora", "--model", tmp_path / "q")
+    assert refused.returncode == 2 and "kept quantised" in refused.stderr
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    save_file({"weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    refused = bench_here("plan", "--methods", "adapter", "--set", f"adapter.path={tmp_path}", "--model", model)
+    assert refused.returncode == 2 and "trains nothing" in refused.stderr
+    bart = {"model_type": "bart", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 99,
+            "max_position_embeddings": 64, "encoder_attention_heads": 2, "decoder_attention_heads": 2}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(bart))
+    flags = ("--model", tmp_path, "--max-length", 32, "--target-length", 65)
+    refused = bench_here("plan", "--methods", "lora", *flags)
+    assert refused.returncode == 2 and "--target-length 65" in refused.stderr and "64 positions" in refused.stderr
+
+
 def test_a_budget_below_the_weights_ends_at_once(model: Path) -> None:
     (row,) = planned(model, budget="10kB")
     assert (row["fits"], row["max_batch_size"], row["max_length"], row["weights_alone"]) == (False, 0, 0, True)
@@ -130,14 +164,19 @@ def test_the_page_is_whole_and_escapes(bench_here: Bench, model: Path, tmp_path:
     evil.mkdir()
     (evil / "config.json").write_text((model / "config.json").read_text())
     page = tmp_path / "plan.html"
-    done = bench_here("plan", "--methods", "lora", "--model", evil, "--budget", "0.6GB", "--html", page)
+    request = ("plan", "--methods", "lora", "--model", evil, "--budget", "0.6GB")
+    done = bench_here(*request, "--html", page)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     assert "<img src=x" not in text
     assert "&lt;img src=x" in text
     charts = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
     bars, heat = charts
-    assert [trace["name"] for trace in bars["data"]] == ["weights", "gradients", "optimizer", "activations", "other"]
+    assert [trace["name"] for trace in bars["data"]] == [
+        "weights", "gradients", "optimizer", "activations", "other", "beyond the peak"
+    ]  # fmt: skip
+    ends = sum(trace["x"][0] for trace in bars["data"])
+    assert ends == pytest.approx(json.loads(bench_here(*request, "--json").stdout)[0]["needed_bytes"] / 1e9, rel=1e-4)
     (cells,) = heat["data"]
     assert len(cells["z"]) == len(cells["y"]) and len(cells["z"][0]) == len(cells["x"])
     assert all(line == sorted(line) for line in cells["z"])
