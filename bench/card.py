@@ -132,7 +132,14 @@ def load(
     spec = found["spec"]
     name = spec["method"]["name"]
     chosen = {option: value for option, value in spec["method"].items() if option != "name"}
-    method: Method = options.build(registry.method_entry(name).value, chosen, name)
+    try:
+        entry = registry.method_entry(name)
+    except RequestError as error:
+        raise RequestError(
+            f"{folder} was made with the method '{name}', which is in a file of its own: name that file "
+            f"(--plugin FILE; in Python plugins=[FILE]). {error}"
+        ) from error
+    method: Method = options.build(entry.value, chosen, name)
     _check_grants(folder, spec["model"], trust)
     source = models.resolve(model or spec["model"]["name"], models.Loading.of(spec["model"]), usual_mirror())
     if source.fingerprint != spec["model"]["fingerprint"] and not any_base:

@@ -70,6 +70,7 @@ class _Look:
     whole: bool  # every cell is a whole number
     number: bool  # every cell is a number
     nearly: bool  # nine cells of ten are numbers
+    comma: bool = False  # nine cells of ten are numbers with a comma for the point
 
     @property
     def classes(self) -> bool:
@@ -187,11 +188,12 @@ def look(table: pa.Table, name: str) -> _Look:
     words = float(pc.mean(pc.add(pc.count_substring(known, " "), 1)).as_py()) if texts else 0.0
     numbers = as_numbers(known)
     whole = numbers is not None and bool(pc.all(pc.equal(numbers, pc.floor(numbers))).as_py())
-    nearly = numbers is not None
+    nearly, comma = numbers is not None, False
     if texts and not nearly:
-        like = pc.match_substring_regex(known, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
-        nearly = pc.sum(like).as_py() >= 0.9 * len(known)
-    return _Look(name, texts, distinct, len(values), words, whole, numbers is not None, nearly)
+        written = (r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$", r"^\s*[-+]?\d+(,\d+)+(\.\d+)?\s*$")
+        alike = [pc.sum(pc.match_substring_regex(known, form)).as_py() >= 0.9 * len(known) for form in written]
+        nearly, comma = alike
+    return _Look(name, texts, distinct, len(values), words, whole, numbers is not None, nearly, comma)
 
 
 def _sample(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -252,8 +254,17 @@ def _text(looks: dict[str, _Look], where: str, label: str) -> tuple[str, ...]:
 
 
 def _kind_of(table: pa.Table, label: _Look) -> str:
-    """Regression for numbers with fractions or of many values, classification for everything else."""
+    """Regression for numbers with fractions or of many values, classification for everything else.
+
+    Raises:
+        RequestError: for many numbers that are written with commas: as classes they would mean nothing.
+    """
     named = "names" in str((table.schema.metadata or {}).get(b"huggingface", b"")) and not label.texts
+    if label.comma and label.distinct > CLASSES:
+        raise RequestError(
+            f"Column '{label.name}' has {label.distinct} numbers that are written with commas: write 2.71 for 2,71 and "
+            "1234 for 1,234, or say --set task.kind=classification."
+        )
     if label.nearly and not label.number and label.distinct > CLASSES:
         return "regression"  # so that the cells that are no numbers are named
     if not label.number or (named and label.whole and label.distinct <= 1000):

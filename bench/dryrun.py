@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bench import estimate
 from bench.progress import title
-from bench.record import Record
+from bench.record import Record, shown
 from bench.sweep import Sweep
 from bench.tuning import Group
 
@@ -18,11 +18,14 @@ def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:
         records: what its store holds.
     """
     there = {record["run_id"]: record["status"] for record in records}
+    settings = [spec.spec["train"] for spec in sweep.specs]
+    swept = [name for name in (settings[0] if settings else {}) if len({shown(one.get(name)) for one in settings}) > 1]
     for spec in sweep.specs:
         chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         steps = spec.spec["train"]["steps"] or "no"
         yield f"{spec.run_id}  {there.get(spec.run_id, 'to do'):<11}  {title(spec.spec)}, {steps} steps"
-        yield f"{'':31}{chosen}"
+        train = (f"{name}={shown(spec.spec['train'].get(name))}" for name in swept if name not in ("steps", "lr"))
+        yield f"{'':31}{', '.join(filter(None, (chosen, *train)))}"
     missing, groups = sweep.missing(), sweep.tuner.groups
     for group in groups:
         yield from _tuned(group)

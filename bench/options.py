@@ -12,6 +12,7 @@ from typing import Any
 from bench.api import Limits
 from bench.errors import RequestError, unknown
 
+_NAMES = {bool: "true/false", str: "text", int: "int", float: "float"}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -29,9 +30,8 @@ class Option:
         """The type as a person would say it: int, float, true/false, text, list."""
         if _is_tuple(self.type):
             return "list"
-        names = {bool: "true/false", str: "text", int: "int", float: "float"}
         inner, optional = _unwrap(self.type)
-        return names[inner] + (" or none" if optional else "")
+        return _NAMES[inner] + (" or none" if optional else "")
 
 
 def options(cls: type) -> dict[str, Option]:
@@ -44,6 +44,18 @@ def options(cls: type) -> dict[str, Option]:
             default = None if field.default is dataclasses.MISSING else field.default
             found[field.name] = Option(field.name, hints[field.name], default, limits)
     return found
+
+
+def check_types(cls: type) -> None:
+    """Raise TypeError for an option whose type no text can be turned into; says which there are."""
+    for option in options(cls).values():
+        inner = _element(option.type) if _is_tuple(option.type) else _unwrap(option.type)[0]
+        if inner not in _NAMES:
+            raise TypeError(
+                f"option {option.name} of {cls.__name__} is of a type that cannot be set ({option.type}): use bool, "
+                "str, int, float, one of them or None, or tuple[int, ...] and its like; a choice is a str with "
+                "bench.option(…, choices=(…))"
+            )
 
 
 def build(cls: type, given: Mapping[str, Any], where: str) -> Any:
@@ -78,7 +90,8 @@ def convert(option: Option, value: Any) -> Any:
     """Convert text or a value to the option's type and check its limits; ValueError says what is wrong."""
     if _is_tuple(option.type):
         parts = value.split(",") if isinstance(value, str) else list(value)
-        parsed: Any = tuple(str(part).strip() for part in parts if str(part).strip())
+        element = _element(option.type)
+        parsed: Any = tuple(_scalar(element, part) for part in parts if str(part).strip())
         if option.limits.choices:
             for part in parsed:
                 _check_choice(part, option.limits.choices)
@@ -129,6 +142,12 @@ def _scalar(kind: type, value: Any) -> Any:
 
 def _is_tuple(kind: Any) -> bool:
     return typing.get_origin(kind) is tuple
+
+
+def _element(kind: Any) -> Any:
+    """int of ``tuple[int, ...]``; tuple itself where its elements are not all of one type."""
+    inner = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    return inner[0] if len(set(inner)) == 1 else tuple
 
 
 def _unwrap(kind: Any) -> tuple[type, bool]:

@@ -98,7 +98,10 @@ def _files(where: str) -> Parts:
     for split, table in read.items():
         names = table.rows.column_names
         if set(names) != set(first):
-            raise RequestError(f"{files[split]} has the columns {', '.join(names)}; {path} has {', '.join(first)}.")
+            raise RequestError(
+                f"{files[split]} has the columns {', '.join(names)}; {path} has {', '.join(first)}. By its name it is "
+                f"the {split} split of {path.name}: where it is not (a test without labels), move it or rename it."
+            )
     notes = tuple(dict.fromkeys(note for table in read.values() for note in table.notes))
     if len(read) == 1:
         return _by_column(read["train"], where, Parts({}, read["train"].fingerprint, f"file:{path.name}", (), notes))

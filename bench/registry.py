@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from bench import options
 from bench.api import TASK_KINDS, Method, Task
 from bench.errors import RequestError, unknown
 
@@ -117,7 +118,8 @@ def register_method(cls: type[_T]) -> type[_T]:
     """Class decorator: make a frozen dataclass available to ``--methods`` under its ``name``.
 
     Raises:
-        TypeError: when the class is not a frozen dataclass or lacks ``name``, ``swept``, ``lr`` or ``attach``.
+        TypeError: when the class is not a frozen dataclass, lacks ``name``, ``swept``, ``lr`` or ``attach``, or has an
+            option of a type that cannot be set.
         ValueError: when another file already registered the name.
     """
     if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -130,6 +132,7 @@ def register_method(cls: type[_T]) -> type[_T]:
     swept = cls.swept  # type: ignore[attr-defined]
     if swept is not None and swept not in fields:
         raise TypeError(f"method class {cls.__name__}: swept names '{swept}', which is not one of its fields")
+    options.check_types(cls)
     name: str = cls.name  # type: ignore[attr-defined]
     _add(_methods, "method", name, Entry(cls, Path(inspect.getfile(cls)).resolve()))
     return cls

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _Quoting = Literal[0, 3]  # of csv: QUOTE_MINIMAL, QUOTE_NONE
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-_VERSION = 2  # of what is kept in the cache
+_VERSION = 3  # of what is kept in the cache
 _BLOCK = 8 << 20  # bytes; the longest row a csv file may have. arrow reads up to 32 blocks ahead of what is taken
 _ROWS = 10_000  # rows of a batch; keys that come only after the first of them are left out
 _SHOWN = 10  # files that a message names
@@ -353,10 +353,12 @@ def _batches(path: Path, rows: Iterator[dict[str, Any]], notes: list[str]) -> It
 
     schema: pa.Schema | None = None
     late: set[str] = set()
+    nested: set[str] = set()
     while part := [row for _, row in zip(range(_ROWS), rows, strict=False)]:
         if schema is None:
             schema = pa.schema([(key, pa.string()) for key in dict.fromkeys(key for row in part for key in row)])
         late |= {key for row in part for key in row} - set(schema.names)
+        nested |= {key for row in part for key, value in row.items() if isinstance(value, list | dict)}
         try:
             cells = [pa.array([_cell(row.get(key)) for row in part], pa.string()) for key in schema.names]
         except UnicodeEncodeError as error:
@@ -365,6 +367,11 @@ def _batches(path: Path, rows: Iterator[dict[str, Any]], notes: list[str]) -> It
         except RecursionError as error:
             raise RequestError(f"{path}: a value is nested too deeply.") from error
         yield pa.record_batch(cells, schema=schema)
+    if nested:
+        said = (
+            "holds lists or objects, read as the text of their JSON; a text of its own (a chat's question, its answer) "
+        )
+        notes.append(f"{', '.join(sorted(nested))} {said}needs a key of its own")
     if late:
         notes.append(f"keys that the first {_ROWS:,} rows lack are left out: {', '.join(sorted(late))}")
 

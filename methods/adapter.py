@@ -17,6 +17,7 @@ from bench.backbone import Backbone
 from bench.methods.peft_bridge import INSTALL, padded_heads, without_weights_too
 from bench.registry import Family, register_family, register_method
 
+_MOST_SAID = 200  # characters of an error: peft names every tensor
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -77,7 +78,10 @@ class Adapter:
                     raise ValueError(refused)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, UserWarning) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"adapter: {self.path} does not fit this model and task: {reason}") from error
+            reason = reason if len(reason) <= _MOST_SAID else f"{reason[:_MOST_SAID]}…"
+            base = json.loads((Path(self.path) / _FILES[0]).read_bytes()).get("base_model_name_or_path")
+            whose = f" It was trained on {base}: is that the --model?" if base else ""
+            raise ValueError(f"adapter: {self.path} does not fit this model and task: {reason}{whose}") from error
         return module  # type: ignore[no-any-return]
 
     def _check_head(self, backbone: Backbone) -> None:

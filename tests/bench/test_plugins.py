@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import bench
-from bench import registry
+from bench import options, registry
 from bench.engine import Engine
 from bench.errors import RequestError
+from bench.registry import register_method
 from bench.settings import TrainSettings
 from bench.trainer import Trainer
 from tests import tiny, zoo
@@ -60,6 +61,25 @@ def test_scale_and_shift_starts_at_the_base_model_and_runs_on_decoders():
     torch.testing.assert_close(module(**batch).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_options_have_types_that_a_text_can_be_turned_into():
+    from dataclasses import make_dataclass
+    from typing import Literal
+
+    def registered(kind):
+        members = {"name": "typed", "swept": None, "attach": lambda self, backbone: backbone.model}
+        fields = [("lr", float, bench.option(1e-3, "rate")), ("blocks", kind, bench.option((0, 2), "which"))]
+        return register_method(make_dataclass("Typed", fields, frozen=True, namespace=members))
+
+    with tiny.registry_restored():
+        built = options.build(registered(tuple[int, ...]), {"blocks": "3, 4"}, "typed")
+        assert built.blocks == (3, 4) and options.build(type(built), {"blocks": [5]}, "typed").blocks == (5,)
+        with pytest.raises(RequestError, match="typed.blocks: 'x' is not a whole number"):
+            options.build(type(built), {"blocks": "1,x"}, "typed")
+        for kind in (Literal["a", "b"], dict, list, tuple[int, str]):
+            with pytest.raises(TypeError, match="option blocks of Typed is of a type that cannot be set"):
+                registered(kind)
+
+
 def test_an_own_forward_gives_loss_and_logits():
     backbone, batch = zoo.backbone("bert", "classification"), zoo.batch("bert", "classification")
     frozen = backbone.model(**batch).logits
@@ -100,7 +120,7 @@ def test_a_plugins_tuned_model_is_loaded_with_its_file(place):
     with tiny.registry_restored():
         registry._methods.pop("scale-shift", None)
         registry._plugins.discard(plugin.resolve())
-        with pytest.raises(RequestError, match="Unknown method 'scale-shift'"):
+        with pytest.raises(RequestError, match="(?s)name that file .--plugin FILE.*Unknown method 'scale-shift'"):
             bench.load(place.adapter(record))
         tuned = bench.load(place.adapter(record), plugins=[plugin])
     assert tuned.method.name == "scale-shift"
