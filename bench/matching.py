@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.record import Record, groups, labels, model_title, shown
+from bench.record import Record, ground, groups, labels, model_title, shown
 
 _LEFT_OUT = {"device"}  # settings of the trainer that say where, not what
 
@@ -182,24 +182,30 @@ def _gather(
     ignored: Mapping[_Owner, frozenset[str]],
     told: tuple[Mapping[str, tuple[str, str]], list[str]],
 ) -> dict[str, Setup]:
-    """Setups by key, in the order of task, model and label; of two records of one seed the later one counts.
+    """Setups by key, in the order of task, model and label: the runs on the data, weights and code of the newest one,
+    and of two records of one seed the later.
 
     Args:
-        told: labels and tasks by run id, and the notes, to which those on runs that are there twice are added.
+        told: labels and tasks by run id, and the notes, to which those on runs that do not count are added.
     """
     names, notes = told
-    found: dict[str, dict[int, Record]] = {}
+    found: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: str(record.get("created_at") or "")):
         dropped = [ignored.get(owner, frozenset()) for owner in _owners(record["spec"])]
-        key = _key(settings(record["spec"]), frozenset().union(*dropped))
-        runs, seed = found.setdefault(key, {}), record["spec"]["seed"]
-        if seed in runs:  # made by another version of the code, or on another device
-            label, task = names[record["run_id"]]
-            where = f"{label} ({task} on {model_name(record['spec'])})"
-            notes.append(f"{where}, seed {seed}, is there more than once; the latest counts.")
-        runs[seed] = record
+        found.setdefault(_key(settings(record["spec"]), frozenset().union(*dropped)), []).append(record)
     made = {}
-    for key, runs in found.items():
-        one = next(iter(runs.values()))
-        made[key] = Setup(*names[one["run_id"]], model_name(one["spec"]), dict(sorted(runs.items())))
+    for key, every in found.items():
+        newest = ground(every[-1]["spec"])
+        kept = [record for record in every if ground(record["spec"]) == newest]
+        runs = {record["spec"]["seed"]: record for record in kept}
+        label, task = names[every[-1]["run_id"]]
+        setup = Setup(label, task, model_name(every[-1]["spec"]), dict(sorted(runs.items())))
+        where = f"{label} ({task} on {setup.model})"
+        if older := len(every) - len(kept):
+            count = "1 older run" if older == 1 else f"{older} older runs"
+            notes.append(f"{where}: {count} of other data, weights or code left out.")
+        for seed in runs:  # on another device, for example
+            if sum(record["spec"]["seed"] == seed for record in kept) > 1:
+                notes.append(f"{where}, seed {seed}, is there more than once; the latest counts.")
+        made[key] = setup
     return dict(sorted(made.items(), key=lambda item: (item[1].task, item[1].model, item[1].label)))

@@ -237,6 +237,15 @@ def model_title(model: Mapping[str, Any]) -> str:
     return " ".join(str(model[part]) for part in ("name", "quantize") if model.get(part))
 
 
+def ground(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a run's score rests on beside its settings: fingerprints of data and weights, code of method and task.
+
+    Runs that differ in it are not seeds of one configuration.
+    """
+    code = spec.get("code") or {}
+    return (spec["task"].get("fingerprint"), spec["model"].get("fingerprint"), code.get("method"), code.get("task"))
+
+
 def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """``data`` and ``model weights`` → their different fingerprints, where runs that are compared have several."""
     specs = [record["spec"] for record in records]

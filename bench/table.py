@@ -184,9 +184,11 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
         if least > console.width:  # even score, memory and parameters do not fit: then lines wrap whole
             table.width = least
         console.print(table, crop=False, no_wrap=True, overflow="ignore")
-        for line in doubts(members[(group.task, group.model)], names):
+        rows = {row.label: row for row in group.configurations}
+        there = [run for run in members[(group.task, group.model)] if rows[names[run["run_id"]]].shows(run)]
+        for line in doubts(there, names):
             console.print(Text(line, style="yellow"))
-        for line in meanings(members[(group.task, group.model)], group, alpha):
+        for line in meanings(there, group, alpha):
             console.print(Text(line, style="dim"))
         if hidden:
             console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))

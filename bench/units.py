@@ -11,6 +11,7 @@ DASH = "–"
 
 # Scores that are shares of one; everything else (correlations, errors, perplexity) is written as it is.
 _SHARES = ("accuracy", "f1", "precision", "recall", "exact_match", "auc", "em")
+_CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -18,6 +19,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 def is_share(score: str | None) -> bool:
     """Whether a score of this name is a share of one, written as a percentage."""
     return score is not None and any(part in score.lower().replace(" ", "_") for part in _SHARES)
+
+
+def is_correlation(score: str | None) -> bool:
+    """Whether a score of this name is a correlation, from -1 to 1."""
+    return score is not None and any(part in score.lower().replace(" ", "_") for part in _CORRELATIONS)
 
 
 def score(name: str | None, value: float | None, stderr: float | None = None) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from bench import units
 from bench.report.escape import text
 from bench.report.words import brief, join
 from bench.statistics.analysis import Analysis, Summary, over_tasks
+from bench.statistics.tasks import Overall
 
 _MOST = 40
 
@@ -17,8 +17,7 @@ def section(analysis: Analysis, figures: Sequence[str]) -> str:
     summaries = over_tasks(analysis)
     if not figures and not summaries:
         return ""
-    names = {group.model: group.score for group in analysis.groups}
-    tables = "".join(_table(summary, names, len(summaries) > 1) for summary in summaries if summary.rows)
+    tables = "".join(_table(summary, len(summaries) > 1) for summary in summaries if summary.rows)
     charts = f'<div class="figures">{"".join(figures)}</div>'
     return f'<section id="across"><h2>Across tasks</h2>{_answer(summaries)}{charts}{tables}</section>'
 
@@ -38,17 +37,23 @@ def _answer(summaries: Sequence[Summary]) -> str:
     return f'<p class="answer">{" ".join(said)}{tail}</p>' if said else ""
 
 
-def _table(summary: Summary, names: Mapping[str, str | None], several: bool) -> str:
-    share = units.is_share(names.get(summary.model))
+def _average(summary: Summary, row: Overall) -> str:
+    half = "" if row.half is None else f" ± {summary.written(row.half)}"
+    return f"{summary.written(row.average)}{half}"
+
+
+def _table(summary: Summary, several: bool) -> str:
     shown = summary.rows[:_MOST]
     rows = "".join(
         f"<tr><th scope=row>{text(row.label)}</th><td>{row.average_rank:.2f}</td>"
-        f"<td>{text(units.score('accuracy' if share else None, row.average, row.half))}</td>"
+        f"<td>{text(_average(summary, row))}</td>"
         f"<td>{'yes' if row.label in summary.front else ''}</td></tr>"
         for row in shown
     )
     on = f" on {text(summary.model)}" if several else ""
     note = f"Over {', '.join(map(text, summary.tasks))}; only what has a score on all of them."
+    if summary.note:
+        note += f" {text(summary.note)}"
     if len(summary.rows) > _MOST:
         note += f" The best {_MOST} of {len(summary.rows)}."
     if summary.incomplete:
@@ -56,6 +61,6 @@ def _table(summary: Summary, names: Mapping[str, str | None], several: bool) -> 
     return (
         f'<h3>On average{on}</h3><p class="note">{note}</p><div class="wide" tabindex="0" role="region" '
         f'aria-label="Averages over tasks"><table class="plain"><thead><tr><th scope=col>configuration</th>'
-        f"<th scope=col>average rank</th><th scope=col>average score</th><th scope=col>on the front of score, memory, "
+        f"<th scope=col>average rank</th><th scope=col>{summary.head}</th><th scope=col>on the front of score, memory, "
         f"throughput, parameters</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )

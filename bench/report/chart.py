@@ -69,6 +69,12 @@ class Scene:
         """The configurations, best first."""
         return setups(self.ordered, self.names, self.group)
 
+    @functools.cached_property
+    def shown(self) -> list[Record]:
+        """The runs that the rows are of, in the order of all."""
+        there = {run["run_id"] for setup in self.setups for run in setup.runs}
+        return [run for run in self.ordered if run["run_id"] in there]
+
     @property
     def score_name(self) -> str | None:
         """The main score's name, as the task gives it."""

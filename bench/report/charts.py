@@ -22,8 +22,8 @@ def charts(scene: Scene, published: Sequence[Figure] = ()) -> list[Chart]:
         capacity.chart(scene, [figure for figure in published if not figure.average]),
         rates.chart(scene),
         *tuning.charts(scene),
-        Chart("memory", "What the training peak consists of", *memory.split(scene.ordered, scene.names), wide=True),
-        Chart("phases", "Peak memory over phases", *memory.phases(scene.ordered, scene.names, looks)),
+        Chart("memory", "What the training peak consists of", *memory.split(scene.setups), wide=True),
+        Chart("phases", "Peak memory over phases", *memory.phases(scene.setups, looks)),
         *curves.charts(scene),
         forgetting.chart(scene),
     ]

@@ -24,7 +24,7 @@ def charts(scene: Scene) -> list[Chart]:
 
 def _curve(scene: Scene, value: str, title: str, axis: str, scale: float = 1.0) -> Chart:
     """One line per run, one legend entry per label, or per method where labels are many."""
-    runs = [run for run in scene.ordered if any(point[value] is not None for point in run["curve"])]
+    runs = [run for run in scene.shown if any(point[value] is not None for point in run["curve"])]
     labels = list(dict.fromkeys(scene.names[run["run_id"]] for run in runs))
     few = len(labels) <= MOST_LABELS
     most = max(8, _POINTS // max(1, len(runs)))

@@ -123,7 +123,7 @@ def _heads(scene: Scene, columns: Sequence[Measure]) -> list[str]:
 def _markdown(found: Sequence[Scene]) -> str:
     parts = []
     for scene in found:
-        columns = measured(scene.ordered)
+        columns = measured(scene.shown)
         rows = [_heads(scene, columns), *(list(_cells(scene, setup, columns)) for setup in scene.setups)]
         lines = [f"| {' | '.join(_in_markdown(cell) for cell in row)} |" for row in rows]
         rule = "|" + "|".join("---" if index == 0 else "--:" for index in range(len(rows[0]))) + "|"
@@ -135,8 +135,8 @@ def _markdown(found: Sequence[Scene]) -> str:
 
 def _notes(scene: Scene) -> list[str]:
     """What stands below a scene's table."""
-    meant = meanings(scene.ordered, scene.group, ALPHA) if scene.group is not None else []
-    said = [*doubts(scene.ordered, scene.names), *meant]
+    meant = meanings(scene.shown, scene.group, ALPHA) if scene.group is not None else []
+    said = [*doubts(scene.shown, scene.names), *meant]
     return [note.removeprefix("! ").removeprefix("* ") for note in said]  # there the mark stands in the table too
 
 
@@ -153,7 +153,7 @@ def _in_markdown(words: str) -> str:
 def _latex(found: Sequence[Scene]) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     for scene in found:
-        columns = measured(scene.ordered)
+        columns = measured(scene.shown)
         heads = _heads(scene, columns)
         lines = [" & ".join(_in_latex(cell) for cell in _cells(scene, setup, columns)) for setup in scene.setups]
         parts += [

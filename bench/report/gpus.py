@@ -8,7 +8,7 @@ from bench.report.escape import text
 from bench.report.fits import need
 
 SIZES_GB = (8, 16, 24, 40, 80)
-GIB = 1 << 30  # what vendors call a GB of GPU memory
+GB = 10**9  # bytes, as bench plan --budget counts; cards sold as so many have a little more, or less
 CONTEXT_BYTES = 1 << 29  # the CUDA context of one process, modules and handles; stated, as bench plan does
 
 _MOST_ROWS = 60
@@ -37,7 +37,7 @@ def panel(scene: Scene) -> str:
 
 
 def _row(label: str, needed: float, how: str) -> str:
-    cells = "".join(f"<td>{'yes' if needed <= size * GIB else 'no'}</td>" for size in SIZES_GB)
+    cells = "".join(f"<td>{'yes' if needed <= size * GB else 'no'}</td>" for size in SIZES_GB)
     least = "≥ " if how == "tensors" else ""
     return f'<tr><th scope="row">{text(label)}</th><td>{least}{units.size(needed)}</td>{cells}</tr>'
 
@@ -45,6 +45,7 @@ def _row(label: str, needed: float, how: str) -> str:
 def _basis(kinds: set[str]) -> str:
     context = f"{CONTEXT_BYTES / 1e9:.2f} GB for the CUDA context"
     if kinds == {"reserved"}:
-        return f"At the batch of these runs: what the CUDA allocator reserved at the training peak, and {context}."
+        reserved = "what the CUDA allocator reserved at the training peak"
+        return f"At the batch of these runs: {reserved}, and {context}. A GB is 10⁹ bytes."
     said = "where it was counted on a CPU (≥), the allocator needs more than that: bench plan replays its rules"
-    return f"At the batch of these runs: what the training peak holds, and {context}; {said}."
+    return f"At the batch of these runs: what the training peak holds, and {context}; {said}. A GB is 10⁹ bytes."

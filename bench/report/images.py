@@ -73,7 +73,7 @@ def _named(records: Sequence[Record], store: Path | None) -> dict[str, Chart]:
     shown = scenes(records, analyse(records, store))
     found: dict[str, Chart] = {}
     for scene in shown:
-        for chart in charts(scene, published.matching(scene.ordered)):
+        for chart in charts(scene, published.matching(scene.shown)):
             _add(found, f"{scene.task}-{scene.model}-{chart.key}", chart)
     for chart in heat.charts(shown):
         _add(found, chart.key, chart)

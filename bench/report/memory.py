@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.record import PHASES, SPLIT, Record
+from bench.record import PHASES, SPLIT
 from bench.report.escape import plot
+from bench.report.setups import Setup
 
 _MOST_BARS = 40
 _MOST_LINES = 8  # more configurations than this are named by their method in the legend
@@ -15,16 +16,19 @@ _LONGEST_LABEL = 26  # characters of a label beside a bar, on a phone
 Trace = dict[str, Any]
 
 
-def split(ordered: Sequence[Record], names: Mapping[str, str]) -> tuple[str, list[Trace], dict[str, Any]]:
-    """One stacked bar of megabytes for each configuration, best score at the top: note, traces, layout."""
+def split(setups: Sequence[Setup]) -> tuple[str, list[Trace], dict[str, Any]]:
+    """One stacked bar of megabytes for each configuration, best score at the top: note, traces, layout.
+
+    Args:
+        setups: best first; a bar is the run whose peak the table shows, the largest of its seeds.
+    """
     note = "Megabytes by kind of tensor, best score first."
     bars: dict[str, Mapping[str, Any]] = {}
     method: dict[str, str] = {}
-    for run in ordered:
-        parts = run["memory"]["train_peak"]
+    for setup in setups:
+        parts = setup.highest["memory"]["train_peak"]
         if any(parts[part] is not None for part in SPLIT):
-            bars.setdefault(names[run["run_id"]], parts)
-            method[names[run["run_id"]]] = run["spec"]["method"]["name"]
+            bars[setup.label], method[setup.label] = parts, setup.method
     if len(bars) > _MOST_BARS:
         quota = max(1, _MOST_BARS // len(set(method.values())))
         note += f" The best {quota} of each method, of {len(bars)} configurations."
@@ -57,20 +61,19 @@ def split(ordered: Sequence[Record], names: Mapping[str, str]) -> tuple[str, lis
     return note, traces, layout
 
 
-def phases(
-    ordered: Sequence[Record], names: Mapping[str, str], look: Mapping[str, Trace]
-) -> tuple[str, list[Trace], dict[str, Any]]:
+def phases(setups: Sequence[Setup], look: Mapping[str, Trace]) -> tuple[str, list[Trace], dict[str, Any]]:
     """The peak of each phase, one line for each configuration: note, traces, layout.
 
     Args:
-        ordered: the records, best first; seeds of one configuration measure the same, so the first stands for all.
-        names: label by run id.
+        setups: best first; each is the run with the largest training peak of its seeds.
         look: the marker and ink of a method, by its name.
     """
-    chosen: dict[str, Record] = {}
-    for run in ordered:
-        if any(phase and phase["peak_bytes"] for phase in run["memory"]["phases"].values()):
-            chosen.setdefault(names[run["run_id"]], run)
+    every = {setup.label: setup.highest for setup in setups}
+    chosen = {
+        label: run
+        for label, run in every.items()
+        if any(phase and phase["peak_bytes"] for phase in run["memory"]["phases"].values())
+    }
     shown = [name for name in PHASES if any(run["memory"]["phases"].get(name) for run in chosen.values())]
     few = len(chosen) <= _MOST_LINES
     named: set[str] = set()

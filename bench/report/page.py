@@ -119,12 +119,12 @@ def _contents(parts: Sequence[Scene]) -> str:
 def _section(index: int, scene: Scene, drawn: _Drawn) -> str:
     """One task on one model; its charts are added to what the page's script draws from."""
     task, model = text(scene.task), text(scene.model)
-    others = published.matching(scene.ordered)
+    others = published.matching(scene.shown)
     figures = "".join(drawn.figure(chart) for chart in charts(scene, others))
     slider, candidates = fits.panel(scene, index)
     if candidates:
         drawn.data["fits"][str(index)] = candidates
-    warnings = "".join(f"<li>{warning}" for warning in words.warnings(scene.ordered))
+    warnings = "".join(f"<li>{warning}" for warning in words.warnings(scene.shown))
     rests = "".join(f"<li>{sentence}" for sentence in words.rests_on(scene))
     return f"""<section id="s{index}" aria-labelledby="h{index}">
 <h2 id="h{index}">{task} <span>on {model}</span></h2>

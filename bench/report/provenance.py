@@ -68,7 +68,9 @@ def _asked(records: Sequence[Record], folder: Path | None) -> dict[str, list[str
             asked = [", ".join(f"{name} {shown(value)}" for name, value in flags.items()) for flags in plan["asked"]]
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             continue
-        found.append(f"{'; '.join(asked)} ({sum(run in there for run in runs)} of {len(runs)} runs are here)")
+        # Which runs a tuning ends in is not known when its plan is kept.
+        here = f" ({sum(run in there for run in runs)} of {len(runs)} runs are here)" if runs else ""
+        found.append(f"{'; '.join(asked)}{here}")
     return {"asked for": found} if found else {}
 
 

@@ -22,7 +22,7 @@ def table(scene: Scene, number: int) -> str:
         number: the section's, for ids.
     """
     made = scene.setups
-    columns = measured(scene.ordered)
+    columns = measured(scene.shown)
     seeds = any(len(setup.runs) > 1 for setup in made)
     groups = any(setup.group for setup in made)
     unit = "%" if units.is_share(scene.score_name) else ""
@@ -36,7 +36,7 @@ def table(scene: Scene, number: int) -> str:
     body = "\n".join(rows.setup(setup) for setup in made)
     long = " long" if len(made) > _MANY_ROWS else ""
     count = _counted(len(made), "configuration")
-    runs = f", {_counted(len(scene.ordered), 'run')}" if seeds else ""
+    runs = f", {_counted(len(scene.shown), 'run')}" if seeds else ""
     caption = f"{count}{runs}.{' Click a heading to sort.' if len(made) > 1 else ''}"
     return (
         f"{_tools(made, number) if len(made) > 1 else ''}"

@@ -64,6 +64,11 @@ class Setup:
         return self.of(PEAK)
 
     @property
+    def highest(self) -> Record:
+        """The run with the largest training peak among those whose figures are shown."""
+        return max(self.done or self.runs, key=lambda run: run["memory"]["train_peak_bytes"] or 0)
+
+    @property
     def doubts(self) -> dict[str, str]:
         """The checks that failed in any of the runs, with a reason."""
         return {name: why for run in self.runs for name, why in failed_checks(run).items()}
@@ -78,8 +83,9 @@ class Setup:
         return f"{len(self.done)} of {len(self.runs)} ok"
 
     def of(self, measure: Measure) -> float | None:
-        """A measure over the seeds: the largest peak, the median speed, the mean of what is left."""
-        values = [value for run in self.runs if (value := measure.of(run)) is not None]
+        """A measure over the seeds with a score, or over all where none has one: the largest peak, the median speed,
+        the mean of what is left."""
+        values = [value for run in self.done or self.runs if (value := measure.of(run)) is not None]
         return measure.over(values) if values else None
 
 
@@ -108,8 +114,7 @@ def _setup(label: str, runs: list[Record], found: Configuration | None) -> Setup
     ordered = sorted(runs, key=lambda run: int(run["spec"]["seed"]))
     if found is None or not found.runs:
         return Setup(label, tuple(ordered))
-    kept = {run["run_id"] for run in found.runs}
-    chosen = tuple(run for run in ordered if run["run_id"] in kept or not scored(run))
+    chosen = tuple(run for run in ordered if found.shows(run))
     return Setup(label, chosen, found.half(), found.group, found.covers or "")
 
 

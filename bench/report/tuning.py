@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.report.chart import LONGEST_LABEL, Chart, Scene, Trace, look, scaled
@@ -24,14 +24,19 @@ def _chart(scene: Scene, which: tuple[int, str], searches: Sequence[Setup]) -> C
     traces = []
     for setup in searches:
         points = sorted(
-            (trial[option], trial["dev_score"], trial)
-            for trial in trials(setup.first)
-            if isinstance(trial.get(option), int | float) and trial.get("dev_score") is not None
+            (
+                (trial[option], trial["dev_score"], trial)
+                for trial in trials(setup.first)
+                if isinstance(trial.get(option), int | float) and trial.get("dev_score") is not None
+            ),
+            key=lambda point: point[:2],
         )
         if points:
             traces.append(_trace(scene, option, setup, points))
+    log = all(value > 0 for trace in traces for value in trace["x"])
+    axis = {"type": "log", "dtick": 1} if log else {"type": "linear"}  # a dropout of 0 has no logarithm
     layout = {
-        "xaxis": {"title": {"text": plot(option)}, "type": "log", "tickformat": "~g", "dtick": 1},
+        "xaxis": {"title": {"text": plot(option)}, "tickformat": "~g", **axis},
         "yaxis": {"title": {"text": scene.dev[0]}},
         "showlegend": True,
     }
@@ -40,7 +45,7 @@ def _chart(scene: Scene, which: tuple[int, str], searches: Sequence[Setup]) -> C
 
 
 def _trace(scene: Scene, option: str, setup: Setup, points: Sequence[tuple[Any, float, Any]]) -> Trace:
-    chosen = (setup.first["tuning"].get("chosen") or {}).get(option)
+    chosen = setup.first["tuning"].get("chosen") or {}
     style = look(scene.slot[setup.method])
     return style | {
         "type": "scatter",
@@ -54,6 +59,11 @@ def _trace(scene: Scene, option: str, setup: Setup, points: Sequence[tuple[Any, 
         "marker": style["marker"]
         | {
             "symbol": ["circle" if trial.get("status") == "ok" else "circle-open" for _, _, trial in points],
-            "size": [13 if value == chosen else 7 for value, _, _ in points],
+            "size": [13 if _is(trial, chosen) else 7 for _, _, trial in points],
         },
     }
+
+
+def _is(trial: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    """Whether a trial is the one whose values were chosen, all of them."""
+    return bool(chosen) and all(trial.get(option) == value for option, value in chosen.items())

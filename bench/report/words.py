@@ -38,7 +38,7 @@ HOW_TO_READ = (
 
 def rests_on(scene: Scene) -> list[str]:
     """What the answer rests on: seeds, intervals, pairs, tuning, the budget, checks and runs that did not finish."""
-    records, names = scene.ordered, scene.names
+    records, names = scene.shown, scene.names
     done = [setup for setup in scene.setups if setup.score is not None]
     said = [_seeds(done), _covers(done), *_pairs(scene), _tuning(done)] if done else []
     said.append(_budget(records))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import units
 from bench.errors import RequestError, unknown
 from bench.record import Record, groups, labels
 from bench.statistics import family, paired, power, predictions
@@ -135,8 +136,9 @@ def _group(
     if len(compared) < len(ranked):
         notes = [*notes, f"only the best {MOST_PAIRED} of {len(ranked)} configurations were compared pair by pair"]
     pairs = _pairs(compared, baseline, alpha)
+    lettered = family.all_compared([c.label for c in compared], {(p.first, p.second) for p in pairs if p.comparison})
     different = {(pair.first, pair.second) for pair in pairs if pair.different}
-    marks = family.letters([c.label for c in compared], different) if any(p.comparison for p in pairs) else {}
+    marks = family.letters(lettered, {pair for pair in different if set(pair) <= set(lettered)})
     records = [run for c in ranked for run in c.runs]
     lower = lower_is_better(records)
     measured = {c.label: measures(c) for c in ranked}
@@ -190,6 +192,9 @@ class Summary:
         rows: configurations that have a score on all of them, best average rank first.
         front: of rows, those on the Pareto front of average score, mean peak, mean throughput and parameters.
         incomplete: configurations that lack a task, with the tasks they lack.
+        scores: the names of the tasks' main scores.
+        scale: of the average: "%" of shares, "points" (shares and correlations times 100, as GLUE's), "" of scores of
+            one name; None where scores of these kinds have no average.
     """
 
     model: str
@@ -197,6 +202,27 @@ class Summary:
     rows: tuple[Overall, ...]
     front: tuple[str, ...]
     incomplete: dict[str, tuple[str, ...]]
+    scores: tuple[str, ...]
+    scale: str | None
+
+    @property
+    def head(self) -> str:
+        """What a column of averages is called."""
+        return "average score %" if self.scale == "%" else "average score"
+
+    @property
+    def note(self) -> str:
+        """What an average is of, where its name does not say that; a sentence or nothing."""
+        listed = ", ".join(self.scores)
+        if self.scale is None:
+            return f"Scores of such kinds have no average ({listed}): their ranks compare."
+        return f"The average is of shares and correlations, times 100 ({listed})." if self.scale == "points" else ""
+
+    def written(self, value: float | None) -> str:
+        """An average, or half its interval, as people read it."""
+        if value is None:
+            return units.DASH
+        return f"{value:.3f}" if self.scale == "" else f"{100 * value:.1f}"
 
 
 def over_tasks(analysis: Analysis) -> list[Summary]:
@@ -214,7 +240,11 @@ def _summary(model: str, members: Sequence[Group], alpha: float) -> Summary:
         group.task: {c.label: (c.estimate.mean, c.half(alpha)) for c in group.configurations if c.estimate}
         for group in members
     }
+    kinds = tuple(dict.fromkeys(str(group.score) for group in members))
+    scale = _scale(kinds, len({group.higher_is_better for group in members}) == 1)
     rows = overall(scores, {group.task: group.higher_is_better for group in members})
+    if scale is None:
+        rows = [dataclasses.replace(row, average=None, half=None) for row in rows]
     every = dict.fromkeys(c.label for group in members for c in group.configurations)
     lacking = {label: tuple(task for task in scores if label not in scores[task]) for label in every}
     measured = {}
@@ -226,10 +256,18 @@ def _summary(model: str, members: Sequence[Group], alpha: float) -> Summary:
             _mean([part.throughput for part in parts]),
             _mean([part.parameters for part in parts]),
         )
-    agree = len({group.higher_is_better for group in members}) == 1
-    on_front = front(measured, members[0].higher_is_better) if agree else []
+    on_front = front(measured, members[0].higher_is_better) if scale is not None else []
     incomplete = {label: tasks for label, tasks in lacking.items() if tasks}
-    return Summary(model, tuple(scores), tuple(rows), tuple(on_front), incomplete)
+    return Summary(model, tuple(scores), tuple(rows), tuple(on_front), incomplete, kinds, scale)
+
+
+def _scale(kinds: Sequence[str], one_direction: bool) -> str | None:
+    """What an average of such scores is in; None where it means nothing."""
+    if one_direction and all(map(units.is_share, kinds)):
+        return "%"
+    if one_direction and all(units.is_share(kind) or units.is_correlation(kind) for kind in kinds) and len(kinds) > 1:
+        return "points"
+    return "" if one_direction and len(kinds) == 1 else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import Record, main_value, scored
+from bench.record import Record, ground, main_value, scored
 from bench.statistics import estimate, paired, predictions, scores
 from bench.statistics.averaged import averaged
 from bench.statistics.estimate import Estimate
@@ -62,9 +62,16 @@ class Configuration:
         """Seeds with a score."""
         return tuple(run["spec"]["seed"] for run in self.runs)
 
+    def shows(self, run: Record) -> bool:
+        """Whether a run of this label is among those that its row is of: no older one of other data or code, and no
+        lost one whose seed has a score since."""
+        done = {kept["run_id"] for kept in self.runs}
+        return not done or run["run_id"] in done or (not scored(run) and run["spec"]["seed"] not in self.seeds)
+
     def half(self, alpha: float = ALPHA) -> float | None:
-        """Half the interval of the score; None when nothing says how it varies."""
-        return None if self.estimate is None or self.covers is None else self.estimate.half(alpha)
+        """Half the interval of the score; None when nothing says how it varies: also where every answer counts alike,
+        as that would be an interval of no width."""
+        return None if self.estimate is None or self.covers is None else self.estimate.half(alpha) or None
 
 
 def gather(
@@ -78,9 +85,8 @@ def gather(
     for label, runs in by_label.items():
         kept, left_out = _newest([run for run in runs if scored(run)])
         if left_out:
-            notes.append(
-                f"{label}: {left_out} older {'run' if left_out == 1 else 'runs'} of other data or code left out"
-            )
+            runs_of = "run" if left_out == 1 else "runs"
+            notes.append(f"{label}: {left_out} older {runs_of} of other data, weights or code left out")
         lost = {run["spec"]["seed"] for run in runs if not scored(run)} - {run["spec"]["seed"] for run in kept}
         made.append(_configuration(label, kept, (kept or runs, len(lost)), folder))
     sign = -1.0 if lower_is_better(members) else 1.0
@@ -89,12 +95,12 @@ def gather(
 
 
 def _newest(runs: Sequence[Record]) -> tuple[list[Record], int]:
-    """One run per seed, all on the data of the newest run; and how many were left out."""
+    """One run per seed, all on the data, weights and code of the newest run; and how many were left out."""
     latest = sorted(runs, key=lambda run: (run["created_at"], run["run_id"]))
     if not latest:
         return [], 0
-    fingerprint = latest[-1]["spec"]["task"]["fingerprint"]
-    by_seed = {run["spec"]["seed"]: run for run in latest if run["spec"]["task"]["fingerprint"] == fingerprint}
+    newest = ground(latest[-1]["spec"])
+    by_seed = {run["spec"]["seed"]: run for run in latest if ground(run["spec"]) == newest}
     return [by_seed[seed] for seed in sorted(by_seed)], len(runs) - len(by_seed)
 
 

@@ -30,6 +30,29 @@ def levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
     return found
 
 
+def all_compared(names: Sequence[str], compared: Collection[tuple[str, str]]) -> list[str]:
+    """The names that may have letters: a set of which every two were compared, for a letter says "not told apart".
+
+    One after the other is left out that was compared with the fewest of the rest, the worst of them first.
+
+    Args:
+        names: best first.
+        compared: pairs that were, in either order.
+
+    Returns:
+        Those names, in their order; none where fewer than two are left.
+    """
+    partners = {name: {one for pair in compared if name in pair for one in pair if one != name} for name in names}
+    left = list(names)
+    while left:
+        counts = {name: len(partners[name].intersection(left)) for name in left}
+        fewest = min(reversed(left), key=counts.__getitem__)
+        if counts[fewest] == len(left) - 1:
+            break
+        left.remove(fewest)
+    return left if len(left) > 1 else []
+
+
 def letters(names: Sequence[str], different: Collection[tuple[str, str]]) -> dict[str, str]:
     """Letters such that two names share one exactly when they were not found different.
 

@@ -121,16 +121,18 @@ def _summary(summary: Summary, analysis: Analysis, console: Console) -> None:
     tasks = ", ".join(map(units.clean, summary.tasks))
     _say(console, f"\n{len(summary.tasks)} tasks on {units.clean(summary.model)}: {tasks}", style="bold")
     if summary.rows:
-        heads = ["method", "average rank", "average score", f"± {100 * (1 - analysis.alpha):g} %", "front"]
+        heads = ["method", "average rank", summary.head, f"± {100 * (1 - analysis.alpha):g} %", "front"]
         table = [
-            [row.label, f"{row.average_rank:.2f}", f"{row.average:.4f}", "" if row.half is None else f"{row.half:.4f}",
-             "yes" if row.label in summary.front else ""]
+            [row.label, f"{row.average_rank:.2f}", summary.written(row.average),
+             "" if row.half is None else summary.written(row.half), "yes" if row.label in summary.front else ""]
             for row in summary.rows
         ]  # fmt: skip
         _grid(console, heads, table, words=1)
-        _say(
-            console, "front: not beaten in average score, peak memory, throughput and parameters at once.", style="dim"
-        )
+        if summary.scale is not None:
+            front = "front: not beaten in average score, peak memory, throughput and parameters at once."
+            _say(console, front, style="dim")
+        if summary.note:
+            _say(console, summary.note, style="dim")
     for label, lacking in summary.incomplete.items():
         _say(console, f"! {label} is not averaged: no score on {', '.join(lacking)}", style="yellow")
 

@@ -36,10 +36,10 @@ def ranks(scores: Mapping[str, float], higher_is_better: bool = True) -> dict[st
 
 @dataclass(frozen=True)
 class Overall:
-    """A configuration over all tasks that every listed configuration has."""
+    """A configuration over all tasks that every listed configuration has; no average where the scores have none."""
 
     label: str
-    average: float
+    average: float | None
     average_rank: float
     half: float | None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
+
 from bench.matching import differences, match
 from tests import factories
 
@@ -86,3 +88,15 @@ def test_seeds_are_one_configuration_and_the_later_of_two_runs_counts() -> None:
     (setup,) = found.only_first
     assert found.notes == ["lora (glue/sst2 on minilm), seed 0, is there more than once; the latest counts."]
     assert list(setup.runs) == [0, 1] and setup.runs[0]["run_id"] == "e" * 16
+
+
+@pytest.mark.parametrize(("part", "name"), [("code", "method"), ("task", "fingerprint"), ("model", "fingerprint")])
+def test_runs_of_other_data_weights_or_code_are_no_seeds_of_the_newest(part: str, name: str) -> None:
+    old = [factories.record("lora", seed=seed) for seed in (0, 1, 2)]
+    new = [copy.deepcopy(record) | {"run_id": f"{n}" * 16, "created_at": "2030-01-01"} for n, record in enumerate(old)]
+    for record in new:
+        record["spec"][part][name] = "f" * 16
+    found = match([*old, *new[:2]], [])
+    (setup,) = found.only_first
+    assert list(setup.runs) == [0, 1] and {run["spec"][part][name] for run in setup.runs.values()} == {"f" * 16}
+    assert found.notes == ["lora (glue/sst2 on minilm): 3 older runs of other data, weights or code left out."]

@@ -130,6 +130,36 @@ def test_the_peak_of_every_phase_is_drawn(four):
     assert len(next(trace for trace in phases.traces if trace["name"] == "lst")["x"]) == 5
 
 
+def test_bars_of_memory_are_the_run_whose_peak_the_table_shows():
+    made = [factories.record("lora", seed=seed) for seed in (0, 1)]
+    for record, score, size in zip(made, (0.9, 0.8), (5, 7), strict=True):
+        record["scores"]["accuracy"] = score
+        record["memory"]["train_peak"]["activations"] += size * 10**6
+        record["memory"]["train_peak_bytes"] = sum(record["memory"]["train_peak"].values())
+        record["memory"]["phases"]["forward"] = {"peak_bytes": size * 10**6}
+    found = by_key(made)
+    drawn = sum(trace["x"][0] for trace in found["memory"].traces)
+    assert drawn == pytest.approx(made[1]["memory"]["train_peak_bytes"] / 1e6)
+    (line,) = found["phases"].traces
+    assert 7.0 in line["y"]
+
+
+def test_equal_trials_are_drawn_and_only_the_chosen_one_is_large():
+    made = factories.record("lora")
+    tried = [(0.0, 8, 0.5), (0.0, 16, 0.5), (0.1, 8, 0.5), (0.1, 16, 0.4)]
+    trials = [
+        {"lora.dropout": dropout, "lora.alpha": alpha, "dev_score": score, "status": "ok", "steps": 5}
+        for dropout, alpha, score in tried
+    ]
+    options, chosen = ["lora.dropout", "lora.alpha"], {"lora.dropout": 0.0, "lora.alpha": 16}
+    made["tuning"] = {"options": options, "chosen": chosen, "trials": trials, "best_of": 4}
+    found = by_key([made])
+    (dropout,), (alpha,) = found["tuned-0"].traces, found["tuned-1"].traces
+    assert found["tuned-0"].layout["xaxis"]["type"] == "linear" and found["tuned-1"].layout["xaxis"]["type"] == "log"
+    assert sorted(dropout["x"]) == [0.0, 0.0, 0.1, 0.1]
+    assert [trace["marker"]["size"].count(13) for trace in (dropout, alpha)] == [1, 1]
+
+
 def test_charts_without_measurements_are_left_out():
     assert charts(scene([factories.failed("oom")])) == []
 

@@ -100,6 +100,13 @@ def test_lost_runs_stand_in_the_table_with_their_reason(four, tmp_path):
     assert "Traceback (most recent call last)" in page.said
 
 
+def test_a_seed_that_was_done_again_is_not_lost(tmp_path):
+    lost, done = factories.failed("failed", "lora"), factories.record("lora")
+    lost["run_id"], lost["memory"]["train_peak_bytes"] = "f" * 16, 10**12
+    _, page = report([lost, done], tmp_path)
+    assert "have no score" not in page.said and "lost" not in page.said and "1,000,000" not in page.said
+
+
 @pytest.mark.parametrize("records", [[], [factories.failed("oom")], [factories.record()]])
 def test_few_or_no_runs_make_a_page_too(records, tmp_path):
     _, page = report(records, tmp_path)
@@ -234,7 +241,7 @@ def test_the_usual_gpus_are_said_to_fit_or_not(four, tmp_path):
     four[0]["memory"]["reserved_peak_bytes"] = int(41.9e9)
     _, page = report(four, tmp_path)
     said = page.said.split("Fits in 8 / 16 / 24 / 40 / 80 GB?")[1]
-    assert "full 42.4 GB no no no yes yes" in said, "41.9 GB reserved and the context are within 40 GiB"
+    assert "full 42.4 GB no no no no yes" in said, "a GB is 10⁹ bytes, as for bench plan --budget 40GB"
     assert "lora ≥ 20.5 GB no no yes yes yes" in said
     assert "lst ≥ 9.54 GB no yes yes yes yes" in said and "head ≥ 1.54 GB yes yes yes yes yes" in said
     four[0]["memory"]["reserved_peak_bytes"] = int(42.9e9)

@@ -129,8 +129,8 @@ def test_lost_runs_are_counted_and_newer_runs_win(tmp_path):
     group = only(records, tmp_path)
     by_label = {c.label: c for c in group.configurations}
     assert by_label["lora"].lost == 1 and by_label["lora"].seeds == (0, 1, 2)
-    assert by_label["lst"].runs[1]["run_id"] == again["run_id"]
-    assert group.notes == ("lst: 1 older run of other data or code left out",)
+    assert [run["run_id"] for run in by_label["lst"].runs] == [again["run_id"]]
+    assert group.notes == ("lst: 3 older runs of other data, weights or code left out",)
 
 
 def test_the_baseline_is_a_family_of_its_own(tmp_path):
@@ -189,10 +189,47 @@ def test_several_tasks_are_averaged(tmp_path):
     assert over_tasks(analyse(records[:3], tmp_path)) == []
 
 
+def test_what_was_never_compared_shares_no_letter(tmp_path):
+    records = predicted.sweep(tmp_path, {"full": 0.9, "lora": 0.9}, 2)
+    records += [run for run in predicted.sweep(tmp_path, {"lst": 0.1}, 4) if run["spec"]["seed"] > 1]
+    group = only(records, tmp_path)
+    found = {c.label: c.group for c in group.configurations}
+    assert found["lst"] == "" and found["full"] and found["lora"]
+
+
+def test_averages_are_of_scores_that_have_one(tmp_path):
+    records = predicted.sweep(tmp_path, SHARES)
+
+    def summary(score, higher=True):
+        others = predicted.sweep(tmp_path, {"full": 0.6, "lora": 0.7}, task="glue/rte")
+        for run in others:
+            run["scores"] = {score: run["scores"]["accuracy"]}
+            run["main_score"], run["higher_is_better"], run["predictions"] = score, higher, None
+        (made,) = over_tasks(analyse([*records, *others], tmp_path))
+        return made
+
+    assert summary("f1").scale == "%" and summary("f1").head == "average score %" and summary("f1").note == ""
+    mixed = summary("matthews_correlation")
+    assert mixed.scale == "points" and "shares and correlations" in mixed.note and mixed.front
+    assert mixed.written(mixed.rows[0].average).startswith(("7", "8"))
+    lost = summary("perplexity", higher=False)
+    assert lost.scale is None and {row.average for row in lost.rows} == {None} and lost.front == ()
+    assert lost.written(None) == "–" and "their ranks compare" in lost.note
+
+
+def test_an_interval_of_no_width_is_none(tmp_path):
+    (configuration,) = only(predicted.sweep(tmp_path, {"lora": 1.0}, 1), tmp_path).configurations
+    assert configuration.estimate.mean == 1.0 and configuration.half() is None
+
+
 def test_the_mean_record_averages_numbers_and_keeps_a_failed_check():
     runs = [factories.record("lora", seed=seed) for seed in range(2)]
     runs[1]["checks"]["loss is finite"] = "fail: no"
     runs[0]["speed"]["merged_inference_latency_ms"] = None
+    slow = factories.record("lora", seed=2)
+    slow["speed"]["train_samples_per_second"] = 1e-3
+    fast = averaged([*runs, slow])["speed"]["train_samples_per_second"]
+    assert fast == sorted(run["speed"]["train_samples_per_second"] for run in (*runs, slow))[1], "a median"
     for size, run in zip((3, 5, 4), runs, strict=False):
         run["memory"]["train_peak_bytes"] = size * 10**6
     made = averaged([*runs, factories.failed("oom", "lora", seed=3)])

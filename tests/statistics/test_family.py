@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bench.statistics.family import holm, letters, levels
+from bench.statistics.family import all_compared, holm, letters, levels
 from tests.statistics.worlds import COMPARISONS, within
 
 
@@ -49,6 +49,15 @@ def test_two_share_a_letter_exactly_when_they_were_not_told_apart():
         for pair in itertools.combinations(names, 2):
             assert bool(set(found[pair[0]]) & set(found[pair[1]])) == (pair not in different)
         assert all(found.values())
+
+
+def test_only_what_was_compared_with_all_others_has_letters():
+    names = ["a", "b", "c", "d"]
+    every = {(one, other) for one in names for other in names if one < other}
+    assert all_compared(names, every) == names
+    assert all_compared(names, {pair for pair in every if "c" not in pair}) == ["a", "b", "d"]
+    assert all_compared(names, {("a", "b"), ("c", "d")}) == ["a", "b"], "the worse two are left out"
+    assert all_compared(names, set()) == [] and all_compared(["a"], set()) == []
 
 
 def test_forty_methods_are_lettered_quickly():
