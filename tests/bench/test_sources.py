@@ -133,7 +133,7 @@ def test_a_decoders_head_looks_past_the_tokenizers_padding(bench_here: Bench, tm
     config = json.loads((copy / "config.json").read_text())
     config.pop("pad_token_id")
     (copy / "config.json").write_text(json.dumps(config))
-    done = bench_here("run", "--methods", "head", "--model", "padless", "--task", "demo/docstrings", "--steps", 1,
+    done = bench_here("run", "--methods", "head", "--model", copy, "--task", "demo/docstrings", "--steps", 1,
                       "--eval-size", 40, "--set", "train.eval_batch_size=1,40", "--json", "--quiet")  # fmt: skip
     tables = [pq.read_table(tmp_path / "results/local" / run["predictions"]) for run in json.loads(done.stdout)]
     logits = [torch.tensor(table["logits"].to_pylist()) for table in tables]
@@ -239,7 +239,7 @@ def test_two_versions_of_a_model_in_one_table_are_said(tmp_path: Path) -> None:
     with tiny.place(tmp_path) as place:
         one = place.run("head")
         other = json.loads(json.dumps(one))
-    other["run_id"], other["spec"]["seed"] = "f" * 16, 1
+    other["run_id"], other["spec"]["method"]["name"] = "f" * 16, "full"
     other["spec"]["model"]["fingerprint"] = "0123456789abcdef"
     console = Console(file=io.StringIO(), width=200)
     table.render([one, other], console)

@@ -102,7 +102,8 @@ def test_what_cannot_be_planned_is_said(bench_here: Bench, model: Path, tmp_path
     assert refused.returncode == 2 and "kept quantised" in refused.stderr
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     save_file({"weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    refused = bench_here("plan", "--methods", "adapter", "--set", f"adapter.path={tmp_path}", "--model", model)
+    with tiny.registry_restored():
+        refused = bench_here("plan", "--methods", "adapter", "--set", f"adapter.path={tmp_path}", "--model", model)
     assert refused.returncode == 2 and "trains nothing" in refused.stderr
     bart = {"model_type": "bart", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 99,
             "max_position_embeddings": 64, "encoder_attention_heads": 2, "decoder_attention_heads": 2}  # fmt: skip
