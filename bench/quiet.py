@@ -24,12 +24,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Pause the search for unreachable cycles: while millions of values are made, it takes longer than making them."""
+def uncollected(lasting: bool = False) -> Iterator[None]:
+    """Pause the search for unreachable cycles: while millions of values are made, it takes longer than making them.
+
+    Args:
+        lasting: what was made stays, as imported modules do: it is not searched afterwards either, which would begin
+            with all of it at once. A forked process then writes less to the pages it shares.
+    """
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if lasting:
+            gc.freeze()
         if was:
             gc.enable()

@@ -64,6 +64,7 @@ from bench.trainer import Fit, Trainer
 from bench.weights import load_state, original_tensors, save_state, saved_state
 
 _CHECK_ROWS = 64
+_TOLD_APART = 16  # of them, where all that is asked is whether training changed an answer
 _WHOLE_TIMES = ("setup_seconds", "train_seconds", "eval_seconds", "total_seconds")
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
@@ -170,7 +171,7 @@ class Run:
             self._initialize(self.method)
         self.before = checks.digests(checks.frozen(self.module))
         if self.member is None:
-            self.untrained = self._numbers()
+            self.untrained = self._numbers(self._before)
         self._count()
 
     def read_data(self, device: torch.device) -> None:
@@ -229,6 +230,12 @@ class Run:
     def _sample(self) -> Rows:
         return self.data.validation.take(range(min(_CHECK_ROWS, len(self.data.validation))))
 
+    @property
+    def _before(self) -> Rows:
+        """The rows that are answered before training as well."""
+        sample = self._sample
+        return sample if self.form.reads_untrained else sample.take(range(min(_TOLD_APART, len(sample))))
+
     def _count(self) -> None:
         chosen = list(trainable(self.module).values())
         total = count(list(self.module.parameters())) + self.packed_away
@@ -264,16 +271,16 @@ class Run:
         self.emit({"event": "phase", "name": "waiting for the runs that share its trunk"})
         self.trunks = company.join(member, self.module, self.before, self.engine.device)
         self.record["shared"] = {"runs": member.company.size}
-        self.untrained = self._numbers()
+        self.untrained = self._numbers(self._before)
 
     def _together(self) -> AbstractContextManager[None]:
         """Readings of the trunk come from the runs together, where there are others."""
         return nullcontext() if self.member is None else self.member.feeding(self.module, self.trunks)
 
-    def _numbers(self) -> np.ndarray[Any, Any]:
-        """What the module answers to the checks' rows now."""
+    def _numbers(self, rows: Rows) -> np.ndarray[Any, Any]:
+        """What the module answers to rows now."""
         with self._together():
-            return self.form.numbers(self.module, self._sample)
+            return self.form.numbers(self.module, rows)
 
     def _inference_rate(self, outcome: Outcome) -> float:
         """Examples a second, of the validation pass; of one by itself where that pass was shared."""
@@ -373,13 +380,15 @@ class Run:
 
     def _check(self, outcome: Outcome) -> None:
         found: dict[str, str] = self.record["checks"]
-        trained = self._numbers()
+        trained = self._numbers(self._sample)
         state = saved_state(self.module, self.originals)
         found["only declared parameters moved"] = checks.frozen_unchanged(self.declared, self.before, self.module)
         if self.trains:
             self.record["parameters"]["trained_sha256"] = checks.digest(trainable(self.module))
-            found["trained differs from untrained"] = checks.trained_differs(self.untrained, trained)
-        name, answer = self.form.beats(self.untrained if self.trains else None, trained, outcome)
+            same = trained if self.form.reads_untrained else self._numbers(self._before)  # in batches of the same rows
+            found["trained differs from untrained"] = checks.trained_differs(self.untrained, same)
+        before = self.untrained if self.trains and self.form.reads_untrained else None
+        name, answer = self.form.beats(before, trained, outcome)
         found[name] = answer
         tolerance = _TOLERANCE[self.settings.precision]
         with tempfile.TemporaryDirectory() as folder:

@@ -47,7 +47,7 @@ def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
 
 
 def _compare(asked: list[dict[str, Any]], ahead: Ahead) -> tuple[list[Record], Store]:
-    with uncollected():  # mostly imports: a fifth of their time would go into looking for cycles
+    with uncollected(lasting=True):  # mostly imports: a fifth of their time would go into looking for cycles
         from bench import plans
 
         work, options, out = _expanded(asked)
@@ -61,7 +61,7 @@ def _compare(asked: list[dict[str, Any]], ahead: Ahead) -> tuple[list[Record], S
         _warn(folder.records()[1])
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
-    with uncollected():
+    with uncollected(lasting=True):
         _check(todo, options, quiet)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
     if asked[0].get("tensorboard"):

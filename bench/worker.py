@@ -10,7 +10,6 @@ it ended) it kills its children and leaves.
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -27,8 +26,9 @@ from bench.emitter import Emitter
 from bench.executor import died
 from bench.quiet import uncollected
 
-# What only scoring needs: imported while no order waits; a run that starts before has to import them itself.
-_LATER = ("scipy.stats", "sklearn.metrics", "bench.metrics.accuracy")  # evaluate's own imports take long
+# What only scoring needs: imported while no order waits; a run that starts before has to import them itself. The
+# first order comes soon and waits for the import at work: short ones first, among them parts of the long ones.
+_LATER = ("scipy.interpolate", "scipy.ndimage", "scipy.stats", "sklearn.metrics", "bench.metrics.accuracy")
 
 if TYPE_CHECKING:
     from bench.lockstep import Member
@@ -53,7 +53,7 @@ def _stop(*_: object) -> None:
 
 
 def _preload() -> None:
-    with uncollected():  # a fifth of the time would go into looking for cycles among what modules define
+    with uncollected(lasting=True):  # a fifth of the time would go into looking for cycles among what modules define
         import datasets  # noqa: F401  (loaded here once, so that forked children need not)
         import transformers
 
@@ -65,7 +65,6 @@ def _preload() -> None:
         transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         registry.load()
-    gc.freeze()  # keeps the shared pages of the children shared
 
 
 class _Server:
@@ -104,9 +103,8 @@ class _Server:
             self._reap()
 
     def _import_more(self) -> None:
-        with uncollected():
+        with uncollected(lasting=True):
             importlib.import_module(self.later.pop(0))
-        gc.freeze()
 
     def _obey(self, order: dict[str, Any]) -> None:
         if "stop" not in order:

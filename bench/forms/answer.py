@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -28,6 +28,7 @@ class Answer:
     words: Words
     template: Template
     new_tokens: int
+    reads_untrained: ClassVar[bool] = True
 
     @property
     def dev(self) -> tuple[str, bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -65,6 +65,9 @@ class Outcome:
 class Form(Protocol):
     """One way of putting a task to a model. A form belongs to one run."""
 
+    reads_untrained: ClassVar[bool]
+    """Whether ``beats`` reads what the model answered before training, to all of the checks' rows then."""
+
     @property
     def dev(self) -> tuple[str, bool]:
         """What the dev score during training is, and whether more of it is better."""
@@ -94,7 +97,8 @@ class Form(Protocol):
         """The check that something was learned, its name and its answer.
 
         Args:
-            before, after: ``numbers`` of the same rows; before training None where nothing was trained.
+            before, after: ``numbers`` of the same rows; before is None where nothing was trained, or the
+                form does not read it.
         """
         ...
 

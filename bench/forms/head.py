@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -28,6 +28,7 @@ class Head:
     task: Task
     seat: Seat
     encoder: Callable[[Any, str], Rows]
+    reads_untrained: ClassVar[bool] = False
 
     @property
     def dev(self) -> tuple[str, bool]:

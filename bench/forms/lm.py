@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -30,6 +30,7 @@ class LanguageModelling:
     task: Any
     seat: Seat
     words: Words
+    reads_untrained: ClassVar[bool] = True
 
     @property
     def dev(self) -> tuple[str, bool]:

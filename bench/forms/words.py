@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -35,6 +35,7 @@ class LabelWords:
     labels: tuple[str, ...]
     answers: tuple[tuple[int, ...], ...] = field(init=False)
     scored: tuple[tuple[int, ...], ...] = field(init=False)
+    reads_untrained: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         whole = [tuple(ids) for ids in self.words.answer(self.labels, 1 << 30)[0]]
