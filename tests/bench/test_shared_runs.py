@@ -85,7 +85,7 @@ def assert_honest(record: Record, runs: int) -> None:
     assert problems(record) == [] and record["shared"] == {"runs": runs}
     speed = record["speed"]
     assert all(speed[f"{part}_seconds"] is None for part in ("setup", "train", "eval", "total"))
-    assert len(speed["step_seconds"]) == 6 and speed["warmup_steps"] == 2 and len(speed["reference_step_seconds"]) == 48
+    assert len(speed["step_seconds"]) == 6 and speed["warmup_steps"] == 2 and len(speed["reference_step_seconds"]) == 24
     for name in ("train_samples_per_second", "inference_samples_per_second", "inference_latency_ms"):
         assert speed[name] > 0
 
