@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from bench.errors import RequestError
 from bench.mirror import mirror_folder
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
+    from bench.models import Loading
     from bench.specs import Request
     from bench.sweep import Options
 
@@ -99,17 +101,18 @@ def request(values: dict[str, Any]) -> tuple[Request, Options, Path]:
     if wrong:
         raise RequestError(wrong)
     plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
+    loading = Loading(values.get("quantize"), *(bool(values.get(name)) for name in _LOADING))
     request = Request(
         methods=methods,
         tasks=split(values["task"]),
-        models=_models(values),
+        models=_models(values, _base(adapters, loading, mirror) if adapters and "model" not in values else "minilm"),
         ranks=split(values.get("ranks")),
         seeds=split(values.get("seeds")) or ("0",),
         sets=sets,
         train={name: values[name] for name in TRAIN_FLAGS if name in values},
         plugins=plugins,
         mirror=mirror,
-        loading=Loading(values.get("quantize"), *(bool(values.get(name)) for name in _LOADING)),
+        loading=loading,
         elsewhere=values.get("executor", "local") != "local",
     )
     switches = {name: bool(values.get(name)) for name in ("save", "fresh", "retry_failed")}
@@ -129,9 +132,41 @@ def _size(text: Any, wrong: list[str]) -> int:
         return 0
 
 
-def _models(values: dict[str, Any]) -> tuple[str, ...]:
-    """The models of a request, ``--revision`` written into those that name none."""
-    names, revision = split(values.get("model")) or ("minilm",), values.get("revision")
+def _base(adapters: tuple[str, ...], loading: Loading, mirror: Path | None) -> str:
+    """The model that adapters in peft's format say they were trained on; ``minilm`` where none says it.
+
+    Raises:
+        RequestError: when they say several, or one that cannot be had.
+    """
+    from bench import models
+
+    found: dict[str, str] = {}
+    for folder in adapters:
+        try:
+            config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+            base = config["base_model_name_or_path"]
+        except (OSError, ValueError, TypeError, KeyError):  # what is wrong with the folder, the method says
+            continue
+        if isinstance(base, str) and base:
+            found[folder] = models.alias_of(base)
+    if len(set(found.values())) > 1:
+        said = ", ".join(f"{folder} on {base}" for folder, base in found.items())
+        raise RequestError(f"--adapter: these were trained on different models ({said}): score one model's at a time.")
+    for folder, base in found.items():
+        try:
+            models.resolve(base, loading, mirror)
+        except RequestError as error:
+            raise RequestError(
+                f"--adapter: {folder} says that it was trained on {base}, which cannot be had here: "
+                f"{' '.join(error.messages)} Where it is elsewhere: --model."
+            ) from error
+        return base
+    return "minilm"
+
+
+def _models(values: dict[str, Any], base: str) -> tuple[str, ...]:
+    """The models of a request, ``base`` where it names none; ``--revision`` is written into those without one."""
+    names, revision = split(values.get("model")) or (base,), values.get("revision")
     return tuple(name if not revision or "@" in name else f"{name}@{revision}" for name in names)
 
 

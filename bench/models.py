@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.architectures import ARCHITECTURES
 from bench.catalogue import ALIASES, Alias
 from bench.errors import RequestError, unknown
-from bench.sources import Loading, ModelSource, resolve
+from bench.sources import Loading, ModelSource, alias_of, resolve
 
 if TYPE_CHECKING:
     from bench.backbone import Backbone
@@ -19,6 +19,7 @@ __all__ = [
     "Alias",
     "Loading",
     "ModelSource",
+    "alias_of",
     "build",
     "configuration",
     "family",

@@ -36,8 +36,9 @@ class Lines:
     def started(self, run_id: str, spec: dict[str, Any]) -> None:
         self.count += 1
         self.names[run_id] = f"[{self.count}/{self.total}] {title(spec)}"
-        rate = f"{spec['train']['lr']:g}"
-        self._say(f"{self.names[run_id]}: {spec['train']['steps']} steps, learning rate {rate}")
+        steps, rate = spec["train"]["steps"], spec["train"]["lr"]
+        plan = "scored as it is" if steps is None else f"{steps} steps, learning rate {rate:g}"
+        self._say(f"{self.names[run_id]}: {plan}")
 
     def event(self, run_id: str, message: dict[str, Any]) -> None:
         if message["event"] == "step" and message.get("dev_score") is not None:

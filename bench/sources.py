@@ -112,6 +112,17 @@ def resolve(name: str, loading: Loading | None = None, mirror: Path | None = Non
     return _from_hub(name, hub_id, revision or None, loading)
 
 
+def alias_of(name: str) -> str:
+    """The alias of a Hub id, or of the place where its package or shipped files lie; any other name as it is."""
+    there = Path(name).expanduser()
+    place = there.resolve() if there.exists() else None
+    for alias, known in ALIASES.items():
+        packaged = known.packaged() if place is not None else None
+        if name == known.hub or (packaged is not None and packaged.resolve() == place):
+            return alias
+    return name
+
+
 def _local(name: str, path: Path, loading: Loading) -> ModelSource:
     if path.is_file():
         if path.suffix != ".gguf":

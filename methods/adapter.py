@@ -55,7 +55,11 @@ class Adapter:
             raise ValueError("adapter: say which: --adapter FOLDER")
         if importlib.util.find_spec("peft") is None:
             raise ValueError(f"adapter: {INSTALL}")
-        return without_weights_too(self._attached, backbone).requires_grad_(False)
+        weightless = any(parameter.is_meta for parameter in backbone.model.parameters())
+        module = without_weights_too(self._attached, backbone).requires_grad_(False)
+        if weightless and (wrong := self._other_shape(module)):
+            raise ValueError(self._misfit(wrong))
+        return module
 
     def _attached(self, backbone: Backbone) -> nn.Module:
         import peft
@@ -67,6 +71,7 @@ class Adapter:
                 warnings.filterwarnings("error", message="Found missing adapter keys")
                 # peft still reads this attribute of transformers' models by its old name.
                 warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+                warnings.filterwarnings("ignore", message="The PEFT config's .base_model_name_or_path. was renamed")
                 config: Any = peft.PeftConfig.from_pretrained(self.path)
                 if config.task_type == "SEQ_2_SEQ_LM" and not config.is_prompt_learning:
                     config.task_type = None  # peft's class for it asks transformers 5 for what it lacks
@@ -77,12 +82,28 @@ class Adapter:
                 if refused := padded_heads(str(config.peft_type.value), backbone):
                     raise ValueError(refused)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, UserWarning) as error:
-            reason = " ".join(str(error).split())
-            reason = reason if len(reason) <= _MOST_SAID else f"{reason[:_MOST_SAID]}…"
-            base = json.loads((Path(self.path) / _FILES[0]).read_bytes()).get("base_model_name_or_path")
-            whose = f" It was trained on {base}: is that the --model?" if base else ""
-            raise ValueError(f"adapter: {self.path} does not fit this model and task: {reason}{whose}") from error
+            raise ValueError(self._misfit(str(error))) from error
         return module  # type: ignore[no-any-return]
+
+    def _misfit(self, why: str) -> str:
+        reason = " ".join(why.split())
+        reason = f"{reason.rstrip('.')}." if len(reason) <= _MOST_SAID else f"{reason[:_MOST_SAID]}…"
+        base = json.loads((Path(self.path) / _FILES[0]).read_bytes()).get("base_model_name_or_path")
+        whose = f" It was trained on {base}: is that the --model?" if base else ""
+        return f"adapter: {self.path} does not fit this model and task: {reason}{whose}"
+
+    def _other_shape(self, module: Any) -> str | None:
+        """Which saved tensor has another shape than the (weightless) module asks for."""
+        import peft
+        from safetensors import safe_open
+
+        wanted = peft.get_peft_model_state_dict(module, save_embedding_layers=False)
+        with safe_open(Path(self.path) / _FILES[1], framework="pt") as file:
+            for name in sorted(wanted.keys() & set(file.keys())):
+                there, here = tuple(file.get_slice(name).get_shape()), tuple(wanted[name].shape)
+                if there != here:
+                    return f"{name} is of shape {there}, here of {here}"
+        return None
 
     def _check_head(self, backbone: Backbone) -> None:
         """A fresh head that the adapter does not bring would be scored at random."""

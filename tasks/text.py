@@ -117,6 +117,9 @@ class TextTask:
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         """Tokenise a batch of rows, unpadded and at most ``max_length`` tokens each; pairs lose from the longer.
 
+        What a row spells like a special token (``</s>``, ``[SEP]``) is text like any other: the model's own are added
+        around it, and heads that look for them find no more than those.
+
         Returns:
             input_ids and attention_mask, token_type_ids where the tokenizer has them, each a list per row; labels,
             an int (class index) or a float (regression) per row; cut, whether the row lost tokens.
@@ -126,6 +129,7 @@ class TextTask:
             *texts,
             truncation="longest_first",
             max_length=max_length,
+            split_special_tokens=True,
             padding=False,
             return_attention_mask=True,
         )

@@ -8,9 +8,9 @@ import numpy as np
 import peft
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from bench import asking, cli, record, registry, specs
+from bench import asking, cli, models, record, registry, specs
 from bench.errors import RequestError
 from bench.methods.adapter import Adapter
 from tests import tiny, zoo
@@ -90,6 +90,47 @@ def test_the_flag_asks_for_it_beside_other_methods(folder):
     assert request.methods == ("lora", "adapter") and request.sets == (f"adapter.path={folder}",)
     request, _, _ = asking.request({"adapter": f"{folder},other", "task": "tiny/mood"})
     assert request.methods == ("adapter",) and request.sets == (f"adapter.path={folder},other",)
+
+
+def test_without_a_model_it_is_scored_on_the_one_it_was_trained_on(place, folder, tmp_path):
+    def asked(*folders, **more):
+        return asking.request({"adapter": ",".join(map(str, folders)), "task": "tiny/mood", **more})[0].models
+
+    def trained_on(base, name):
+        copy = shutil.copytree(folder, tmp_path / name)
+        config = json.loads((copy / "adapter_config.json").read_text())
+        (copy / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        return copy
+
+    assert asked(folder) == (str(place.model),)
+    assert asked(folder, model="tiny-bert") == ("tiny-bert",)
+    shipped = trained_on(models.resolve("tiny-bert").location, "shipped")
+    assert asked(shipped) == ("tiny-bert",), "by its alias, as other runs on it name it"
+    assert asked(trained_on(None, "silent")) == asked(tmp_path / "none") == ("minilm",)
+    with pytest.raises(RequestError, match="trained on different models .*: score one model's at a time"):
+        asked(folder, shipped)
+    with pytest.raises(
+        RequestError, match="lost says that it was trained on /gone/model, which cannot be had here: .*--model"
+    ):
+        asked(trained_on("/gone/model", "lost"))
+
+
+def test_hub_ids_of_known_models_have_aliases():
+    assert models.alias_of("google-bert/bert-base-uncased") == "bert-base"
+    assert models.alias_of("lab/unknown") == "lab/unknown"
+
+
+def test_an_adapter_for_another_size_is_refused_before_anything_runs(place, tmp_path):
+    base = AutoModelForSequenceClassification.from_config(
+        AutoConfig.from_pretrained(place.model, num_labels=2, hidden_size=48, num_attention_heads=2)
+    )
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query"]))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "lab/other"}))
+    found = place.specs("adapter", sets=(f"adapter.path={tmp_path}",))
+    with pytest.raises(RequestError, match=r"is of shape \(.*48.*\), here of .* It was trained on lab/other: is that"):
+        specs.check_methods(found)
 
 
 def test_it_is_not_among_the_methods_that_are_compared_by_default():

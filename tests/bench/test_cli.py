@@ -148,6 +148,10 @@ def test_grid_of_listed_values(bench_here: Bench, tiny_model: Path) -> None:
     done = bench_here("run", "--methods", "lora,lst,head", "--task", "glue/sst2", "--model", tiny_model, "--dry-run",
                  "--ranks", "2,4", "--set", "lst.heads=official,scaled")  # fmt: skip
     assert "7 runs" in done.stdout, "lora: 2 ranks; lst: 2 reductions × 2 heads; head: one"
+    done = bench_here("run", "--methods", "head", "--task", "glue/sst2", "--model", tiny_model, "--dry-run",
+                 "--set", "train.batch_size=8,16", "--set", "train.max_length=32")  # fmt: skip
+    told = [line for line in done.stdout.splitlines() if "lr=" in line]
+    assert [line.split(", ")[-1] for line in told] == ["batch_size=8", "batch_size=16"], "only what is swept is shown"
 
 
 def test_works_from_a_folder_that_holds_a_tasks_file(mirror: Path, tiny_model: Path, tmp_path: Path) -> None:

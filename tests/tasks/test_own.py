@@ -242,6 +242,8 @@ def test_a_task_file_says_what_no_guess_can_know(tmp_path: Path) -> None:
         ("words,a,b\n" + "".join(f"w w w w {n},{n % 2},{n % 3}\n" for n in range(40)), "It may be a or b"),
         ("text,score\n" + "".join(f"t {n},{n / 7 if n != 3 else 'n/a'}\n" for n in range(99)),
          "the label 'n/a' of row 4 is not a number (column 'score')"),
+        ("text;score\n" + "".join(f"t {n};{n},5\n" for n in range(99)),
+         "Column 'score' has 99 numbers that are written with commas: write 2.71 for 2,71"),
     ],
 )  # fmt: skip
 def test_bad_files(content: str | bytes, said: str) -> None:
@@ -276,7 +278,16 @@ def test_labels_that_train_lacks() -> None:
         in refusal("train.csv")
     )
     write("validation.csv", "text,lable\n" + rows(9))
-    assert "validation.csv has the columns text, lable; train.csv has text, label" in refusal("train.csv")
+    said = refusal("train.csv")
+    assert "validation.csv has the columns text, lable; train.csv has text, label. By its name it is" in said
+    assert "the validation split of train.csv: where it is not" in said and said.endswith("move it or rename it.")
+
+
+def test_lists_and_objects_in_cells_are_said() -> None:
+    chat = [{"role": "user", "content": "hello"}]
+    lines = [json.dumps({"chat": chat, "tags": {"a": 1}, "label": "ab"[number % 2]}) for number in range(20)]
+    found = task(write("data.jsonl", "\n".join(lines)), text="chat", label="label")
+    assert any("chat, tags holds lists or objects, read as the text of their JSON" in note for note in found.notes)
 
 
 def test_wrong_options_teach() -> None:

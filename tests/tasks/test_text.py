@@ -142,6 +142,16 @@ def test_encode_cuts_the_longer_text_and_does_not_pad(tokenizer: Any) -> None:
     assert encoded["cut"] == [True, False]
 
 
+def test_special_tokens_that_a_text_spells_are_text() -> None:
+    """A head on T5 or BART reads the state at the end-of-text token: another one inside made the batch ragged."""
+    from bench import models as found
+
+    tokenizer = found.tokenizer(found.resolve("tiny-t5"))
+    encoded = TASK.encode({"left": ["good </s> film <pad>"], "right": ["x"], "label": [0]}, tokenizer, 64)["input_ids"]
+    assert [ids.count(tokenizer.eos_token_id) for ids in encoded] == [1], "the one that ends it"
+    assert all(tokenizer.pad_token_id not in ids for ids in encoded)
+
+
 def test_encode_gives_numbers_for_regression_and_only_what_the_tokenizer_has(tokenizer: Any) -> None:
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     encoded = REGRESSION.encode({"left": ["a", "b c"], "label": [1, 2.5]}, tokenizer, 8)
