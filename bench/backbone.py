@@ -219,3 +219,13 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 def count(parameters: Sequence[torch.Tensor]) -> int:
     """Number of values in tensors."""
     return sum(parameter.numel() for parameter in parameters)
+
+
+def recompute_activations(model: Any, **options: Any) -> None:
+    """Switch gradient checkpointing on; transformers 5.23 gave the call another name.
+
+    ``options`` are further ones of torch.utils.checkpoint.checkpoint.
+    """
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False, **options})

@@ -103,3 +103,14 @@ class Engine:
                 times.append((time.perf_counter() - start) * 1000)
         module.train(was_training)
         return statistics.median(times)
+
+
+def padding_of(tokenizer: Any) -> dict[str, int]:
+    """The value that pads each input column; nothing is padded where a model reads images (no tokenizer)."""
+    if tokenizer is None:
+        return {}
+    return {
+        "input_ids": tokenizer.pad_token_id or 0,
+        "attention_mask": 0,
+        "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
+    }

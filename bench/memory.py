@@ -372,3 +372,11 @@ def _device(module: nn.Module) -> torch.device:
 def _on_real_gpu(module: nn.Module) -> bool:
     fake = any(isinstance(p, FakeTensor) for p in module.parameters())
     return not fake and _device(module).type == "cuda"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the GPU or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)

@@ -7,8 +7,7 @@ import random
 import tempfile
 import time
 import traceback
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
@@ -46,16 +45,17 @@ from bench.api import (
     Method,
     Task,
 )
-from bench.backbone import Backbone, count, trainable
+from bench.backbone import Backbone, count, recompute_activations, trainable
 from bench.batches import Batches
 from bench.data import Rows
-from bench.engine import Engine
+from bench.engine import Engine, padding_of
 from bench.errors import RequestError
 from bench.forgetting import Forgetting
 from bench.forms.base import Outcome, Seat
 from bench.job import Job
 from bench.lockstep import Member
-from bench.memory import gpu_is_busy, measure_call
+from bench.memory import gpu_is_busy, measure_call, out_of_memory
+from bench.predictions import write_predictions
 from bench.probe import measure, measure_scoring, rehearse
 from bench.record import blank
 from bench.settings import TrainSettings
@@ -448,58 +448,8 @@ def execute(job: Job, emit: Emit, member: Member | None = None) -> dict[str, Any
         return record
 
 
-def recompute_activations(model: Any, **options: Any) -> None:
-    """Switch gradient checkpointing on; transformers 5.23 gave the call another name.
-
-    ``options`` are further ones of torch.utils.checkpoint.checkpoint.
-    """
-    name = "activation_checkpointing_enable"
-    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False, **options})
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the GPU or on the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-
-
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def padding_of(tokenizer: Any) -> dict[str, int]:
-    """The value that pads each input column; nothing is padded where a model reads images (no tokenizer)."""
-    if tokenizer is None:
-        return {}
-    return {
-        "input_ids": tokenizer.pad_token_id or 0,
-        "attention_mask": 0,
-        "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
-    }
-
-
-def write_predictions(path: Path, columns: Mapping[str, Any]) -> None:
-    """One row per validation example, in its order: its number and the given columns; written atomically."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = len(next(iter(columns.values())))
-    table = pa.table(
-        {
-            "row": pa.array(range(rows), pa.int32()),
-            **{name: pa.array(values) for name, values in columns.items()},
-        }
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
-    try:
-        pq.write_table(table, unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

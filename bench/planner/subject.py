@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from bench.api import AlreadyTrained, Batch, DataInitialized, Method
-from bench.backbone import Backbone, count, trainable
+from bench.backbone import Backbone, count, recompute_activations, trainable
 from bench.engine import Engine
 from bench.errors import RequestError
 from bench.memory import CUDA_BLOCK_BYTES, Loop, measure_call, measure_inference, trace_step
@@ -23,7 +23,6 @@ from bench.planner.optimizers import OPTIMIZERS
 from bench.planner.request import Setting
 from bench.planner.shape import Shape
 from bench.planner.trace import Trace
-from bench.runner import recompute_activations
 from bench.settings import TrainSettings
 from bench.tracker import Peak, StorageTracker
 from bench.trainer import Trainer

@@ -31,7 +31,7 @@ LAYERS = [
         "compilation",
         "onednn",
     },
-    {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet"},
+    {"registry", "options", "metrics", "environment", "store", "catalogue", "hub", "mirror", "quiet", "predictions"},
     {"datasource", "columns", "splitting", "estimate", "spaces"},
     {"backbone", "tracker", "checks", "data", "statistics", "table", "report", "taskoptions", "tables"},
     {"gguf", "sources", "quantize", "ownparts"},

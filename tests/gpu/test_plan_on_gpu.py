@@ -16,14 +16,13 @@ from transformers import AutoConfig
 
 from bench import registry
 from bench.api import Batch
-from bench.backbone import Backbone
+from bench.backbone import Backbone, recompute_activations
 from bench.engine import Engine
 from bench.memory import CUDA_BLOCK_BYTES, Loop, MemoryReport, measure_training
 from bench.models import fresh_head, model_class
 from bench.planner import shape
 from bench.planner.plans import Planner
 from bench.planner.request import Setting
-from bench.runner import recompute_activations
 from bench.settings import TrainSettings
 from bench.trainer import Trainer
 

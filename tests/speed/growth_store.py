@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 
 from bench import plans, status, table
+from bench.predictions import write_predictions
 from bench.report import build
 from bench.reporting import extras
-from bench.runner import write_predictions
 from bench.store import Store
 from tests import factories
 from tests.speed.fits import exponent
