@@ -263,13 +263,13 @@ def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
     records = list(records)
     for record in records:
         options[group(record)[0]].append(record["spec"]["task"].get("options", {}))
-    differing = {name: _differing(settings) for name, settings in options.items()}
+    apart = {name: differing(settings) for name, settings in options.items()}
     found: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         name, model = group(record)
         there = record["spec"]["task"].get("options", {})
-        told = (f"{key}={shown(there.get(key))}" for key in differing[name])
-        found[" ".join([name, *told]), model].append(record)
+        parts = (f"{key}={shown(there.get(key))}" for key in apart[name])
+        found[" ".join([name, *parts]), model].append(record)
     return dict(sorted(found.items()))
 
 
@@ -299,28 +299,29 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
     for record in records:
         spec = record["spec"]
         name = spec["method"]["name"]
-        options[name].append(_told(spec, "method"))
-        options[(name, *group(record))].append(_told(spec, "train"))
-    differing = {key: _differing(settings) for key, settings in options.items()}
+        options[name].append(told(spec, "method"))
+        options[(name, *group(record))].append(told(spec, "train"))
+    apart = {key: differing(settings) for key, settings in options.items()}
     found = {}
     for record in records:
         spec = record["spec"]
         name = spec["method"]["name"]
-        told = {key: _told(spec, "method").get(key) for key in differing[name]}
-        for key in differing[(name, *group(record))]:
+        parts = {key: told(spec, "method").get(key) for key in apart[name]}
+        for key in apart[(name, *group(record))]:
             if key in spec["train"] or key not in LATER:
-                told.setdefault(key, _told(spec, "train").get(key))
-        found[record["run_id"]] = " ".join([name, *(f"{key}={shown(value)}" for key, value in told.items())])
+                parts.setdefault(key, told(spec, "train").get(key))
+        found[record["run_id"]] = " ".join([name, *(f"{key}={shown(value)}" for key, value in parts.items())])
     return found
 
 
-def _told(spec: Mapping[str, Any], part: str) -> dict[str, Any]:
+def told(spec: Mapping[str, Any], part: str) -> dict[str, Any]:
     """A part of a specification with ``tuned`` for what was tuned: its value follows from the search."""
     tuned = (spec.get("tuning") or {}).get("options", ())
     return {key: "tuned" if key in tuned else value for key, value in spec[part].items()}
 
 
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names whose values are not the same in all of the settings."""
     names = dict.fromkeys(name for setting in settings for name in setting)
     return [name for name in names if len({repr(setting.get(name)) for setting in settings}) > 1]
 

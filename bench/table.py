@@ -232,7 +232,7 @@ def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list
     if any(len(row.runs) + row.lost > 1 for row in rows):
         columns.insert(0, _Column("seeds", _seeds))
     columns += _COLUMNS
-    label = min(_LABEL_LEAST, max(len(units.clean(row.label)) for row in rows))
+    label = min(_LABEL_LEAST, max(len("method"), *(len(units.clean(row.label)) for row in rows)))
     hidden: list[str] = []
     while (least := label + sum(_width(column, rows) + 2 for column in columns)) > width:
         last = max(columns, key=lambda column: column.rank)
@@ -252,7 +252,7 @@ def _table(group: Group, columns: Sequence[_Column]) -> Table:
         return Text("\n" * (2 - text.count("\n")) + text)
 
     rows = group.configurations
-    label = min(_LABEL_LEAST, max(len(units.clean(row.label)) for row in rows))
+    label = min(_LABEL_LEAST, max(len("method"), *(len(units.clean(row.label)) for row in rows)))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column(head("method"), overflow="fold", min_width=label)
     for column in columns:

@@ -44,7 +44,7 @@ def _answer(comparison: Comparison) -> str:
     if not comparison.rows:
         return '<p class="answer">The two folders have no run in common.</p>'
     if not comparison.marked:
-        return '<p class="answer">Nothing changed beyond its noise.</p>'
+        return f'<p class="answer">{text(words.unmoved(comparison))}</p>'
     said = "".join(f"<li>{text(words.sentence(row, change))}" for row, change in comparison.marked)
     return f'<p class="answer">Changed beyond noise:</p><ul class="rests">{said}</ul>'
 

@@ -35,7 +35,7 @@ def render(comparison: Comparison, console: Console) -> None:
         console.print(Text("The two folders have no run in common.", style="bold red"))
     marked = comparison.marked
     if comparison.rows:
-        console.print(Text("Beyond noise:" if marked else "Nothing changed beyond its noise.", style="bold"))
+        console.print(Text("Beyond noise:" if marked else words.unmoved(comparison), style="bold"))
     for row, change in marked:
         console.print(Text(f"  {units.clean(words.sentence(row, change))}", style=_STYLES.get(change.mark, "")))
     for remark in words.remarks(comparison):

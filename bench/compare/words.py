@@ -29,12 +29,16 @@ def _scale(change: Change) -> tuple[float, int, str]:
 
 def sentence(row: Row, change: Change) -> str:
     """A marked change in words."""
-    values = f"{change.metric.text(change.before)} → {change.metric.text(change.after)}"
+    before, after = change.metric.text(change.before), change.metric.text(change.after)
+    if before == after and change.metric.kind == EXACT and change.before is not None and change.after is not None:
+        before, after = f"{change.before:,.0f}", f"{change.after:,.0f}"
+    values = f"{before} → {after}"
     moved = cell(change).removesuffix(" *")
     if units.is_share(change.metric.name):
         moved += " points"
     why = change.test if change.p_holm is None else f"{change.test}, p {p_value(change.p_holm, '= ')} corrected"
-    return f"{row.label}: {change.metric.head} {values} ({moved}), {change.mark}; {why}{_machine(row, change)}"
+    where = f"{row.label} ({row.task} on {row.model})"
+    return f"{where}: {change.metric.head} {values} ({moved}), {change.mark}; {why}{_machine(row, change)}"
 
 
 def _machine(row: Row, change: Change) -> str:
@@ -56,6 +60,13 @@ def method(comparison: Comparison) -> str:
         f"* beyond noise: two-sided tests, error rate {comparison.alpha:g} over all {comparison.tests} tests together "
         "(Holm); counts and bytes have no noise. ± is one standard error of the change."
     )
+
+
+def unmoved(comparison: Comparison) -> str:
+    """What is said where no figure changed: less, where runs are missing or did not finish."""
+    if any(comparison.missing) or any(row.unfinished for row in comparison.rows):
+        return "Of the figures that both have, none changed beyond its noise; runs are missing or did not finish."
+    return "Nothing changed beyond its noise."
 
 
 def remarks(comparison: Comparison) -> list[str]:

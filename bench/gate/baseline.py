@@ -241,12 +241,21 @@ def _unlike(baseline: Baseline) -> list[str]:
     """What a schema cannot say."""
     if not baseline["runs"]:
         return ["it holds no runs, so that nothing would be checked"]
-    return [
-        f"baseline.runs[{index}].bytes.{name} has {len(sizes)} values for {len(run['seeds'])} seeds"
+    zero = [
+        f"baseline.runs[{index}].speed.step_ratio is not above 0"
         for index, run in enumerate(baseline["runs"])
-        for name, sizes in run["bytes"].items()
-        if len(sizes) != len(run["seeds"])
-    ] + [f"baseline.runs[{index}].seeds is empty" for index, run in enumerate(baseline["runs"]) if not run["seeds"]]
+        if run["speed"] is not None and run["speed"]["step_ratio"] <= 0
+    ]
+    return (
+        zero
+        + [
+            f"baseline.runs[{index}].bytes.{name} has {len(sizes)} values for {len(run['seeds'])} seeds"
+            for index, run in enumerate(baseline["runs"])
+            for name, sizes in run["bytes"].items()
+            if len(sizes) != len(run["seeds"])
+        ]
+        + [f"baseline.runs[{index}].seeds is empty" for index, run in enumerate(baseline["runs"]) if not run["seeds"]]
+    )
 
 
 @functools.cache

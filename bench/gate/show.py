@@ -19,12 +19,16 @@ def headline(result: Result) -> str:
     """One sentence: whether the gate holds."""
     counted = Counter(finding.verdict for finding in result.findings)
     failed = len(result.failures)
-    runs = len({(finding.label, finding.where) for finding in result.findings if finding.verdict != NEW})
+    compared = (SAME, BETTER, REGRESSION)
+    runs = len({(finding.label, finding.where) for finding in result.findings if finding.verdict in compared})
     many = f"{runs} configuration{'s' if runs != 1 else ''}"
-    looked = f"{counted[SAME] + counted[BETTER] + counted[REGRESSION]} figures of {many} compared"
+    looked = f"{sum(counted[verdict] for verdict in compared)} figures of {many} compared"
     if not failed:
         return f"The gate holds: {looked}, none worse than its noise allows."
-    return f"The gate fails: {failed} of them {'is a failure' if failed == 1 else 'are failures'} ({looked})."
+    worse, missing = counted[REGRESSION], counted[MISSING]
+    said = [f"{worse} worse"] if worse else []
+    said += [f"{missing} missing"] if missing else []
+    return f"The gate fails: {', '.join(said)} ({looked})."
 
 
 def render(result: Result, console: Console, everything: bool = False) -> None:

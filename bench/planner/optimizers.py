@@ -32,6 +32,17 @@ class Adam8bit(torch.optim.Optimizer):
                     self.state[parameter] = _states(parameter)
 
 
+class Sgd(torch.optim.Optimizer):
+    """Plain SGD's memory: no states, and no temporaries (torch's fused kernel). It changes no weights: it is for plans
+    alone, since that kernel does not know weightless tensors and would take real ones for them."""
+
+    def __init__(self, groups: Groups) -> None:
+        super().__init__(groups, {"lr": 0.0})
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Leave everything as it is."""
+
+
 def _states(parameter: Tensor) -> dict[str, Tensor]:
     small = parameter.numel() < _SMALLEST
     kind = torch.float32 if small else torch.uint8
@@ -50,6 +61,6 @@ def _plain(groups: Groups) -> Groups:
 OPTIMIZERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {
     "adamw": lambda groups: torch.optim.AdamW(_plain(groups), fused=True),
     "adamw-foreach": lambda groups: torch.optim.AdamW(_plain(groups), foreach=True),
-    "sgd": lambda groups: torch.optim.SGD(_plain(groups), fused=True),
+    "sgd": lambda groups: Sgd(_plain(groups)),
     "adamw8bit": lambda groups: Adam8bit(_plain(groups)),
 }

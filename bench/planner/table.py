@@ -110,10 +110,14 @@ def assumptions(row: Row) -> str:
 
 def notes(row: Row) -> str:
     """How the figures are to be read."""
+    peak = "in one training step, or in an evaluation of as many rows where that takes more (phase)"
     if row["setting"]["device"] == "cpu":
-        return "Sizes in powers of ten. Peak: the tensors of one training step, as bench run measures it on CPU."
+        return (
+            f"Sizes in powers of ten. Peak: the tensors {peak}, as bench run measures them on CPU, whose own "
+            "evaluations take train.eval_batch_size rows."
+        )
     return (
-        "Sizes in powers of ten. Peak: what the CUDA allocator hands out in one training step, cuBLAS workspaces "
-        "included. Reserved: what it takes from the device, its rules replayed. A method fits when reserved and "
-        "0.54 GB for the CUDA context are within the budget."
+        f"Sizes in powers of ten. Peak: what the CUDA allocator hands out {peak}, cuBLAS workspaces included. "
+        "Reserved: what it takes from the device, its rules replayed. A method fits when reserved and 0.54 GB for the "
+        "CUDA context are within the budget."
     )

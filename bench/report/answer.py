@@ -42,10 +42,23 @@ def _answer(scene: Scene) -> str:
         said = [f"{join(names)} are tied best: {metric} {value}{over} for <b>{_name(best)}</b>."]
     else:
         said = [f"<b>{_name(best)}</b> scores best: {metric} {value}{over}."]
+    better = [setup for setup in ordered[1:] if _better(scene, setup, best)]
+    if better:
+        those = join(_first(better))
+        verb = "scores" if len(better) == 1 else "score"
+        said.append(
+            f"<strong>But over the seeds that both have, {those} {verb} better</strong>: give all the same seeds."
+        )
     if best.doubts:
         said.append("<strong>That score is in doubt: a check failed.</strong>")
-    said.append(_trades(scene, best, (tied, [setup for setup in ordered[1:] if setup not in tied])))
+    said.append(_trades(scene, best, (tied, [setup for setup in ordered[1:] if setup not in (*tied, *better)])))
     return " ".join(said)
+
+
+def _better(scene: Scene, one: Setup, other: Setup) -> bool:
+    """Whether a paired test finds one better than another."""
+    pair = scene.group.pair(one.label, other.label) if scene.group else None
+    return pair is not None and pair.different and pair.first == one.label
 
 
 def _tied(scene: Scene, best: Setup, other: Setup) -> bool:

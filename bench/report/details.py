@@ -76,7 +76,9 @@ def _setup(setup: Setup, shared: _Shared) -> str:
 
 
 def _one(run: Record, shared: _Shared, first: bool) -> str:
-    said = units.score(run["main_score"], main_value(run), run["stderr"]) if scored(run) else status_of(run)
+    said = units.score(run["main_score"], main_value(run)) if scored(run) else status_of(run)
+    if scored(run) and run["stderr"]:  # ± stands for intervals on this page
+        said += f", standard error {units.gap(run['main_score'], run['stderr'])}"
     anchor = "" if first else f' id="r-{run["run_id"]}"'  # the first run's is on its configuration
     return f"<h4{anchor}>seed {run['spec']['seed']}: {text(said)}</h4>{_listed(_run(run, shared))}{_error(run, shared)}"
 

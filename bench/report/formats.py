@@ -57,6 +57,7 @@ def _row(setup: Setup) -> dict[str, Any]:
         "method": setup.method,
         "status": setup.status,
         "runs": len(setup.runs),
+        "runs_lost": len(setup.lost),
         "score_name": setup.first["main_score"],
         "score": setup.score,
         "score_margin": setup.margin,
@@ -99,7 +100,7 @@ def _json(found: Sequence[Scene]) -> str:
 def _cells(scene: Scene, setup: Setup, columns: Sequence[Measure]) -> Iterator[str]:
     """A row for people: label, runs, score, rank group, measures, checks."""
     yield setup.label
-    yield str(len(setup.runs))
+    yield f"{len(setup.done)} of {len(setup.runs)}" if setup.lost and setup.done else str(len(setup.runs))
     share = units.is_share(scene.score_name)
     if setup.score is None:
         yield setup.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 
 from bench import units
@@ -133,7 +134,8 @@ def _order(group: str) -> float | None:
     if not group:
         return None
     first = group.split(" ")[0]
-    return float(sum((ord(letter) - 96) * 27.0**-place for place, letter in enumerate(first)))
+    places = [string.ascii_letters.find(letter) + 1 or len(string.ascii_letters) + 1 for letter in first[:8]]
+    return float(sum(number * 54.0**-place for place, number in enumerate(places)))
 
 
 def _cell(value: float | None, shown_as: str) -> str:
@@ -169,8 +171,9 @@ def _doubtful(checks: Sequence[str]) -> str:
 
 
 def _checks(runs: Sequence[Record]) -> str:
-    failed = sum(len(failed_checks(run)) for run in runs)
-    passed = sum(result == "pass" for run in runs for result in run["checks"].values())
+    wrong = {name for run in runs for name in failed_checks(run)}
+    failed = len(wrong)
+    passed = len({name for run in runs for name, result in run["checks"].items() if result == "pass"} - wrong)
     known = any(run["checks"] for run in runs)
     said = f"<strong>{failed} failed</strong>" if failed else f"{passed} pass" if known else units.DASH
     return _cell(failed if known else None, said)

@@ -9,6 +9,7 @@ from bench.record import Record, failed_checks, in_company, mixed, scored, shown
 from bench.report.chart import Scene
 from bench.report.escape import text
 from bench.report.setups import Setup
+from bench.statistics.configurations import BOTH, EXAMPLES
 
 # Facts about a machine that differ between any two runs and say nothing about whether they compare.
 _FLEETING = ("hostname", "pid", "time", "date", "free", "available", "load", "temperature", "busy", "uptime")
@@ -76,6 +77,8 @@ def _covers(done: Sequence[Setup]) -> str:
     if not covered:
         return ""
     over = " or ".join(covered)
+    if {BOTH, EXAMPLES} <= covered.keys():
+        over = f"{BOTH} (of {EXAMPLES} alone where there is one seed)"
     return f"± is half of a 95 % interval over {text(over)}."
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import units
 from bench.errors import RequestError, unknown
-from bench.record import Record, groups, labels
+from bench.record import Record, differing, groups, labels, told
 from bench.statistics import family, paired, power, predictions
 from bench.statistics.configurations import ALPHA, Configuration, gather, lower_is_better, measures
 from bench.statistics.tasks import Measures, Overall, front, overall
@@ -135,12 +135,12 @@ def _group(
     compared = ranked[:MOST_PAIRED] + [c for c in ranked[MOST_PAIRED:] if c.label == baseline]
     if len(compared) < len(ranked):
         notes = [*notes, f"only the best {MOST_PAIRED} of {len(ranked)} configurations were compared pair by pair"]
-    pairs = _pairs(compared, baseline, alpha)
+    lower = lower_is_better([run for c in ranked for run in c.runs])
+    pairs = _pairs(compared, baseline, alpha, lower)
     lettered = family.all_compared([c.label for c in compared], {(p.first, p.second) for p in pairs if p.comparison})
     different = {(pair.first, pair.second) for pair in pairs if pair.different}
     marks = family.letters(lettered, {pair for pair in different if set(pair) <= set(lettered)})
     records = [run for c in ranked for run in c.runs]
-    lower = lower_is_better(records)
     measured = {c.label: measures(c) for c in ranked}
     return Group(
         *key,
@@ -154,9 +154,9 @@ def _group(
     )
 
 
-def _pairs(compared: Sequence[Configuration], baseline: str | None, alpha: float) -> list[Pair]:
+def _pairs(compared: Sequence[Configuration], baseline: str | None, alpha: float, lower: bool) -> list[Pair]:
     """Every pair with its corrected p-values."""
-    found = [_pair(first, second, alpha) for first, second in itertools.combinations(compared, 2)]
+    found = [_pair(first, second, alpha, lower) for first, second in itertools.combinations(compared, 2)]
     tested = [(index, pair.comparison) for index, pair in enumerate(found) if pair.comparison is not None]
     raw = [comparison.p_value for _, comparison in tested]
     adjusted, steps = family.holm(raw), family.levels(raw, alpha)
@@ -169,7 +169,8 @@ def _pairs(compared: Sequence[Configuration], baseline: str | None, alpha: float
     return found
 
 
-def _pair(first: Configuration, second: Configuration, alpha: float) -> Pair:
+def _pair(first: Configuration, second: Configuration, alpha: float, lower: bool) -> Pair:
+    """The pair, the one first that scores better over the seeds that both have: over all of its own it may not."""
     for one in (first, second):
         if one.references is None:
             return Pair(first.label, second.label, None, f"{one.label}, {one.unpaired}")
@@ -180,7 +181,10 @@ def _pair(first: Configuration, second: Configuration, alpha: float) -> Pair:
     if reason := predictions.unlike((first.runs[0], first.references), (second.runs[0], second.references)):
         return Pair(first.label, second.label, None, reason)
     ours, theirs = ([c.samples[seed] for seed in common] for c in (first, second))
-    return Pair(first.label, second.label, paired.compare(ours, theirs, alpha))
+    made = paired.compare(ours, theirs, alpha)
+    if made.difference * (-1 if lower else 1) < 0:
+        return Pair(second.label, first.label, paired.compare(theirs, ours, alpha))
+    return Pair(first.label, second.label, made)
 
 
 @dataclass(frozen=True)
@@ -236,6 +240,7 @@ def over_tasks(analysis: Analysis) -> list[Summary]:
 
 
 def _summary(model: str, members: Sequence[Group], alpha: float) -> Summary:
+    members = _joined(members)
     scores = {
         group.task: {c.label: (c.estimate.mean, c.half(alpha)) for c in group.configurations if c.estimate}
         for group in members
@@ -259,6 +264,45 @@ def _summary(model: str, members: Sequence[Group], alpha: float) -> Summary:
     on_front = front(measured, members[0].higher_is_better) if scale is not None else []
     incomplete = {label: tasks for label, tasks in lacking.items() if tasks}
     return Summary(model, tuple(scores), tuple(rows), tuple(on_front), incomplete, kinds, scale)
+
+
+def _joined(members: Sequence[Group]) -> list[Group]:
+    """Groups of one model in which a configuration has one label on all tasks.
+
+    Where a method was run under several trainer settings on one task ("lora steps=60", "lora steps=20") and under one
+    on the others ("lora"), the one of these settings takes the others' label.
+    """
+
+    def settings(c: Configuration) -> tuple[str, dict[str, str]]:
+        spec = (c.runs or (c.record,))[0]["spec"]
+        return repr(sorted(told(spec, "method").items())), {k: repr(v) for k, v in told(spec, "train").items()}
+
+    of_method: dict[str, list[list[tuple[str, dict[str, str]]]]] = {}  # per task: label and trainer settings
+    for group in members:
+        here: dict[str, list[tuple[str, dict[str, str]]]] = {}
+        for c in group.configurations:
+            method, train = settings(c)
+            here.setdefault(method, []).append((c.label, train))
+        for method, found in here.items():
+            of_method.setdefault(method, []).append(found)
+    renamed: dict[str, str] = {}
+    for tasks in of_method.values():
+        single = [found[0] for found in tasks if len(found) == 1]
+        for several in (found for found in tasks if len(found) > 1):
+            telling = differing([train for _, train in several])
+            wanted = {(label, tuple(train.get(key) for key in telling)) for label, train in single}
+            if len(wanted) == 1:
+                ((shared, values),) = wanted
+                renamed |= {label: shared for label, train in several if tuple(map(train.get, telling)) == values}
+    return [
+        dataclasses.replace(
+            group,
+            configurations=tuple(
+                dataclasses.replace(c, label=renamed.get(c.label, c.label)) for c in group.configurations
+            ),
+        )
+        for group in members
+    ]
 
 
 def _scale(kinds: Sequence[str], one_direction: bool) -> str | None:

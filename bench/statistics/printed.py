@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from bench import units
-from bench.record import Record
+from bench.record import Record, main_value
 from bench.statistics import pscp
 from bench.statistics.analysis import Analysis, Group, Pair, Summary, over_tasks, rows
 from bench.statistics.configurations import Configuration
@@ -75,15 +76,28 @@ def _pair(pair: Pair, group: Group) -> list[str]:
 
 def _legend(tested: Sequence[Pair], group: Group, alpha: float) -> str:
     tests = sorted({pair.comparison.test for pair in tested if pair.comparison})
-    said = f"Tests: {', '.join(tests)}. p Holm is corrected over the {len(tested)} pairs of this table"
+    said = f"Tests: {', '.join(tests)}. p Holm is corrected over the {_many(tested)} of this table"
     said += ", p baseline over those with the baseline alone" if group.baseline else ""
     said += f"; tied: p Holm above {alpha:g}."
     if any(pair.settling for pair in tested):
         said += " could show: the difference that was found with a chance of 80 %; seeds, examples: how many in all,"
         said += " each with the other as it is, would show the difference seen (none: no number would)."
+    runs = {c.label: len(c.runs) for c in group.configurations}
+    fewer = [
+        f"{pair.first} and {pair.second} ({pair.comparison.seeds})"
+        for pair in tested
+        if pair.comparison and pair.comparison.seeds < max(runs[pair.first], runs[pair.second])
+    ]
+    if fewer:
+        more = f" and {len(fewer) - 3} more" if len(fewer) > 3 else ""
+        said += f" Compared over the seeds that both have, fewer than one of them has: {', '.join(fewer[:3])}{more}."
     if any(pair.comparison and pair.comparison.seeds == 1 for pair in tested):
         said += " One seed: trained models were compared, not methods."
     return said
+
+
+def _many(pairs: Sequence[Pair]) -> str:
+    return "pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
 
 
 def _facts(group: Group, console: Console) -> None:
@@ -181,7 +195,7 @@ def _plain(c: Configuration, group: Group, alpha: float, weights: pscp.Weights |
         "half_interval": c.half(alpha),
         "covers": c.covers,
         "half_interval_over_seeds": found and found.half_over_seeds(alpha),
-        "sd_over_seeds": found.seeds[0].variance ** 0.5 if found and found.seeds else None,
+        "sd_over_seeds": stdev(float(main_value(run) or 0.0) for run in c.runs) if len(c.runs) > 1 else None,
         "group": c.group or None,
         "tied_with": group.tied(c.label),
         "unpaired": c.unpaired or None,

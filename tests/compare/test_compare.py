@@ -171,7 +171,7 @@ def test_the_command_names_what_is_missing_and_what_differs(tmp_path: Path, benc
     for said in ("Only in A, missing in B: head (glue/sst2 on minilm).", "Only in B, missing in A: lst",
                  "Did not finish: full (glue/sst2 on minilm), B, seed 0: oom: CUDA out of memory",
                  "Not the same: torch: 2.7.1 → 2.8.0",
-                 "lora: peak memory 218 MB → 223 MB (+2.3 %), worse"):  # fmt: skip
+                 "lora (glue/sst2 on minilm): peak memory 218 MB → 223 MB (+2.3 %), worse"):  # fmt: skip
         assert said in " ".join(done.stdout.split()), (said, done.stdout)
     text = (tmp_path / "deep" / "changes.html").read_text()
     assert "peak memory 218 MB" in text and "<script" not in text and "http:" not in text and "https:" not in text

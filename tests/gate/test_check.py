@@ -210,6 +210,21 @@ def test_other_seeds_will_do(known: dict[str, Any]) -> None:
     assert check.check(known, others).failures == []
 
 
+def test_peaks_of_other_seeds_are_not_compared_where_the_baselines_own_differ(
+    known: dict[str, Any], records: list[Record]
+) -> None:
+    def heavier(record: Record) -> None:
+        record["memory"]["train_peak_bytes"] *= 2
+
+    others = changed([factories.record(method, seed=seed) for method in METHODS for seed in (7, 8, 9)], heavier)
+    assert verdicts(known, others)["lora", "train_peak_bytes"] == check.REGRESSION
+    (lora,) = [run for run in known["runs"] if run["method"]["name"] == "lora"]
+    lora["bytes"]["train_peak_bytes"][1] //= 2
+    assert verdicts(known, others)["lora", "train_peak_bytes"] == check.SKIPPED
+    mixed = [*others, *changed(records, heavier)]
+    assert verdicts(known, mixed)["lora", "train_peak_bytes"] == check.REGRESSION, "a seed of the baseline's is exact"
+
+
 def test_a_check_that_passed_must_go_on_passing(known: dict[str, Any], records: list[Record]) -> None:
     worse = changed(records, lambda r: r["checks"].update({"save and load agree": "fail: logits differ by up to 3"}))
     assert verdicts(known, worse) == {("lora", "check: save and load agree"): check.REGRESSION}
@@ -264,6 +279,10 @@ def test_an_edited_file_is_checked(known: dict[str, Any], tmp_path: Path) -> Non
     known["runs"][0]["scores"]["accuracy"]["tolerance"] = 1
     path.write_text(json.dumps(known))
     with pytest.raises(RequestError, match="3 values for 2 seeds"):
+        baseline.read(path)
+    known["runs"][0]["speed"]["step_ratio"], known["runs"][1]["seeds"] = 0, [0, 1, 2]
+    path.write_text(json.dumps(known))
+    with pytest.raises(RequestError, match="runs.0..speed.step_ratio is not above 0"):
         baseline.read(path)
     path.write_text(json.dumps({**known, "runs": []}))
     with pytest.raises(RequestError, match="nothing would be checked"):

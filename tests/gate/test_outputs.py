@@ -81,7 +81,10 @@ def test_the_commands(folder: Path, bench_here: Bench, tmp_path: Path) -> None:
     assert failed.returncode == 1
     assert "train_peak_bytes: 218 MB → 436 MB (+100.0 %, seed 0); allowed: exact" in failed.stdout
     assert "missing" in failed.stdout and "full (glue/sst2 on minilm)" in failed.stdout
-    assert failed.stdout.count("::error title=") == 3 and "The gate fails: 2 of them are failures" in failed.stdout
+    assert (
+        failed.stdout.count("::error title=") == 3
+        and "The gate fails: 1 worse, 1 missing (15 figures of 1 configuration compared)" in failed.stdout
+    )
 
 
 def test_a_tolerance_that_lets_everything_pass_is_named(bench_here: Bench, tmp_path: Path) -> None:

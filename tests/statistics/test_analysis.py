@@ -52,6 +52,16 @@ def test_only_seeds_that_both_have_are_compared(tmp_path):
     assert refused.comparison is None and refused.reason == "they have no seed in common (0 and 1, 2)"
 
 
+def test_with_other_seeds_the_one_that_does_better_on_those_in_common_stands_first(tmp_path):
+    """head's own two seeds lift its mean above lora's, which beats it on the seed that both have."""
+    records = [run for run in predicted.sweep(tmp_path, {"head": 0.95}, seeds=3) if run["spec"]["seed"] > 0]
+    records += predicted.sweep(tmp_path, {"lora": 0.7}, seeds=1) + predicted.sweep(tmp_path, {"head": 0.4}, seeds=1)
+    group = only(records, tmp_path)
+    assert [c.label for c in group.configurations] == ["head", "lora"]
+    (pair,) = group.pairs
+    assert pair.different and (pair.first, pair.second) == ("lora", "head") and pair.comparison.low > 0
+
+
 def other_data(folder, record):
     record["spec"]["task"]["fingerprint"] = "another"
 
@@ -187,6 +197,17 @@ def test_several_tasks_are_averaged(tmp_path):
     assert {row.label: row.average_rank for row in summary.rows} == {"full": 1.5, "lora": 1.5}
     assert "lora" in summary.front and all(row.half > 0 for row in summary.rows)
     assert over_tasks(analyse(records[:3], tmp_path)) == []
+
+
+def test_another_budget_on_one_task_leaves_the_average_as_it_was(tmp_path):
+    records = predicted.sweep(tmp_path, SHARES) + predicted.sweep(tmp_path, SHARES, task="glue/rte")
+    (before,) = over_tasks(analyse(records, tmp_path))
+    short = factories.spec("lora", 0, "glue/rte")
+    short["train"]["steps"] = 20
+    more = predicted.answered(tmp_path, factories.measured(short), [True, False] * 200)
+    (after,) = over_tasks(analyse([*records, more], tmp_path))
+    assert after.rows != [] and [row.label for row in after.rows] == [row.label for row in before.rows]
+    assert after.incomplete == {"lora steps=20": ("glue/sst2",)}
 
 
 def test_what_was_never_compared_shares_no_letter(tmp_path):
