@@ -28,26 +28,27 @@ def run(arguments: argparse.Namespace) -> int:
     asked = asking.merged(arguments)
     if asked[0].get("dry_run"):
         return _dry_run(asked)
-    chosen, store = compare(asked)
+    chosen, store = compare(asked, command=True)
     _show(chosen, store, bool(asked[0].get("json")))
     return _verdict(chosen)
 
 
-def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
+def compare(asked: list[dict[str, Any]], command: bool = False) -> tuple[list[Record], Store]:
     """Do what is missing of some requests, write the report, and return the plan's records.
 
     Args:
         asked: flags by name, once per experiment; where and how to run is taken from the first.
+        command: whether this process is the command's own, in which nothing else has made objects.
 
     Raises:
         RequestError: when a request is wrong, before anything is run.
     """
     with Ahead(asked, Path(asked[0].get("out", DEFAULT_OUT))) as ahead:
-        return _compare(asked, ahead)
+        return _compare(asked, ahead, command)
 
 
-def _compare(asked: list[dict[str, Any]], ahead: Ahead) -> tuple[list[Record], Store]:
-    with uncollected(lasting=True):  # mostly imports: a fifth of their time would go into looking for cycles
+def _compare(asked: list[dict[str, Any]], ahead: Ahead, command: bool) -> tuple[list[Record], Store]:
+    with uncollected(lasting=command):  # mostly imports: a fifth of their time would go into looking for cycles
         from bench import plans
 
         work, options, out = _expanded(asked)
@@ -61,7 +62,7 @@ def _compare(asked: list[dict[str, Any]], ahead: Ahead) -> tuple[list[Record], S
         _warn(folder.records()[1])
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
-    with uncollected(lasting=True):
+    with uncollected(lasting=command):
         _check(todo, options, quiet)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
     if asked[0].get("tensorboard"):
