@@ -273,14 +273,27 @@ def _kind_of(table: pa.Table, label: _Look) -> str:
 
 
 def split_column(table: pa.Table) -> str | None:
-    """The column that says which split a row belongs to: by its name, and every cell a split's name."""
+    """The column that says which split a row belongs to: by its name, and every cell a split's name.
+
+    Raises:
+        RequestError: where some cells are splits' names and others are not: which rows may be learned from is unknown.
+    """
     import pyarrow.compute as pc
 
     for name in table.column_names:
         if name.lower() in SPLITS:
             values: list[Any] = pc.unique(table[name]).to_pylist()
-            if values and all(isinstance(value, str) and split_of(value) for value in values):
+            known = [isinstance(value, str) and split_of(value) is not None for value in values]
+            if known and all(known):
                 return str(name)
+            if sum(known) > 1:
+                other = next(value for value, right in zip(values, known, strict=True) if not right)
+                row = pc.index(table[name], value=other).as_py() + 1 if other is not None else "?"
+                said = f"'{other}'" if other is not None else "empty"
+                raise RequestError(
+                    f"the column '{name}' says train, validation or test, but in row {row} it is {said}: write one of "
+                    "them there, or give the column another name where it means something else."
+                )
     return None
 
 

@@ -62,6 +62,11 @@ def _peft(tuned: Tuned, to: Path) -> None:
     if not isinstance(tuned.method, ExportsToPeft):
         raise RequestError(f"{name} has no counterpart in peft. Where it can be merged, use --format merged.")
     config, state = tuned.method.to_peft(tuned.model, tuned.original)
+    if "num_virtual_tokens" in config and tuned.backbone.kind not in _TASKS:
+        raise RequestError(
+            f"{name}: peft puts virtual tokens into encoder-decoders and image models only by a class of its own that "
+            "does not work with transformers 5; without it, it would leave them out. bench.load reads the saved one."
+        )
     known = {
         "base_model_name_or_path": tuned.base,
         "task_type": _TASKS.get(tuned.backbone.kind),

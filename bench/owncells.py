@@ -23,7 +23,7 @@ def class_names(where: str, part: Part, label: str) -> tuple[str, ...]:
     values = pc.unique(part.column(label).drop_null()).cast("string").to_pylist()
     if names is not None and len(values) > 1:
         return names
-    found = sorted((value for value in values if value.strip()), key=_order)
+    found = sorted({value.strip() for value in values if value.strip()}, key=_order)
     if len(found) < 2:
         said = f"every label is '{found[0]}'" if found else "there is no label"
         raise RequestError(f"{where}: {said} (column '{label}'): there is nothing to tell apart.")
@@ -57,7 +57,7 @@ def class_indices(part: Part, label: str, labels: tuple[str, ...]) -> np.ndarray
     if names is not None:  # then the cells are indices already
         codes = values.fill_null(-1).to_numpy().astype(np.int64)
         return np.where((codes >= 0) & (codes < len(labels)) & (names == labels), codes, -1)
-    found = pc.index_in(values.cast(pa.string()), value_set=pa.array(labels))
+    found = pc.index_in(pc.utf8_trim_whitespace(values.cast(pa.string())), value_set=pa.array(labels))
     return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
 
 

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -129,11 +130,22 @@ def register_method(cls: type[_T]) -> type[_T]:
     missing += [] if "lr" in fields else ["lr"]
     if missing:
         raise TypeError(f"method class {cls.__name__} lacks {', '.join(missing)}")
+    name: str = cls.name  # type: ignore[attr-defined]
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+:-]+", name) or name in ("train", "task"):
+        raise TypeError(
+            f"method class {cls.__name__}: its name is {name!r}; write letters, digits and -_.+ (not train, not task)"
+        )
+    bare = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if bare:
+        raise TypeError(f"method class {cls.__name__}: its option '{bare[0]}' has no default")
     swept = cls.swept  # type: ignore[attr-defined]
     if swept is not None and swept not in fields:
         raise TypeError(f"method class {cls.__name__}: swept names '{swept}', which is not one of its fields")
     options.check_types(cls)
-    name: str = cls.name  # type: ignore[attr-defined]
     _add(_methods, "method", name, Entry(cls, Path(inspect.getfile(cls)).resolve()))
     return cls
 
@@ -152,9 +164,13 @@ def register_task(task: Task) -> Task:
     """
     members = ("name", "kind", "labels", "main_score", "higher_is_better", "help", "load", "score")
     further = _MEMBERS.get(getattr(task, "kind", ""), ())
+    if inspect.isclass(task):
+        raise TypeError(f"task {task.__name__} is a class: register one made of it, {task.__name__}(…)")
     missing = [member for member in (*members, *further) if not hasattr(task, member)]
     if missing:
         raise TypeError(f"task {getattr(task, 'name', task)!r} lacks {', '.join(missing)}")
+    if not isinstance(task.name, str) or not task.name:
+        raise TypeError(f"a task's name is {task.name!r}, not a text")
     if task.kind not in TASK_KINDS:
         raise ValueError(f"task '{task.name}': {unknown('kind', task.kind, TASK_KINDS)}")
     file = Path(sys._getframe(1).f_code.co_filename).resolve()
@@ -210,7 +226,10 @@ def _load_file(path: Path) -> None:
 def _guard(run: Any, where: str) -> None:
     try:
         run()
-    except Exception as error:  # a plugin may raise anything; whatever it is, the person needs the file and line
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a plugin may raise anything; whatever it is, the person needs the file and line
         mine = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where]
         at = error.lineno if isinstance(error, SyntaxError) else mine[-1] if mine else None
         line = f", line {at}" if at is not None else ""

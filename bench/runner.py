@@ -361,7 +361,9 @@ class Run:
             if not outcome.finite:
                 fit.diverged = fit.scored_step
                 return
-            self.record["scores"] = dict(outcome.scores)
+            self.record["scores"] = {
+                name: value if value is None else float(value) for name, value in outcome.scores.items()
+            }
             for name, rows in self.data.others.items():
                 more = self.form.judge(self.module, rows).scores
                 self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
@@ -415,9 +417,14 @@ class Run:
             trained: the form's numbers of the check's rows before merging.
         """
         try:
-            self.module = method.merge(self.module)
+            merged_module = method.merge(self.module)
         except ValueError as error:  # some settings cannot be folded in (the method says which)
             return f"skip: {error}"
+        except Exception as error:  # of a plugin: the run has its score, and only this check has failed
+            return f"fail: merge raised {type(error).__name__}: {error}"
+        if not isinstance(merged_module, nn.Module):
+            return f"fail: merge returned {type(merged_module).__name__}, not a module"
+        self.module = merged_module
         validation = self.data.validation
         merged = self.form.numbers(self.module, self._sample)
         seconds = self.form.again(self.module, validation)

@@ -15,7 +15,7 @@ from bench import asking
 from bench.cli import DEFAULT_OUT
 from bench.errors import RequestError
 from bench.quiet import uncollected
-from bench.record import Record
+from bench.record import Record, scored
 from bench.store import Store
 from bench.where import Ahead, opener
 
@@ -213,4 +213,4 @@ def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
 
 def _verdict(chosen: list[Record]) -> int:
     fell_short = any(text.startswith("fail") for record in chosen for text in record["checks"].values())
-    return int(fell_short or any(record["status"] != "ok" for record in chosen))
+    return int(fell_short or not all(scored(record) for record in chosen))

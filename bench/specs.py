@@ -363,7 +363,7 @@ def check_methods(specs: list[RunSpec]) -> None:
             message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
             if message not in wrong:
                 wrong.append(message)
-        except Exception:
+        except (Exception, SystemExit):
             continue  # a plugin may need real weights to attach: its run will say what is wrong
     if wrong:
         raise RequestError(wrong)

@@ -315,8 +315,9 @@ def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
             found.setdefault(f"check failed, {name}: {units.first_line(why)}", []).append(who)
         if not scored(record):
             reason = units.first_line(record["error"]) or "no reason was recorded"
-            found.setdefault(f"{record['status']}: {reason}", []).append(who)
-    said = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
+            said = "its main score is no number" if record["status"] == "ok" else f"{record['status']}: {reason}"
+            found.setdefault(said, []).append(who)
+    lines = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
     for what, prints in mixed(ordered).items():
-        said.append(f"! rows mix {len(prints)} versions of the {what} ({', '.join(prints)}) and do not compare")
-    return [units.clean(line) for line in said]
+        lines.append(f"! rows mix {len(prints)} versions of the {what} ({', '.join(prints)}) and do not compare")
+    return [units.clean(line) for line in lines]

@@ -224,7 +224,12 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     mark, quote = _delimiter(path, first, notes)
-    names = next(csv.reader([first.rstrip("\r\n")], delimiter=mark, quoting=quote), [])
+    try:
+        names = next(csv.reader([first.rstrip("\r\n")], delimiter=mark, quoting=quote), [])
+    except csv.Error as error:
+        raise RequestError(
+            f"{path}, line 1: {error}. Lines that end in a carriage return alone (old Mac files) must end in a newline."
+        ) from error
     _check_names(path, names)
     ragged: list[Any] = []
 

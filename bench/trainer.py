@@ -80,6 +80,14 @@ class Trainer:
         rate = self.method.lr
         if isinstance(self.method, GroupsParameters):
             groups = self.method.parameter_groups(self.module)
+            grouped = {id(parameter) for group in groups for parameter in group["params"]}
+            left = [name for name, value in trainable(self.module).items() if id(value) not in grouped]
+            if left:
+                more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+                raise ValueError(
+                    f"{self.method.name}: parameter_groups leaves out {left[0]}{more}, which would never be trained: "
+                    "put what has requires_grad into a group, or freeze it in attach"
+                )
         else:
             groups = [{"params": self.parameters}]
         split = []
@@ -178,7 +186,7 @@ class Trainer:
                 break
             if at_dev and evaluate is not None:
                 start = time.perf_counter()
-                fit.curve[-1]["dev_score"] = keeper.offer(number, evaluate(), self.settings.checkpoint == "best")
+                fit.curve[-1]["dev_score"] = keeper.offer(number, float(evaluate()), self.settings.checkpoint == "best")
                 fit.dev_seconds += time.perf_counter() - start
             report(fit.curve[-1])
         fit.step_seconds, fit.reference_seconds = clock.seconds(), reference.clock.seconds()

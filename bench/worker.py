@@ -162,7 +162,7 @@ class _Server:
         emit = Emitter(lambda message: self.send({"run_id": job.run_id, **message}), lambda: _told_to_stop)
         record = execute(job, emit, member)
         partial_file = Path(run["result"] + ".partial")
-        partial_file.write_text(json.dumps(record))
+        partial_file.write_text(json.dumps(record, default=_plain))
         partial_file.replace(run["result"])
         if early:
             self.send({"event": "exit", "run_id": job.run_id, "code": 0, "why": ""})
@@ -181,6 +181,14 @@ class _Server:
             os.kill(pid, signal.SIGKILL)
         for pid in self.children:
             os.waitpid(pid, 0)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy or torch number that a plugin's score gave, as JSON knows it."""
+    try:
+        return value.item()
+    except AttributeError:
+        raise TypeError(f"{type(value).__name__} {value!r} is no number or text that a record can hold") from None
 
 
 def _die_with_parent() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.api import option
 from bench.backbone import Backbone
-from bench.methods.peft_bridge import INSTALL, padded_heads, without_weights_too
+from bench.methods.peft_bridge import INSTALL, leave_virtual_out, padded_heads, without_weights_too
 from bench.registry import Family, register_family, register_method
 
 _MOST_SAID = 200  # characters of an error: peft names every tensor
@@ -73,14 +73,18 @@ class Adapter:
                 warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
                 warnings.filterwarnings("ignore", message="The PEFT config's .base_model_name_or_path. was renamed")
                 config: Any = peft.PeftConfig.from_pretrained(self.path)
+                if config.is_prompt_learning and config.task_type is None:
+                    raise ValueError("its config names no task_type, without which peft leaves virtual tokens out")
                 if config.task_type == "SEQ_2_SEQ_LM" and not config.is_prompt_learning:
                     config.task_type = None  # peft's class for it asks transformers 5 for what it lacks
                 if any(parameter.is_meta for parameter in backbone.model.parameters()):
                     module: Any = peft.get_peft_model(backbone.model, config)
                 else:
                     module = peft.PeftModel.from_pretrained(backbone.model, self.path, config=config)
-                if refused := padded_heads(str(config.peft_type.value), backbone):
+                kind = str(config.peft_type.value)
+                if refused := padded_heads(kind, backbone):
                     raise ValueError(refused)
+                leave_virtual_out(module, kind, backbone)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, UserWarning) as error:
             raise ValueError(self._misfit(str(error))) from error
         return module  # type: ignore[no-any-return]

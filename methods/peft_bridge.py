@@ -233,11 +233,16 @@ def _attached(method: Any, backbone: Backbone) -> nn.Module:
     for parameter in backbone.head_parameters:
         if id(parameter) in inside and id(parameter) not in copied:
             parameter.requires_grad_(True)
-    if _kind(method) in _IN_EMBEDDINGS and backbone.kind == "causal-lm":
-        module.register_forward_hook(_without_virtual, with_kwargs=True)
+    leave_virtual_out(module, _kind(method), backbone)
     if _kind(method) in _ASK_TASK:
         module.register_forward_pre_hook(_one_task, with_kwargs=True)
     return module  # type: ignore[no-any-return]
+
+
+def leave_virtual_out(module: nn.Module, kind: str, backbone: Backbone) -> None:
+    """Have a language model with peft's virtual tokens answer with the logits of the real ones alone."""
+    if kind in _IN_EMBEDDINGS and backbone.kind == "causal-lm":
+        module.register_forward_hook(_without_virtual, with_kwargs=True)
 
 
 def _kind(method: Any) -> str:

@@ -133,9 +133,19 @@ def check_columns(task: Task, plan: Plan, columns: list[str]) -> None:
 
     if plan.get("template"):
         try:
-            Template(plan["template"]).check(columns)
+            template = Template(plan["template"])
+            template.check(columns)
         except ValueError as error:
             raise RequestError(f"Task '{task.name}': {error}") from error
+        if not template.columns:
+            raise RequestError(
+                f"Task '{task.name}': the template {template.text!r} has no column: every prompt would be the same."
+            )
+        answer = getattr(task, "label", None)
+        if answer in template.columns:
+            raise RequestError(
+                f"Task '{task.name}': the template {template.text!r} holds '{answer}', which is what is to be answered."
+            )
 
 
 def amounts(task: Any, plan: Plan, train: Any, source: ModelSource, max_length: int) -> dict[str, float]:

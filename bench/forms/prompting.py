@@ -13,7 +13,7 @@ _PROBE = ("probe:", "yes")
 
 
 class Template:
-    """A text with ``{column}`` in it; ``{{`` and ``}}`` stand for braces. Only plain names: nothing is looked into.
+    """A text with ``{column}`` in it; ``{{`` and ``}}`` stand for braces. Whole names of columns, nothing more.
 
     Raises:
         ValueError: for braces that do not pair, or anything but a column's name between them.
@@ -27,7 +27,7 @@ class Template:
         except ValueError as error:
             raise ValueError(f"the template {text!r} cannot be read: {error}") from None
         for before, name, spec, conversion in parsed:
-            if name is not None and (not name.isidentifier() or spec or conversion):
+            if name is not None and (not name.strip() or spec or conversion):
                 raise ValueError(f"the template {text!r} has {{{name}}}: write the name of a column, such as {{text}}")
             self.parts.append((before, name))
         self.columns = tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
@@ -87,12 +87,16 @@ class Words:
         return "" if together == prompt + self._ids(after) else " "
 
     def answer(self, texts: Sequence[str], limit: int) -> tuple[list[list[int]], list[bool]]:
-        """Tokens of answers, with the end-of-text token, at most ``limit`` each; and which were cut."""
+        """Tokens of answers, with the end-of-text token, at most ``limit`` each; and which were cut.
+
+        What an answer spells like a special token is text, for no such token is read back from what a model writes.
+        """
         if self.start is not None:
-            found = self.tokenizer(text_target=list(texts))["input_ids"]
+            found = self.tokenizer(text_target=list(texts), split_special_tokens=True)["input_ids"]
         else:
             end = [] if self.end is None else [self.end]
-            found = self.tokenizer([self.lead + text for text in texts], add_special_tokens=False)["input_ids"]
+            led = [self.lead + text for text in texts]
+            found = self.tokenizer(led, add_special_tokens=False, split_special_tokens=True)["input_ids"]
             found = [[*ids, *end] for ids in found]
         return [ids[:limit] for ids in found], [len(ids) > limit for ids in found]
 

@@ -40,6 +40,13 @@ class LabelWords:
     def __post_init__(self) -> None:
         whole = [tuple(ids) for ids in self.words.answer(self.labels, 1 << 30)[0]]
         bare = [ids[:-1] if ids[-1:] == (self.words.end,) else ids for ids in whole]
+        alike = next((one for index, one in enumerate(bare) if one in bare[:index]), None)
+        if alike is not None:
+            same = [text for text, ids in zip(self.labels, bare, strict=True) if ids == alike]
+            raise ValueError(
+                f"this model's tokenizer writes the labels {' and '.join(map(repr, same))} alike, so that it cannot "
+                "tell them apart: give other texts with --set task.words=…, or take another model"
+            )
         object.__setattr__(self, "answers", tuple(whole))
         object.__setattr__(self, "scored", tuple(whole if _one_begins_another(bare) else bare))
 

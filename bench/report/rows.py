@@ -162,6 +162,8 @@ def _run_score(run: Record) -> str:
 
 
 def _why(run: Record) -> str:
+    if run["status"] == "ok":
+        return "<strong>no score</strong> <small>its main score is no number</small>"
     reason = units.first_line(run["error"]) or "no reason was recorded"
     return f"<strong>{text(status_of(run))}</strong> <small>{text(_short(reason))}</small>"
 

@@ -237,6 +237,18 @@ def test_what_cannot_be_exported_says_why(place, tmp_path, capsys, case, options
     assert not (tmp_path / "out").exists()
 
 
+def test_virtual_tokens_of_an_encoder_decoder_are_not_exported(tmp_path):
+    """peft's class for them needs what transformers 5 lacks, and without it they would be left out silently."""
+    method, backbone = PromptTuning(length=4), zoo.backbone("t5", "seq2seq")
+    original = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    tuned = Tuned(
+        method.attach(backbone), NoTokenizer(), {"spec": {"model": {"name": "t"}}}, method, backbone, original, "t"
+    )
+    with pytest.raises(RequestError, match="peft puts virtual tokens into encoder-decoders"):
+        export(tuned, "peft", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_export_never_writes_over_something(place, tmp_path, capsys):
     folder = saved(place, "lora", ())
     (tmp_path / "file").write_text("mine")

@@ -37,6 +37,7 @@ def method(name, **options):
 @pytest.mark.parametrize(("text", "said"), [
     ("\ndef (", r"failed, line 2: SyntaxError"),
     ("x = 1\nimport json\njson.loads('{')", r"failed, line 3: JSONDecodeError"),
+    ("x = 1\nraise SystemExit(3)", r"failed, line 2: SystemExit: 3"),
 ])  # fmt: skip
 def test_a_plugin_that_fails_is_named_with_its_own_line(tmp_path, text, said):
     path = tmp_path / "mine.py"
@@ -59,6 +60,22 @@ def test_scale_and_shift_starts_at_the_base_model_and_runs_on_decoders():
     expected = zoo.backbone("llama", "causal-lm").model(**batch).logits
     module = method("scale-shift").attach(zoo.backbone("llama", "causal-lm"))
     torch.testing.assert_close(module(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_names_and_defaults_of_methods_are_checked():
+    from dataclasses import field, make_dataclass
+
+    def register(name, *fields):
+        members = {"name": name, "swept": None, "attach": lambda self, backbone: backbone.model}
+        lr = ("lr", float, bench.option(1e-3, "rate"))
+        return register_method(make_dataclass("Mine", [*fields, lr], frozen=True, namespace=members))
+
+    with tiny.registry_restored():
+        for name in (7, None, "a,b", "two words", "", "train", "task"):
+            with pytest.raises(TypeError, match="its name is"):
+                register(name)
+        with pytest.raises(TypeError, match="its option 'scale' has no default"):
+            register("mine", ("scale", float, field()))
 
 
 def test_options_have_types_that_a_text_can_be_turned_into():

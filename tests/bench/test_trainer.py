@@ -175,6 +175,16 @@ def test_groups_have_their_own_rates() -> None:
     )
 
 
+def test_groups_that_leave_something_out_are_refused() -> None:
+    @dataclass(frozen=True)
+    class Partial(Plain):
+        def parameter_groups(self, module: Any) -> list[dict[str, Any]]:
+            return [{"params": [module.inner.weight]}]
+
+    with pytest.raises(ValueError, match="parameter_groups leaves out inner.bias, which would never be trained"):
+        run(SETTINGS, Partial())
+
+
 def test_throughput_leaves_warmup_out() -> None:
     _, fit = run(replace(SETTINGS, steps=30))
     fit.step_seconds = [100.0] * 5 + [0.5] * 25

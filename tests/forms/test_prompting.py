@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from bench import forms
+from bench.errors import RequestError
 from bench.forms.prompting import Template, Words, default_template
 from tests import writers
 from tests.writers import BOS, EOS
@@ -22,8 +27,8 @@ def test_columns_fill_their_places_and_double_braces_are_braces() -> None:
     assert default_template(("premise", "hypothesis")) == "premise: {premise}\nhypothesis: {hypothesis}\nanswer:"
 
 
-@pytest.mark.parametrize("text", ["{a.b}", "{a[0]}", "{0}", "{}", "{a!r}", "{a:>9}", "{a", "a}"])
-def test_a_template_looks_into_nothing(text: str) -> None:
+@pytest.mark.parametrize("text", ["{}", "{a!r}", "{a:>9}", "{a", "a}"])
+def test_a_template_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="the template"):
         Template(text)
 
@@ -72,3 +77,25 @@ def test_a_space_parts_an_answer_from_its_prompt_where_the_tokenizer_adds_none()
     assert gpt.lead == " " and gpt.first == ()
     assert gpt.answer(["yes"], 5)[0] == [[vocabulary["Ġyes"], 0]]
     assert words().lead == "", "a word-level tokenizer splits at blanks by itself"
+
+
+@pytest.mark.parametrize("text", ["{a.b}", "{a[0]}", "{0}"])
+def test_a_template_looks_into_nothing(text: str) -> None:
+    with pytest.raises(ValueError, match="Unknown column"):
+        Template(text).check(["a"])
+    assert Template(text).fill({text[1:-1]: "whole name"}) == "whole name"
+
+
+def test_a_column_of_two_words_has_a_template() -> None:
+    template = Template(default_template(["my text"]))
+    template.check(["my text", "label"])
+    assert template.fill({"my text": "fine"}) == "my text: fine\nanswer:"
+
+
+def test_a_template_holds_a_column_and_not_the_answer() -> None:
+    task: Any = SimpleNamespace(name="own", label="label")
+    forms.check_columns(task, {"template": "{text}"}, ["text", "label"])
+    with pytest.raises(RequestError, match="holds 'label', which is what is to be answered"):
+        forms.check_columns(task, {"template": "{text} {label}"}, ["text", "label"])
+    with pytest.raises(RequestError, match="has no column: every prompt would be the same"):
+        forms.check_columns(task, {"template": "hello"}, ["text", "label"])

@@ -283,6 +283,25 @@ def test_labels_that_train_lacks() -> None:
     assert "the validation split of train.csv: where it is not" in said and said.endswith("move it or rename it.")
 
 
+def test_blanks_around_labels_make_no_classes_of_their_own() -> None:
+    found = task(
+        write("data.csv", "text,label\n" + "".join(f"t {n},{'ab'[n % 2]}{' ' * (n % 3)}\n" for n in range(30)))
+    )
+    assert found.labels == ("a", "b")
+    counted = Counter(found.load(DataSource()).train["label"])
+    assert set(counted) == {0, 1} and abs(counted[0] - counted[1]) <= 2
+
+
+def test_a_split_column_with_another_word_is_refused() -> None:
+    cells = ["train"] * 20 + ["test"] * 8 + [""] + ["train"] * 5
+    write("data.csv", "text,label,split\n" + "".join(f"t {n},{'ab'[n % 2]},{word}\n" for n, word in enumerate(cells)))
+    assert "the column 'split' says train, validation or test, but in row 29 it is ''" in refusal("data.csv")
+
+
+def test_lines_that_end_in_a_carriage_return_alone() -> None:
+    assert "old Mac files" in refusal(write("data.csv", b"text,label\ra,1\rb,0\r"))
+
+
 def test_lists_and_objects_in_cells_are_said() -> None:
     chat = [{"role": "user", "content": "hello"}]
     lines = [json.dumps({"chat": chat, "tags": {"a": 1}, "label": "ab"[number % 2]}) for number in range(20)]
