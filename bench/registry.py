@@ -226,10 +226,7 @@ def _load_file(path: Path) -> None:
 def _guard(run: Any, where: str) -> None:
     try:
         run()
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a plugin may raise anything; whatever it is, the person needs the file and line
+    except (Exception, SystemExit) as error:  # a plugin may raise anything: the person needs file and line
         mine = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where]
         at = error.lineno if isinstance(error, SyntaxError) else mine[-1] if mine else None
         line = f", line {at}" if at is not None else ""
