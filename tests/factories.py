@@ -8,7 +8,7 @@ import math
 import random
 from typing import Any
 
-from bench.record import PHASES, SPLIT, blank
+from bench.store.record import PHASES, SPLIT, blank
 
 # trainable, [weights, gradients, optimizer, activations, other] in bytes, train and inference samples/s, score, lr
 _METHODS: dict[str, tuple[int, list[int], float, float, float, float]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.record import Record, shown
+from bench.store.record import Record, shown
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,9 +23,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from bench.errors import RequestError
-from bench.record import Record
-from bench.report import Extras
+from bench.core.errors import RequestError
+from bench.report.build import Extras
+from bench.store.record import Record
 
 DEFAULT_PORT = 8321
 _PORTS = 20  # tried one after the other when none was asked for
@@ -67,7 +67,7 @@ class Page:
 
     def html(self) -> tuple[str, bytes]:
         """The state, and the page that shows it."""
-        from bench.report.page import document
+        from bench.report.html.page import document
 
         with self._lock:  # several windows wait for one page rather than each making its own
             state = self.state()

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.backbone import Backbone
-from bench.registry import register_method
+from bench.core.protocols import option
+from bench.core.registry import register_method
+from bench.models.backbone import Backbone
 
 
 class Shifted(nn.Module):

@@ -5,9 +5,9 @@ import dataclasses
 import datasets
 
 from bench import option
-from bench.datasource import Loaded
-from bench.registry import register_task
-from bench.tasks.text import TextTask
+from bench.core.registry import register_task
+from bench.data.hub_datasets import Loaded
+from bench.tasks.text_classification import TextTask
 
 
 @dataclasses.dataclass(frozen=True)

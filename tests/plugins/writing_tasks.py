@@ -4,9 +4,9 @@ import random
 
 import datasets
 
-from bench.datasource import Loaded
-from bench.registry import register_task
-from bench.tasks.prompts import ModellingTask, PromptTask, Source
+from bench.core.registry import register_task
+from bench.data.hub_datasets import Loaded
+from bench.tasks.prompted import ModellingTask, PromptTask, Source
 
 WORDS = ("good", "fine", "bad", "poor", "film", "book", "day", "road")
 

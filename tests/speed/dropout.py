@@ -33,11 +33,13 @@ def measure(fast: bool) -> dict[str, float]:
     """Milliseconds of drawing 32 × 24 × 384 numbers and of a step at batch 32 × 24 tokens of each method."""
     import torch
 
-    from bench import bernoulli, models, options, registry
-    from bench.backbone import trainable
-    from bench.engine import Engine
-    from bench.settings import TrainSettings
-    from bench.trainer import Trainer
+    from bench.core import options, registry
+    from bench.core.train_config import TrainSettings
+    from bench.models import loading
+    from bench.models.backbone import trainable
+    from bench.models.inference import Engine
+    from bench.training import bernoulli
+    from bench.training.trainer import Trainer
 
     if fast:
         bernoulli.install()
@@ -49,7 +51,7 @@ def measure(fast: bool) -> dict[str, float]:
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     for name in METHODS:
         method = options.build(registry.method_entry(name).value, {}, name)
-        module = method.attach(models.load(models.resolve("minilm"), "classification", ("no", "yes"))).train()
+        module = method.attach(loading.load(loading.resolve("minilm"), "classification", ("no", "yes"))).train()
         trainer = Trainer(module, method, TrainSettings(steps=1000), Engine(torch.device("cpu"), "fp32", {}))
 
         def step(trainer: Trainer = trainer) -> None:

@@ -12,17 +12,19 @@ import time
 
 import torch
 
-from bench import bernoulli, heap, models, onednn, options, registry
-from bench.engine import Engine
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+from bench.core import options, registry
+from bench.core.train_config import TrainSettings
+from bench.models import loading
+from bench.models.inference import Engine
+from bench.training import bernoulli, heap, onednn
+from bench.training.trainer import Trainer
 
 
 def trainer(name: str) -> Trainer:
     """A method's trainer on MiniLM."""
     torch.manual_seed(0)
     method = options.build(registry.method_entry(name).value, {}, name)
-    module = method.attach(models.load(models.resolve("minilm"), "classification", ("no", "yes"))).train()
+    module = method.attach(loading.load(loading.resolve("minilm"), "classification", ("no", "yes"))).train()
     return Trainer(module, method, TrainSettings(steps=10_000), Engine(torch.device("cpu"), "fp32", {}))
 
 

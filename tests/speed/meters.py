@@ -31,14 +31,15 @@ import numpy as np
 import torch
 from torch import nn
 
-import bench.trainer
-from bench import models, registry
-from bench.data import Encoded, training_batches
-from bench.emitter import Emitter
-from bench.engine import Engine
-from bench.reference import TIMES, Reference
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+import bench.training.trainer
+from bench.core import registry
+from bench.core.train_config import TrainSettings
+from bench.data.encoding import Encoded, training_batches
+from bench.models import loading
+from bench.models.inference import Engine
+from bench.training.events import Emitter
+from bench.training.reference_workload import TIMES, Reference
+from bench.training.trainer import Trainer
 
 ENGINE = Engine(torch.device("cpu"), "fp32", {"input_ids": 0, "attention_mask": 0})
 ROWS = 3200
@@ -59,7 +60,7 @@ class Subject:
     def __init__(self, model: str, method: str, steps: int) -> None:
         torch.manual_seed(0)
         self.method: Any = registry.method_entry(method).value()
-        self.module: nn.Module = self.method.attach(models.load(models.resolve(model), "classification", ("a", "b")))
+        self.module: nn.Module = self.method.attach(loading.load(loading.resolve(model), "classification", ("a", "b")))
         self.settings, self.data = TrainSettings(steps=steps, batch_size=32), rows()
         reading, self.pipe = os.pipe()
         os.set_blocking(reading, False)
@@ -116,7 +117,7 @@ class _NoReference(Reference):
 def reference_seconds(steps: int) -> float:
     """CPU seconds of all reference work of a run, setting it up included."""
     begun = time.process_time()
-    made = Reference(ENGINE.device, bench.trainer._Clock(ENGINE.device), steps)
+    made = Reference(ENGINE.device, bench.training.trainer._Clock(ENGINE.device), steps)
     for step in range(1, steps + 1):
         made.at(step)
     return time.process_time() - begun
@@ -147,7 +148,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     registry.load()
-    bench.trainer.Reference = _NoReference  # type: ignore[misc]
+    bench.training.trainer.Reference = _NoReference  # type: ignore[misc]
     reference = min(reference_seconds(chosen.steps) for _ in range(3))
     sys.stdout.write(
         "| model | method | bare step, CPU ms | steps a block | meters, % of a step | reference work, CPU s a run | "

@@ -16,7 +16,7 @@ _MEASURE = """
 import json, sys, tracemalloc
 import pyarrow as pa
 from bench import registry, tables
-from bench.api import DataSource
+from bench.core.protocols import DataSource
 registry.load()
 tables._BLOCK, tables._ROWS = 256 << 10, 1000  # arrow may read 32 blocks ahead: 8 MB
 def load(name):

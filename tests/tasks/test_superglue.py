@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import registry
-from bench.api import DataSource, Settles, Splits
+from bench.core import registry
+from bench.core.protocols import DataSource, Settles, Splits
 from bench.tasks import superglue
 from tests.conftest import Bench
 
