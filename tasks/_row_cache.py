@@ -23,7 +23,7 @@ def kept(read: Callable[[], Rows], sources: Sequence[Path], code: Path) -> Rows:
         code: the file that ``read`` is written in; another version of it reads anew.
     """
     from bench.core.environment import cache_folder
-    from bench.store.store import write_atomically
+    from bench.core.files import write_atomically
 
     state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
     key = hashlib.sha256(json.dumps([sys.version, state]).encode() + code.read_bytes()).hexdigest()

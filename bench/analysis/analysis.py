@@ -15,61 +15,13 @@ from typing import Any
 
 from bench.analysis import multiple_testing, paired_tests, power, predictions
 from bench.analysis.across_tasks import Measures, Overall, front, overall
-from bench.analysis.configurations import ALPHA, Configuration, gather, lower_is_better, measures
+from bench.analysis.configurations import ALPHA, Configuration, Group, Pair, gather, lower_is_better, measures
 from bench.core import formatting
 from bench.core.errors import RequestError, unknown
-from bench.store.record import Record, differing, groups, labels, told
+from bench.store.labels import differing, groups, labels, told
+from bench.store.record import Record
 
 MOST_PAIRED = 40  # configurations of one task and model, best first: 780 pairs
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two configurations, the one with the better score first.
-
-    Attributes:
-        comparison: first minus second; None where they cannot be compared, and ``reason`` says why.
-        p_holm: corrected over all pairs of the task and model.
-        different: whether p_holm is at most alpha.
-        p_baseline: corrected over the comparisons with the baseline alone; None when neither is the baseline.
-        settling: what would settle it; None where it is settled or cannot be compared.
-    """
-
-    first: str
-    second: str
-    comparison: paired_tests.Comparison | None
-    reason: str = ""
-    p_holm: float | None = None
-    different: bool = False
-    p_baseline: float | None = None
-    settling: power.Settling | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """One task on one model: configurations best first, and their pairs."""
-
-    task: str
-    model: str
-    score: str | None
-    higher_is_better: bool
-    configurations: tuple[Configuration, ...]
-    pairs: tuple[Pair, ...]
-    front: tuple[str, ...]
-    baseline: str | None
-    notes: tuple[str, ...]
-
-    def tied(self, label: str) -> list[str]:
-        """The configurations that were compared with this one and not told apart from it, best first."""
-        return [
-            pair.second if pair.first == label else pair.first
-            for pair in self.pairs
-            if label in (pair.first, pair.second) and pair.comparison is not None and not pair.different
-        ]
-
-    def pair(self, one: str, other: str) -> Pair | None:
-        """The pair of two labels, in whichever order."""
-        return next((pair for pair in self.pairs if {pair.first, pair.second} == {one, other}), None)
 
 
 @dataclass(frozen=True)

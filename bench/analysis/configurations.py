@@ -1,6 +1,6 @@
 """Runs gathered by configuration: one score over the seeds, what its interval covers, and its predictions.
 
-A configuration is what ``bench.store.record.labels`` calls by one name: a method with its options, over seeds.
+A configuration is what ``bench.store.labels.labels`` calls by one name: a method with its options, over seeds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.analysis import paired_tests, predictions, variance
+from bench.analysis import paired_tests, power, predictions, variance
 from bench.analysis import samples as scores
 from bench.analysis.across_tasks import Measures
 from bench.analysis.averaging import averaged
@@ -169,3 +169,52 @@ def measures(configuration: Configuration) -> Measures:
         record["speed"]["train_samples_per_second"],
         record["parameters"]["trainable"],
     )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two configurations, the one with the better score first.
+
+    Attributes:
+        comparison: first minus second; None where they cannot be compared, and ``reason`` says why.
+        p_holm: corrected over all pairs of the task and model.
+        different: whether p_holm is at most alpha.
+        p_baseline: corrected over the comparisons with the baseline alone; None when neither is the baseline.
+        settling: what would settle it; None where it is settled or cannot be compared.
+    """
+
+    first: str
+    second: str
+    comparison: paired_tests.Comparison | None
+    reason: str = ""
+    p_holm: float | None = None
+    different: bool = False
+    p_baseline: float | None = None
+    settling: power.Settling | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One task on one model: configurations best first, and their pairs."""
+
+    task: str
+    model: str
+    score: str | None
+    higher_is_better: bool
+    configurations: tuple[Configuration, ...]
+    pairs: tuple[Pair, ...]
+    front: tuple[str, ...]
+    baseline: str | None
+    notes: tuple[str, ...]
+
+    def tied(self, label: str) -> list[str]:
+        """The configurations that were compared with this one and not told apart from it, best first."""
+        return [
+            pair.second if pair.first == label else pair.first
+            for pair in self.pairs
+            if label in (pair.first, pair.second) and pair.comparison is not None and not pair.different
+        ]
+
+    def pair(self, one: str, other: str) -> Pair | None:
+        """The pair of two labels, in whichever order."""
+        return next((pair for pair in self.pairs if {pair.first, pair.second} == {one, other}), None)

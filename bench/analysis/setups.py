@@ -11,8 +11,7 @@ from bench.analysis.measures import PEAK, Measure
 from bench.store.record import Record, failed_checks, main_value, scored
 
 if TYPE_CHECKING:
-    from bench.analysis.analysis import Group
-    from bench.analysis.configurations import Configuration
+    from bench.analysis.configurations import Configuration, Group
 
 
 @dataclasses.dataclass(frozen=True)

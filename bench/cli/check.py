@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.core.errors import RequestError
+from bench.core.files import write_output
 from bench.store.matching import match
 from bench.store.record import Record
-from bench.store.store import Store, write_output
+from bench.store.store import Store
 
 _T = TypeVar("_T")
 

@@ -17,7 +17,7 @@ from bench.core.protocols import DataSource, Mergeable, Task
 from bench.core.train_config import TrainSettings
 from bench.models import loading
 from bench.report.html.method_pages import About, OptionFact
-from bench.store.record import shown
+from bench.store.labels import shown
 
 
 def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.cli import describe
 from bench.core.environment import cache_folder
-from bench.store.store import write_atomically
+from bench.core.files import write_atomically
 
 
 def rows(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:

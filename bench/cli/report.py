@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.core.errors import RequestError, unknown
-from bench.report.build import Extras
+from bench.report.inputs import Extras
 from bench.store.record import Record
 from bench.store.store import Store
 
@@ -117,7 +117,7 @@ def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]
 
 
 def _table(written: str, to: Path | None) -> None:
-    from bench.store.store import write_output
+    from bench.core.files import write_output
 
     if to is None:
         sys.stdout.write(written)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.protocols import Batch
-from bench.data.encoding import Rows, evaluation_batches, to_device
+from bench.data.encoding import Rows, to_device
+from bench.data.sampling import evaluation_batches
 from bench.models import compile
 
 _LATENCY_WARMUP, _LATENCY_RUNS = 5, 30

@@ -48,7 +48,7 @@ def card(record: Record) -> dict[str, Any]:
 
 def write(folder: Path, record: Record) -> Path:
     """Write a record's card beside its weights; returns the file's path."""
-    from bench.store.store import write_atomically
+    from bench.core.files import write_atomically
 
     path = folder / CARD
     folder.mkdir(parents=True, exist_ok=True)

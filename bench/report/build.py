@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
-from bench.report.html.method_pages import About
+from bench.report.inputs import Extras
 from bench.store.record import Record
-
-
-@dataclasses.dataclass(frozen=True)
-class Extras:
-    """What a report shows beyond the records.
-
-    Attributes:
-        title: the heading; without one, the tasks and models are named.
-        folder: the store's, for the predictions that methods are compared by; without it nothing is paired.
-        about: explanations of methods by name (``bench.cli.describe.about``); a method without one is described by its
-            records.
-        live: the state of the folder that a served page shows, and looks for changes of; None in a file.
-    """
-
-    title: str | None = None
-    folder: Path | None = None
-    about: Mapping[str, About] = dataclasses.field(default_factory=dict)
-    live: str | None = None
 
 
 def build(records: list[Record], out: Path, extras: Extras | None = None) -> Path:
@@ -43,8 +23,8 @@ def build(records: list[Record], out: Path, extras: Extras | None = None) -> Pat
         OSError: when the file cannot be written.
         RequestError: when it is the record of a run.
     """
+    from bench.core.files import write_output
     from bench.report.html.page import document
-    from bench.store.store import write_output
 
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
+from bench.core.files import write_atomically
 from bench.report import published
 from bench.report.html import chart_heatmap
 from bench.report.html.assets import asset
 from bench.report.html.chart_base import Chart, scenes
 from bench.report.html.chart_list import charts
 from bench.store.record import Record
-from bench.store.store import write_atomically
 
 _WIDTH = {False: 640, True: 1080}
 _SCALE = 2  # pixels per point of a PNG

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.store.record import Record, shown
+from bench.store.labels import shown
+from bench.store.record import Record
 
 
 @dataclasses.dataclass(frozen=True)

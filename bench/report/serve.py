@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from bench.core.errors import RequestError
-from bench.report.build import Extras
+from bench.report.inputs import Extras
 from bench.store.record import Record
 
 DEFAULT_PORT = 8321

@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.store.record import Record, ground, groups, labels, model_title, shown
+from bench.store.labels import groups, labels, model_title, shown
+from bench.store.record import Record, ground
 
 _LEFT_OUT = {"device"}  # settings of the trainer that say where, not what
 

@@ -10,17 +10,14 @@ import functools
 import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 
-from bench.core.train_config import LATER
 from bench.store import validation
 
 SCHEMA = 1
-_MOST_CHOSEN = 8  # tuned values that a sentence names
 
 Record = dict[str, Any]
 
@@ -191,26 +188,6 @@ def scored(record: Mapping[str, Any]) -> bool:
     return record["status"] == "ok" and main_value(record) is not None
 
 
-def tuned(records: Iterable[Mapping[str, Any]]) -> str | None:
-    """One sentence on how runs were tuned ("best of 6"), with those that were not; None when none was."""
-    found = list(records)
-    options = {name for record in found for name in (record["spec"].get("tuning") or {}).get("options", ())}
-    if not options:
-        return None
-    budgets = sorted({record["spec"]["tuning"]["trials"] for record in found if record["spec"].get("tuning")})
-    plain = sorted({record["spec"]["method"]["name"] for record in found if not record["spec"].get("tuning")})
-    words = ["learning rate" if name == "lr" else name for name in sorted(options)]
-    said = f"Tuned: {', '.join(words)} is the best of {' or '.join(map(str, budgets))} on the dev split"
-    said += ", the same number for every configuration" if len(budgets) == 1 else ", not the same number for all"
-    said += f"; not tuned: {', '.join(plain)}." if plain else "."
-    chosen = dict.fromkeys(
-        f"{record['spec']['method']['name']} {' '.join(f'{key}={shown(value)}' for key, value in values.items())}"
-        for record in found
-        if (values := (record.get("tuning") or {}).get("chosen"))
-    )
-    return said + (f" Chosen: {', '.join(chosen)}." if chosen and len(chosen) <= _MOST_CHOSEN else "")
-
-
 def is_trial(spec: Mapping[str, Any]) -> bool:
     """Whether a run is a trial: it does not see the validation split."""
     return (spec.get("tuning") or {}).get("trial") is not None
@@ -227,16 +204,6 @@ def in_company(record: Mapping[str, Any]) -> bool:
     return bool((there.get("workers") or 1) > 1 or there.get("gpu_shared"))
 
 
-def group(record: Mapping[str, Any]) -> tuple[str, str]:
-    """What may be compared: runs of one task on one model, as (task, model)."""
-    return record["spec"]["task"]["name"], model_title(record["spec"]["model"])
-
-
-def model_title(model: Mapping[str, Any]) -> str:
-    """What to call a specification's model: its name, and how it is quantised."""
-    return " ".join(str(model[part]) for part in ("name", "quantize") if model.get(part))
-
-
 def ground(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a run's score rests on beside its settings: fingerprints of data and weights, code of method and task.
 
@@ -246,95 +213,4 @@ def ground(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     return (spec["task"].get("fingerprint"), spec["model"].get("fingerprint"), code.get("method"), code.get("task"))
 
 
-def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """``data`` and ``model weights`` → their different fingerprints, where runs that are compared have several."""
-    specs = [record["spec"] for record in records]
-    found = {
-        what: sorted({spec[part]["fingerprint"] for spec in specs} - {None})
-        for part, what in (("task", "data"), ("model", "model weights"))
-    }
-    return {what: prints for what, prints in found.items() if len(prints) > 1}
-
-
-def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The records of every (task, model), by name; a task with several configurations is several tasks, whose names
-    say what tells them apart ("glue/sst2 form=words")."""
-    options: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    records = list(records)
-    for record in records:
-        options[group(record)[0]].append(record["spec"]["task"].get("options", {}))
-    apart = {name: differing(settings) for name, settings in options.items()}
-    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        name, model = group(record)
-        there = record["spec"]["task"].get("options", {})
-        parts = (f"{key}={shown(there.get(key))}" for key in apart[name])
-        found[" ".join([name, *parts]), model].append(record)
-    return dict(sorted(found.items()))
-
-
-def ranked(records: Iterable[Record]) -> list[Record]:
-    """The records of one group, best score first in the score's direction, and what has no valid score last."""
-
-    def key(record: Record) -> tuple[bool, float, str, int]:
-        value = main_value(record)
-        sign = 1.0 if record["higher_is_better"] is False else -1.0
-        spec = record["spec"]
-        return not scored(record), 0.0 if value is None else sign * value, spec["method"]["name"], spec["seed"]
-
-    return sorted(records, key=key)
-
-
-def labels(records: Sequence[Record]) -> dict[str, str]:
-    """What to call each run: its method, and where the method has several configurations what tells them apart.
-
-    Hyper-parameters are compared over all records of a method ("lora rank=8"), settings of the trainer over
-    those of the same task and model ("lora steps=100"). Seeds are not part of a label, and neither are the values
-    that tuning chose ("lora lr=tuned", where others were not tuned).
-
-    Returns:
-        Label by run id.
-    """
-    options: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    for record in records:
-        spec = record["spec"]
-        name = spec["method"]["name"]
-        options[name].append(told(spec, "method"))
-        options[(name, *group(record))].append(told(spec, "train"))
-    apart = {key: differing(settings) for key, settings in options.items()}
-    found = {}
-    for record in records:
-        spec = record["spec"]
-        name = spec["method"]["name"]
-        parts = {key: told(spec, "method").get(key) for key in apart[name]}
-        for key in apart[(name, *group(record))]:
-            if key in spec["train"] or key not in LATER:
-                parts.setdefault(key, told(spec, "train").get(key))
-        found[record["run_id"]] = " ".join([name, *(f"{key}={shown(value)}" for key, value in parts.items())])
-    return found
-
-
-def told(spec: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """A part of a specification with ``tuned`` for what was tuned: its value follows from the search."""
-    tuned = (spec.get("tuning") or {}).get("options", ())
-    return {key: "tuned" if key in tuned else value for key, value in spec[part].items()}
-
-
-def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names whose values are not the same in all of the settings."""
-    names = dict.fromkeys(name for setting in settings for name in setting)
-    return [name for name in names if len({repr(setting.get(name)) for setting in settings}) > 1]
-
-
-def shown(value: Any) -> str:
-    """An option's value as ``--set`` takes it: true, none, 0.001, query,value."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "none"
-    if isinstance(value, float):
-        short = f"{value:.6g}"
-        return short if float(short) == value else repr(value)
-    if isinstance(value, list | tuple):
-        return ",".join(map(shown, value))
-    return str(value)
+PASS = "pass"

@@ -13,7 +13,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
+from bench.core.files import _RUN_ID, write_atomically
 from bench.core.quiet import uncollected
 from bench.store.record import SCHEMA, Record, problems
 
-_RUN_ID = re.compile(r"[0-9a-f]{16}")
 _DAY_SECONDS = 86_400
 # A waiter holds the lock for microseconds while it looks: trying again keeps that from reading as a claim.
 _CLAIM_TRIES = 5
@@ -243,50 +242,6 @@ class Store:
             with contextlib.suppress(OSError):  # another process may sweep too, or the disk may be read-only
                 if time.time() - leftover.stat().st_mtime > _DAY_SECONDS:
                     leftover.unlink()
-
-
-def write_output(path: Path, data: bytes) -> None:
-    """Write a file that a person named: a link's target, into a pipe or device, else whole or not at all.
-
-    Raises:
-        RequestError: when it is the record of a run, which nothing but a run may replace.
-        OSError: when it cannot be written.
-    """
-    if path.parent.name == "runs" and path.suffix == ".json" and _RUN_ID.fullmatch(path.stem):
-        raise RequestError(f"{path} is the record of a run; choose another file to write to.")
-    place = path.resolve() if path.is_symlink() else path
-    if place.exists() and not place.is_file() and not place.is_dir():
-        with place.open("wb") as file:
-            file.write(data)
-        return
-    write_atomically(place, data)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one in its folder, so that it is there whole or as it was before.
-
-    Raises:
-        OSError: when the disk does not take it.
-    """
-    try:
-        _write_and_rename(path, data)
-    except FileNotFoundError:
-        if not path.parent.is_dir():
-            raise
-        _write_and_rename(path, data)  # another process swept the temporary file up: its clock is a day ahead
-
-
-def _write_and_rename(path: Path, data: bytes) -> None:
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there only when the disk, or Ctrl-C, stopped us half-way
 
 
 def _locked(descriptor: int, how: int) -> bool:

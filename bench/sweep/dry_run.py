@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.store.record import Record, shown
+from bench.store.labels import shown
+from bench.store.record import Record
 from bench.sweep import eta
 from bench.sweep.progress import title
 from bench.sweep.scheduler import Sweep
-from bench.sweep.tuning import Group
+from bench.sweep.tuning_group import Group
 
 
 def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:

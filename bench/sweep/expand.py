@@ -16,7 +16,7 @@ from bench.core.environment import versions
 from bench.core.errors import RequestError, unknown
 from bench.core.protocols import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
 from bench.core.train_config import LATER, TrainSettings
-from bench.data.encoding import groups_of, hold_out, steps_of
+from bench.data.sampling import groups_of, hold_out, steps_of
 from bench.models import loading as models
 from bench.models import quantization
 from bench.models.loading import Loading

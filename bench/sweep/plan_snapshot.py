@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.environment import versions
-from bench.store.store import write_atomically
+from bench.core.files import write_atomically
 
 if TYPE_CHECKING:
     from bench.sweep.expand import RunSpec
-    from bench.sweep.tuning import Group
+    from bench.sweep.tuning_group import Group
 
 SCHEMA = 1
 _NOT_ASKED = ("act", "parser", "quiet", "json", "dry_run")  # they change nothing that is run

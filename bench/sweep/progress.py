@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -153,3 +153,15 @@ def _step(message: dict[str, Any]) -> str:
 def _left(message: dict[str, Any]) -> str:
     seconds = message["seconds"] / message["step"] * (message["steps"] - message["step"])
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+class Watcher(Protocol):
+    """What shows a sweep's progress to a person."""
+
+    def started(self, run_id: str, spec: dict[str, Any]) -> None: ...
+
+    def event(self, run_id: str, message: dict[str, Any]) -> None: ...
+
+    def finished(self, record: Record) -> None: ...
+
+    def stopping(self) -> None: ...

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import signal
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 from bench.core.errors import RequestError
 from bench.store.record import Record, blank, is_trial, pruned
@@ -17,24 +15,14 @@ from bench.store.store import Store
 from bench.sweep.executors.base import Executor, RunsTogether, WorkerDied
 from bench.sweep.expand import RunSpec
 from bench.sweep.grouping import bundled
+from bench.sweep.interrupts import Interrupts
+from bench.sweep.progress import Watcher
 from bench.sweep.tuning import Tuner
 from bench.training.checks import seeds_differ
 from bench.training.job import Job
 
 _POLL_SECONDS = 0.5  # how long Ctrl-C may wait to be noticed
 _AGAIN = ("interrupted",)  # statuses that count as not done
-
-
-class Watcher(Protocol):
-    """What shows a sweep's progress to a person."""
-
-    def started(self, run_id: str, spec: dict[str, Any]) -> None: ...
-
-    def event(self, run_id: str, message: dict[str, Any]) -> None: ...
-
-    def finished(self, record: Record) -> None: ...
-
-    def stopping(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -294,34 +282,6 @@ class Sweep:
                 self._of(spec).write(self._lost(run_id, "stopped by the user; the same command starts it again"))
         self.active.clear()
         self._bundle.clear()
-
-
-class Interrupts:
-    """Counts Ctrl-C while it is open: the first is only noted, the second raises KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._told = 0
-        self._before: Any = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Ctrl-C is not ours to handle
-            self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def news(self) -> bool:
-        """Whether there was one since the last question."""
-        told, self._told = self._told, self.count
-        return self._told > told
-
-    def _note(self, *_: object) -> None:
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
 
 
 def _but_seed(spec: dict[str, Any]) -> dict[str, Any]:

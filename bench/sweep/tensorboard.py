@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.core.errors import RequestError
 from bench.store.record import Record
-from bench.sweep.scheduler import Watcher
+from bench.sweep.progress import Watcher
 
 
 class TensorBoard:

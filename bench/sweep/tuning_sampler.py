@@ -12,7 +12,7 @@ from bench.store.record import Record, pruned
 if TYPE_CHECKING:
     import optuna
 
-    from bench.sweep.tuning import Group
+    from bench.sweep.tuning_group import Group
 
 
 def sample(group: Group, number: int) -> dict[str, Any]:

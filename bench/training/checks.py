@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.backbone import trainable
-
-PASS = "pass"
+from bench.store.record import PASS
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -77,33 +75,6 @@ def count_matches(counted: int, expected: int | None) -> str:
     if expected is None:
         return "skip: the method states no formula"
     return PASS if counted == expected else f"fail: {counted:,} trainable parameters, the formula gives {expected:,}"
-
-
-def beats_majority(predictions: Sequence[Any], references: Sequence[Any], kind: str) -> str:
-    """A classifier must be right more often than always answering the commonest class; a regressor must do better
-    than always answering the mean (mean squared error)."""
-    if kind == "regression":
-        guess = float(np.mean(references))
-        error = float(np.mean((np.asarray(predictions) - np.asarray(references)) ** 2))
-        base = float(np.mean((guess - np.asarray(references)) ** 2))
-        return PASS if error < base else f"fail: mean squared error {error:.4g}, of the mean {base:.4g}"
-    if len(set(references)) == 1:
-        return "skip: all scored examples are of one class"
-    common = Counter(references).most_common(1)[0][1] / len(references)
-    right = float(np.mean(np.asarray(predictions) == np.asarray(references)))
-    return PASS if right > common else f"fail: accuracy {right:.4f}, of the majority class {common:.4f}"
-
-
-def beats_untrained(before: np.ndarray[Any, Any] | None, after: np.ndarray[Any, Any]) -> str:
-    """A language model must find the same held-out tokens likelier than before training.
-
-    Args:
-        before, after: log-probabilities of the tokens, (tokens,); before is None where nothing was trained.
-    """
-    if before is None:
-        return "skip: it came trained"
-    old, new = -float(np.mean(before)), -float(np.mean(after))
-    return PASS if new < old else f"fail: loss {new:.4f} a token, untrained {old:.4f}"
 
 
 def seeds_differ(trained_sha256: str | None, others: Mapping[int, str | None]) -> str:

@@ -28,6 +28,7 @@ from bench.models import loading as models
 from bench.models.backbone import Backbone, count, recompute_activations, trainable
 from bench.models.checkpoint import load_state, original_tensors, save_state, saved_state
 from bench.models.inference import Engine, padding_of
+from bench.store import record
 from bench.store.predictions import write_predictions
 from bench.store.record import blank
 from bench.tasks.formulations import select
@@ -329,7 +330,7 @@ class Run:
         self.record |= {"main_score": self.task.main_score, "higher_is_better": self.task.higher_is_better}
         if self.member is None:
             self.record["speed"] |= {**shared_run.speeds(fit), "train_seconds": fit.train_seconds}
-        self.record["checks"]["loss finite"] = checks.PASS if fit.diverged is None else f"fail: at step {fit.diverged}"
+        self.record["checks"]["loss finite"] = record.PASS if fit.diverged is None else f"fail: at step {fit.diverged}"
         return fit
 
     # -- scoring --------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from itertools import islice
 
 from bench.core.protocols import Batch
 from bench.core.train_config import TrainSettings
-from bench.data.encoding import Rows, evaluation_batches, training_batches
+from bench.data.encoding import Rows
+from bench.data.sampling import evaluation_batches, training_batches
 from bench.models.inference import Engine
 
 

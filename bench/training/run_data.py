@@ -14,7 +14,8 @@ from bench.core import task_options
 from bench.core.errors import RequestError
 from bench.core.protocols import DataSource, Settles, Task
 from bench.core.train_config import TrainSettings
-from bench.data.encoding import Rows, groups_of, hold_out, subsample
+from bench.data.encoding import Rows
+from bench.data.sampling import groups_of, hold_out, subsample
 from bench.tasks.formulations.base import Form
 from bench.training.job import Job
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from bench.core.protocols import Settles, Task
 from bench.data.encoding import Rows
+from bench.tasks.formulations import learning_checks
 from bench.tasks.formulations.base import Outcome, Seat
 from bench.tasks.formulations.prompt_batches import Array
 from bench.tasks.metrics import compute
-from bench.training import checks
 
 
 @dataclass(frozen=True)
@@ -99,4 +99,4 @@ def beats_majority(task: Task, outcome: Outcome) -> tuple[str, str]:
     predictions, references = outcome.columns["prediction"], outcome.columns["reference"]
     if not all(isinstance(value, int | float) for value in references):  # marks or texts: no class is the commonest
         predictions, references = outcome.by_row
-    return "beats majority", checks.beats_majority(predictions, references, task.kind)
+    return "beats majority", learning_checks.beats_majority(predictions, references, task.kind)

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from bench.tasks.formulations import decoding, likelihood
+from bench.tasks.formulations import decoding, learning_checks, likelihood
 from bench.tasks.formulations.base import Outcome, Seat
 from bench.tasks.formulations.prompt_batches import Array, Pairs, Ragged
 from bench.tasks.formulations.prompt_template import Template, Words
 from bench.tasks.metrics import compute
-from bench.training import checks
 
 _ENCODE_ROWS = 2000
 LOSS = "loss"
@@ -104,4 +103,4 @@ class Answer:
         return self._write(module, rows)[1]
 
     def beats(self, before: Array | None, after: Array, outcome: Outcome) -> tuple[str, str]:
-        return "beats untrained", checks.beats_untrained(before, after)
+        return "beats untrained", learning_checks.beats_untrained(before, after)

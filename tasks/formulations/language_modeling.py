@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from bench.tasks.formulations import likelihood
+from bench.tasks.formulations import learning_checks, likelihood
 from bench.tasks.formulations.base import Outcome, Seat
 from bench.tasks.formulations.prompt_batches import Array, Pairs, Ragged
 from bench.tasks.formulations.prompt_template import Words
-from bench.training import checks
 
 _ENCODE_ROWS = 2000
 LOSS = "loss"
@@ -82,7 +81,7 @@ class LanguageModelling:
         return likelihood.losses(self.seat.engine, module, rows, self._size)[2]
 
     def beats(self, before: Array | None, after: Array, outcome: Outcome) -> tuple[str, str]:
-        return "beats untrained", checks.beats_untrained(before, after)
+        return "beats untrained", learning_checks.beats_untrained(before, after)
 
 
 def split(ids: list[int], length: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from bench.core import registry, task_options
 from bench.core.errors import RequestError
 from bench.core.protocols import DataSource
 from bench.report.html.reproduce_command import reproduce
-from bench.store.record import groups
+from bench.store.labels import groups
 from bench.sweep import expand as specs
 from tests.conftest import Bench
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.encoding import Encoded, encode, evaluation_batches, hold_out, steps_of, subsample, training_batches
+from bench.data.encoding import Encoded, encode
+from bench.data.sampling import evaluation_batches, hold_out, steps_of, subsample, training_batches
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 1000)
 
@@ -81,7 +82,7 @@ def test_groups_are_held_out_and_drawn_whole() -> None:
 def test_methods_of_one_class_are_not_in_train_and_dev() -> None:
     from bench.core import registry
     from bench.core.protocols import DataSource
-    from bench.data.encoding import groups_of
+    from bench.data.sampling import groups_of
 
     registry.load()
     splits = registry.task_entry("demo/docstrings").value.load(DataSource())

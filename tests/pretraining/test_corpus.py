@@ -12,7 +12,7 @@ import pytest
 
 import bench
 from bench.core.train_config import TrainSettings
-from bench.data.encoding import hold_out
+from bench.data.sampling import hold_out
 from bench.pretraining import corpus
 from bench.tasks import docstrings
 

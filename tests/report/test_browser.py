@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from bench.report import serve
-from bench.report.build import Extras, build
+from bench.report.build import build
+from bench.report.inputs import Extras
 from bench.store.store import Store
 from tests import factories
 from tests.report.html.test_page import HOSTILE, hostile_records

@@ -13,7 +13,7 @@ import pytest
 
 from bench.core.errors import RequestError
 from bench.report import serve
-from bench.report.build import Extras
+from bench.report.inputs import Extras
 from bench.store.store import Store
 from tests import factories
 

@@ -34,7 +34,8 @@ from torch import nn
 import bench.training.trainer
 from bench.core import registry
 from bench.core.train_config import TrainSettings
-from bench.data.encoding import Encoded, training_batches
+from bench.data.encoding import Encoded
+from bench.data.sampling import training_batches
 from bench.models import loading
 from bench.models.inference import Engine
 from bench.training.events import Emitter

@@ -17,7 +17,8 @@ import numpy as np
 
 from bench.core import registry
 from bench.core.protocols import DataSource
-from bench.data.encoding import encode, training_batches
+from bench.data.encoding import encode
+from bench.data.sampling import training_batches
 from bench.models import loading
 
 BATCH = 32

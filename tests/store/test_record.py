@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 
 from bench.store import record as records
-from bench.store.record import blank, labels, main_value, problems, ranked
+from bench.store.labels import labels, ranked
+from bench.store.record import blank, main_value, problems
 from tests import factories
 
 VALIDATOR = jsonschema.Draft202012Validator(records.schema())

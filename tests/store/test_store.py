@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import RequestError
-from bench.store.store import Store, write_output
+from bench.core.files import write_output
+from bench.store.store import Store
 from tests import factories
 
 RUN = "0123456789abcdef"

@@ -79,8 +79,8 @@ def test_tensorboard_gets_every_point_of_the_curve(bench_here: Bench, tiny_model
 def test_speeds_measured_in_company_are_marked() -> None:
     from rich.console import Console
 
-    from bench.report.build import Extras
     from bench.report.html.page import document
+    from bench.report.inputs import Extras
     from bench.report.terminal.comparison_table import render
 
     alone, shared = factories.record("lora"), factories.record("lst")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.core.errors import RequestError
-from bench.store.record import labels, tuned
+from bench.store.labels import labels, tuned
 from bench.store.store import Store
 from bench.sweep import expand, tuning
 from bench.sweep.progress import Silent
@@ -315,9 +315,9 @@ def _tuned(method: str, seed: int, lr: float) -> dict[str, Any]:
 
 
 def test_the_report_shows_trials_and_says_best_of_how_many() -> None:
-    from bench.report.build import Extras
     from bench.report.html.chart_learning_rate import chart
     from bench.report.html.page import document
+    from bench.report.inputs import Extras
 
     records = [_tuned("lora", 0, 1e-3), _tuned("lora", 1, 1e-3), _tuned("lst", 0, 2e-3)]
     assert set(labels(records).values()) == {"lora", "lst"}, "values that were tuned tell no configurations apart"

@@ -18,7 +18,7 @@ import pytest
 from bench.core import registry, task_options
 from bench.core.errors import RequestError
 from bench.core.protocols import DataSource, Splits
-from bench.data.encoding import groups_of, hold_out
+from bench.data.sampling import groups_of, hold_out
 from bench.store.record import schema
 from bench.tasks.custom import OwnTask
 from tests import writers, zoo

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from bench.analysis.setups import Setup, setups
 from bench.core import formatting
 from bench.report.html.escape import plot
-from bench.store.record import Record, groups, labels, ranked
+from bench.store.labels import groups, labels, ranked
+from bench.store.record import Record
 
 if TYPE_CHECKING:
-    from bench.analysis.analysis import Analysis, Group
+    from bench.analysis.analysis import Analysis
+    from bench.analysis.configurations import Group
 
 INKS = 8
 MOST_LABELS = 8  # more points or lines than this are named by a legend instead of beside them

@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bench.report.html.escape import text
-from bench.store.record import Record, shown
+from bench.store.labels import shown
+from bench.store.record import Record
 
 _MOST_VALUES = 8
 

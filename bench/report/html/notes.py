@@ -9,7 +9,8 @@ from bench.analysis.configurations import BOTH, EXAMPLES
 from bench.analysis.setups import Setup
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
-from bench.store.record import Record, failed_checks, in_company, mixed, scored, shown, tuned
+from bench.store.labels import mixed, shown, tuned
+from bench.store.record import Record, failed_checks, in_company, scored
 
 # Facts about a machine that differ between any two runs and say nothing about whether they compare.
 _FLEETING = ("hostname", "pid", "time", "date", "free", "available", "load", "temperature", "busy", "uptime")

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.report import published
-from bench.report.build import Extras
 from bench.report.html import (
     across_tasks,
     budget_picker,
@@ -27,6 +26,7 @@ from bench.report.html.layout import Carried, page
 from bench.report.html.run_details import details
 from bench.report.html.summary import answer
 from bench.report.html.table import table
+from bench.report.inputs import Extras
 from bench.store.record import Record
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import formatting
+from bench.core.files import write_output
 from bench.planner.suggestions import sentence
 from bench.report.html.assets import asset, joined
 from bench.report.html.escape import plot, text
 from bench.report.html.layout import Carried, page
 from bench.report.terminal.plan_table import assumptions, notes
 from bench.store.record import SPLIT
-from bench.store.store import write_output
 
 Row = dict[str, Any]
 _LONGEST_LABEL = 26

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.analysis.analysis import Group, Pair
+from bench.analysis.configurations import Group, Pair
 from bench.core import formatting
 
 _MOST = 5

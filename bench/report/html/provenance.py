@@ -9,7 +9,8 @@ from typing import Any
 
 from bench.report.html.escape import text
 from bench.report.html.notes import common, environments
-from bench.store.record import Record, shown
+from bench.store.labels import shown
+from bench.store.record import Record
 
 _MOST = 12
 

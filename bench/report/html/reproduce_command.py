@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.store.record import shown
+from bench.store.labels import shown
 
 # Settings of the trainer that have a flag of their own.
 _FLAGS = (

@@ -13,7 +13,8 @@ from bench.report.html.chart_learning_rate import trials
 from bench.report.html.escape import text
 from bench.report.html.notes import common
 from bench.report.html.reproduce_command import own_part, reproduce, training
-from bench.store.record import PHASES, Record, main_value, scored, shown
+from bench.store.labels import shown
+from bench.store.record import PHASES, Record, main_value, scored
 
 _MANY_COMMANDS = 100
 _LONGEST_ERROR = 4_000  # characters, from the end, where the reason stands; the record has all of it

@@ -7,21 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.core import formatting
-from bench.store.record import (
-    SPLIT,
-    Record,
-    failed_checks,
-    groups,
-    in_company,
-    labels,
-    main_value,
-    mixed,
-    model_title,
-    ranked,
-    scored,
-    tuned,
-    without_weights,
-)
+from bench.store.labels import groups, labels, mixed, model_title, ranked, tuned
+from bench.store.record import SPLIT, Record, failed_checks, in_company, main_value, scored, without_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from bench.analysis.analysis import Analysis, Group
-    from bench.analysis.configurations import Configuration
+    from bench.analysis.analysis import Analysis
+    from bench.analysis.configurations import Configuration, Group
 
 # Column of the frame → where it stands in the record; units are in the names.
 _MEASURES = {

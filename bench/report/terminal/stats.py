@@ -7,8 +7,8 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import pscp
-from bench.analysis.analysis import Analysis, Group, Pair, Summary, over_tasks, rows
-from bench.analysis.configurations import Configuration
+from bench.analysis.analysis import Analysis, Summary, over_tasks, rows
+from bench.analysis.configurations import Configuration, Group, Pair
 from bench.core import formatting
 from bench.store.record import Record, main_value
 

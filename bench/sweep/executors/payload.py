@@ -66,7 +66,7 @@ def _files(folder: Path, pattern: str) -> Files:
 
 def unpack(job: Job, predictions: Files, adapter: Files) -> None:
     """Write what a run brought back to where the job wanted it."""
-    from bench.store.store import write_atomically
+    from bench.core.files import write_atomically
 
     for target, files in ((Path(job.predictions).parent, predictions), (Path(job.adapter or ""), adapter)):
         for name, data in files.items():

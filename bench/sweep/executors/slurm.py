@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.core.errors import RequestError
+from bench.core.files import write_atomically
 from bench.store.record import Record
-from bench.store.store import write_atomically
 from bench.sweep.executors import payload
 from bench.sweep.executors.resources import needs
 from bench.training.job import Job

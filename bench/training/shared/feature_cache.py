@@ -24,7 +24,8 @@ from bench.core.environment import cache_folder, versions
 from bench.core.errors import RequestError
 from bench.core.protocols import Batch
 from bench.core.train_config import TrainSettings
-from bench.data.encoding import Rows, evaluation_batches
+from bench.data.encoding import Rows
+from bench.data.sampling import evaluation_batches
 from bench.models.frozen_backbone import Reading, Reads, Recalls, cannot_recall, readers
 from bench.models.inference import Engine
 from bench.tasks.formulations import select

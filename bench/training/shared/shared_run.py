@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.data.encoding import Rows, evaluation_batches
+from bench.data.encoding import Rows
+from bench.data.sampling import evaluation_batches
 from bench.models.frozen_backbone import readers
 from bench.tasks.formulations.base import Form
 from bench.training.checks import digests

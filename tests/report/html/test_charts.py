@@ -7,7 +7,7 @@ import pytest
 from bench.report.html.chart_curves import thinned
 from bench.report.html.chart_list import charts
 from bench.report.html.chart_pareto import front
-from bench.store.record import ranked
+from bench.store.labels import ranked
 from tests import factories
 from tests.report.pages import report, scene
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from bench.report.build import Extras
 from bench.report.html.notes import rests_on, warnings
 from bench.report.html.summary import answer
-from bench.store.record import ranked
+from bench.report.inputs import Extras
+from bench.store.labels import ranked
 from tests import factories
 from tests.report.pages import report, scene, stored
 

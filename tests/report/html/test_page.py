@@ -10,10 +10,11 @@ import time
 import pytest
 from plotly.offline import get_plotlyjs
 
-from bench.report.build import Extras, build
+from bench.report.build import build
 from bench.report.html.method_pages import About, OptionFact
 from bench.report.html.reproduce_command import reproduce
-from bench.store.record import labels
+from bench.report.inputs import Extras
+from bench.store.labels import labels
 from tests import factories
 from tests.report.pages import own, report
 
