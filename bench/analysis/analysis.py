@@ -18,7 +18,7 @@ from bench.analysis.across_tasks import Measures, Overall, front, overall
 from bench.analysis.configurations import ALPHA, Configuration, Group, Pair, gather, lower_is_better, measures
 from bench.core import formatting
 from bench.core.errors import RequestError, unknown
-from bench.store.labels import differing, groups, labels, told
+from bench.store.labels import differing, groups, labels, with_tuned_marked
 from bench.store.record import Record
 
 MOST_PAIRED = 40  # configurations of one task and model, best first: 780 pairs
@@ -229,7 +229,9 @@ def _joined(members: Sequence[Group]) -> list[Group]:
 
     def settings(c: Configuration) -> tuple[str, dict[str, str]]:
         spec = (c.runs or (c.record,))[0]["spec"]
-        return repr(sorted(told(spec, "method").items())), {k: repr(v) for k, v in told(spec, "train").items()}
+        return repr(sorted(with_tuned_marked(spec, "method").items())), {
+            k: repr(v) for k, v in with_tuned_marked(spec, "train").items()
+        }
 
     of_method: dict[str, list[list[tuple[str, dict[str, str]]]]] = {}  # per task: label and trainer settings
     for group in members:

@@ -17,7 +17,7 @@ from bench.analysis import samples as scores
 from bench.analysis.across_tasks import Measures
 from bench.analysis.averaging import averaged
 from bench.analysis.variance import Estimate
-from bench.store.record import Record, ground, main_value, scored
+from bench.store.record import Record, main_value, provenance_key, scored
 
 ALPHA = 0.05
 _UNKNOWN_EXAMPLES = 1_000_000  # where predictions are gone: the normal distribution, without small-sample widening
@@ -100,8 +100,8 @@ def _newest(runs: Sequence[Record]) -> tuple[list[Record], int]:
     latest = sorted(runs, key=lambda run: (run["created_at"], run["run_id"]))
     if not latest:
         return [], 0
-    newest = ground(latest[-1]["spec"])
-    by_seed = {run["spec"]["seed"]: run for run in latest if ground(run["spec"]) == newest}
+    newest = provenance_key(latest[-1]["spec"])
+    by_seed = {run["spec"]["seed"]: run for run in latest if provenance_key(run["spec"]) == newest}
     return [by_seed[seed] for seed in sorted(by_seed)], len(runs) - len(by_seed)
 
 

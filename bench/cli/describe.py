@@ -17,7 +17,7 @@ from bench.core.protocols import DataSource, Mergeable, Task
 from bench.core.train_config import TrainSettings
 from bench.models import loading
 from bench.report.html.method_pages import About, OptionFact
-from bench.store.labels import shown
+from bench.store.labels import format_value
 
 
 def listing(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def _options(known: Mapping[str, options.Option], console: Console) -> None:
 
 
 def _default(option: options.Option) -> str:
-    return shown(option.default)
+    return format_value(option.default)
 
 
 def _choices(option: options.Option) -> str:

@@ -43,7 +43,7 @@ def check(values: Mapping[str, Any]) -> Wanted:
     Raises:
         RequestError: with every mistake found.
     """
-    mistakes = expand.Mistakes()
+    mistakes = expand.ErrorCollector()
     plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
     mistakes.attempt(lambda: registry.load(plugins))
     setting = mistakes.attempt(lambda: _setting(values))

@@ -14,10 +14,10 @@ from rich.console import Console
 from bench.cli import run_request
 from bench.cli.parser import DEFAULT_OUT
 from bench.core.errors import RequestError
-from bench.core.quiet import uncollected
+from bench.core.quiet import gc_paused
 from bench.store.record import Record, scored
 from bench.store.store import Store
-from bench.sweep.executors.select import Ahead, opener
+from bench.sweep.executors.select import WorkerPrewarm, opener
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
     from bench.sweep.scheduler import Options, Sweep
@@ -43,12 +43,12 @@ def compare(asked: list[dict[str, Any]], command: bool = False) -> tuple[list[Re
     Raises:
         RequestError: when a request is wrong, before anything is run.
     """
-    with Ahead(asked, Path(asked[0].get("out", DEFAULT_OUT))) as ahead:
+    with WorkerPrewarm(asked, Path(asked[0].get("out", DEFAULT_OUT))) as ahead:
         return _compare(asked, ahead, command)
 
 
-def _compare(asked: list[dict[str, Any]], ahead: Ahead, command: bool) -> tuple[list[Record], Store]:
-    with uncollected(lasting=command):  # mostly imports: a fifth of their time would go into looking for cycles
+def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -> tuple[list[Record], Store]:
+    with gc_paused(lasting=command):  # mostly imports: a fifth of their time would go into looking for cycles
         from bench.sweep import plan_snapshot
 
         work, options, out = _expanded(asked)
@@ -62,7 +62,7 @@ def _compare(asked: list[dict[str, Any]], ahead: Ahead, command: bool) -> tuple[
         _warn(folder.records()[1])
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
-    with uncollected(lasting=command):
+    with gc_paused(lasting=command):
         _check(todo, options, quiet)
     watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
     if asked[0].get("tensorboard"):
@@ -89,7 +89,7 @@ def _compare(asked: list[dict[str, Any]], ahead: Ahead, command: bool) -> tuple[
 
 
 def _sweep(
-    asked: list[dict[str, Any]], work: _Work, options: Options, store: Store, ahead: Ahead | None = None
+    asked: list[dict[str, Any]], work: _Work, options: Options, store: Store, ahead: WorkerPrewarm | None = None
 ) -> Sweep:
     from bench.sweep.scheduler import Sweep
     from bench.sweep.tuning import Tuner
@@ -140,7 +140,7 @@ def _check(todo: list[Any], options: Options, quiet: bool) -> None:
     """See that methods fit their models and that what runs want to keep of their trunks can be kept; say how much."""
     from bench.sweep import expand
 
-    mistakes = expand.Mistakes()
+    mistakes = expand.ErrorCollector()
     mistakes.attempt(lambda: expand.check_methods(todo))
     said = None
     if any(spec.spec["train"].get("cache_trunk") for spec in todo):

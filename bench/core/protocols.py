@@ -137,7 +137,7 @@ class AlreadyTrained(Protocol):
 
 
 @runtime_checkable
-class SharesTrunk(Protocol):
+class SharesBackbone(Protocol):
     """A method whose module reads a frozen backbone (``frozen_backbone.Reads``); runs may share one pass of it."""
 
     @property
@@ -279,7 +279,7 @@ class Generates(Protocol):
 
 
 @runtime_checkable
-class Settles(Protocol):
+class GroupedPrediction(Protocol):
     """A task of classification whose examples are answered together: the candidates of one question.
 
     Rows of one ``group`` are one example of the score, its standard error and the table of predictions; they are

@@ -24,7 +24,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uncollected(lasting: bool = False) -> Iterator[None]:
+def gc_paused(lasting: bool = False) -> Iterator[None]:
     """Pause the search for unreachable cycles: while millions of values are made, it takes longer than making them.
 
     Args:

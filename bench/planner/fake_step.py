@@ -77,7 +77,7 @@ class _NoLayerDropped(TorchFunctionMode):
         return _Drawn(made) if func is torch.rand and args == ([],) else made
 
 
-class Subject:
+class FakeStep:
     """A method attached to a model without weights.
 
     Args:

@@ -9,10 +9,10 @@ from typing import Any
 from bench.core.errors import RequestError
 from bench.core.protocols import Method
 from bench.planner.allocation_trace import Trace
-from bench.planner.fake_step import Subject
+from bench.planner.fake_step import FakeStep
 from bench.planner.meta_model import Shape
 from bench.planner.plan_config import Setting
-from bench.planner.scaling import Growth, largest
+from bench.planner.scaling import ScalingModel, largest
 from bench.training.storage_tracker import Peak
 
 # What a CUDA process takes beside the allocator: the context and the kernels' code. Driver, card and libraries decide;
@@ -54,7 +54,7 @@ class Planner:
     """Plans one method on one model at any batch size and length."""
 
     def __init__(self, model: Shape, method: Method, setting: Setting) -> None:
-        self.subject = Subject(model, method, setting)
+        self.subject = FakeStep(model, method, setting)
         self.setting = setting
         self._traces: dict[tuple[int, int], Trace] = {}
 
@@ -79,11 +79,11 @@ class Planner:
         return self._traces[batch, length]
 
     @functools.cached_property
-    def growth(self) -> Growth | None:
+    def growth(self) -> ScalingModel | None:
         """How a step grows; None when that must be traced anew each time."""
         place = (self.setting.batch_size, self.setting.max_length)
         longest = 0 if self.subject.shape.kind == "image-classification" else self.subject.longest
-        return Growth.measure(self.trace, self.trace(*place), place, longest)
+        return ScalingModel.measure(self.trace, self.trace(*place), place, longest)
 
     @functools.cached_property
     def initialization(self) -> Peak | None:

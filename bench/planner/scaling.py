@@ -17,7 +17,7 @@ from bench.planner.allocation_trace import Ints, Trace
 
 
 @dataclass(frozen=True)
-class Growth:
+class ScalingModel:
     """Traces by batch size and length.
 
     Attributes:
@@ -36,7 +36,7 @@ class Growth:
     @classmethod
     def measure(
         cls, trace: Callable[[int, int], Trace], base: Trace, place: tuple[int, int], longest: int | None
-    ) -> Growth | None:
+    ) -> ScalingModel | None:
         """Trace around ``place`` (batch size, length); None when the operations depend on the sizes.
 
         Args:

@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer the two addresses, and refuse everything else."""
-        if not self._called_rightly():
+        if not self.is_allowed_host():
             self._say(HTTPStatus.FORBIDDEN, "This report is only served under this machine's own name.")
             return
         path = self.path.split("?", 1)[0]
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _called_rightly(self) -> bool:
+    def is_allowed_host(self) -> bool:
         """Whether the Host header names this machine: a loopback or IP address, or the name it was told to use."""
         given = self.headers.get_all("Host") or []
         if len(given) != 1:

@@ -25,7 +25,7 @@ def tuned(records: Iterable[Mapping[str, Any]]) -> str | None:
     said += ", the same number for every configuration" if len(budgets) == 1 else ", not the same number for all"
     said += f"; not tuned: {', '.join(plain)}." if plain else "."
     chosen = dict.fromkeys(
-        f"{record['spec']['method']['name']} {' '.join(f'{key}={shown(value)}' for key, value in values.items())}"
+        " ".join([record["spec"]["method"]["name"], *(f"{key}={format_value(value)}" for key, value in values.items())])
         for record in found
         if (values := (record.get("tuning") or {}).get("chosen"))
     )
@@ -64,7 +64,7 @@ def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
     for record in records:
         name, model = group(record)
         there = record["spec"]["task"].get("options", {})
-        parts = (f"{key}={shown(there.get(key))}" for key in apart[name])
+        parts = (f"{key}={format_value(there.get(key))}" for key in apart[name])
         found[" ".join([name, *parts]), model].append(record)
     return dict(sorted(found.items()))
 
@@ -95,22 +95,22 @@ def labels(records: Sequence[Record]) -> dict[str, str]:
     for record in records:
         spec = record["spec"]
         name = spec["method"]["name"]
-        options[name].append(told(spec, "method"))
-        options[(name, *group(record))].append(told(spec, "train"))
+        options[name].append(with_tuned_marked(spec, "method"))
+        options[(name, *group(record))].append(with_tuned_marked(spec, "train"))
     apart = {key: differing(settings) for key, settings in options.items()}
     found = {}
     for record in records:
         spec = record["spec"]
         name = spec["method"]["name"]
-        parts = {key: told(spec, "method").get(key) for key in apart[name]}
+        parts = {key: with_tuned_marked(spec, "method").get(key) for key in apart[name]}
         for key in apart[(name, *group(record))]:
             if key in spec["train"] or key not in LATER:
-                parts.setdefault(key, told(spec, "train").get(key))
-        found[record["run_id"]] = " ".join([name, *(f"{key}={shown(value)}" for key, value in parts.items())])
+                parts.setdefault(key, with_tuned_marked(spec, "train").get(key))
+        found[record["run_id"]] = " ".join([name, *(f"{key}={format_value(value)}" for key, value in parts.items())])
     return found
 
 
-def told(spec: Mapping[str, Any], part: str) -> dict[str, Any]:
+def with_tuned_marked(spec: Mapping[str, Any], part: str) -> dict[str, Any]:
     """A part of a specification with ``tuned`` for what was tuned: its value follows from the search."""
     tuned = (spec.get("tuning") or {}).get("options", ())
     return {key: "tuned" if key in tuned else value for key, value in spec[part].items()}
@@ -122,7 +122,7 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if len({repr(setting.get(name)) for setting in settings}) > 1]
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """An option's value as ``--set`` takes it: true, none, 0.001, query,value."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -132,5 +132,5 @@ def shown(value: Any) -> str:
         short = f"{value:.6g}"
         return short if float(short) == value else repr(value)
     if isinstance(value, list | tuple):
-        return ",".join(map(shown, value))
+        return ",".join(map(format_value, value))
     return str(value)

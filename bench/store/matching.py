@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.store.labels import groups, labels, model_title, shown
-from bench.store.record import Record, ground
+from bench.store.labels import format_value, groups, labels, model_title
+from bench.store.record import Record, provenance_key
 
 _LEFT_OUT = {"device"}  # settings of the trainer that say where, not what
 
@@ -125,7 +125,7 @@ def differences(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
 
 
 def _values(values: Iterable[Any]) -> list[str]:
-    return sorted({shown(value) for value in values if value is not None})
+    return sorted({format_value(value) for value in values if value is not None})
 
 
 def _fingerprints(records: Sequence[Record], part: str) -> dict[str, list[str]]:
@@ -196,8 +196,8 @@ def _gather(
         found.setdefault(_key(settings(record["spec"]), frozenset().union(*dropped)), []).append(record)
     made = {}
     for key, every in found.items():
-        newest = ground(every[-1]["spec"])
-        kept = [record for record in every if ground(record["spec"]) == newest]
+        newest = provenance_key(every[-1]["spec"])
+        kept = [record for record in every if provenance_key(record["spec"]) == newest]
         runs = {record["spec"]["seed"]: record for record in kept}
         label, task = names[every[-1]["run_id"]]
         setup = Setup(label, task, model_name(every[-1]["spec"]), dict(sorted(runs.items())))

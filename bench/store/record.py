@@ -198,13 +198,13 @@ def pruned(record: Mapping[str, Any]) -> bool:
     return bool((record.get("tuning") or {}).get("pruned"))
 
 
-def in_company(record: Mapping[str, Any]) -> bool:
+def had_concurrent_runs(record: Mapping[str, Any]) -> bool:
     """Whether other runs were at work on the machine while speeds were measured, which slows them."""
     there = record["environment"]
     return bool((there.get("workers") or 1) > 1 or there.get("gpu_shared"))
 
 
-def ground(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+def provenance_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a run's score rests on beside its settings: fingerprints of data and weights, code of method and task.
 
     Runs that differ in it are not seeds of one configuration.

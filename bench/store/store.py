@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.core.errors import RequestError
 from bench.core.files import _RUN_ID, write_atomically
-from bench.core.quiet import uncollected
+from bench.core.quiet import gc_paused
 from bench.store.record import SCHEMA, Record, problems
 
 _DAY_SECONDS = 86_400
@@ -147,7 +147,7 @@ class Store:
             The records by run id, and one sentence for each file that could not be read.
         """
         found, warnings = [], []
-        with uncollected():
+        with gc_paused():
             for path in sorted(self._runs.glob("[!.]*.json")):
                 try:
                     found.append(_load(path))

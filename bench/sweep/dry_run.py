@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.store.labels import shown
+from bench.store.labels import format_value
 from bench.store.record import Record
 from bench.sweep import eta
 from bench.sweep.progress import title
@@ -20,12 +20,16 @@ def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:
     """
     there = {record["run_id"]: record["status"] for record in records}
     settings = [spec.spec["train"] for spec in sweep.specs]
-    swept = [name for name in (settings[0] if settings else {}) if len({shown(one.get(name)) for one in settings}) > 1]
+    swept = [
+        name for name in (settings[0] if settings else {}) if len({format_value(one.get(name)) for one in settings}) > 1
+    ]
     for spec in sweep.specs:
         chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         steps = spec.spec["train"]["steps"] or "no"
         yield f"{spec.run_id}  {there.get(spec.run_id, 'to do'):<11}  {title(spec.spec)}, {steps} steps"
-        train = (f"{name}={shown(spec.spec['train'].get(name))}" for name in swept if name not in ("steps", "lr"))
+        train = (
+            f"{name}={format_value(spec.spec['train'].get(name))}" for name in swept if name not in ("steps", "lr")
+        )
         yield f"{'':31}{', '.join(filter(None, (chosen, *train)))}"
     missing, groups = sweep.missing(), sweep.tuner.groups
     for group in groups:

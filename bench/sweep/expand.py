@@ -73,7 +73,7 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Mistakes:
+class ErrorCollector:
     """Collects the messages of request errors, so that a person sees them all at once."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ def expand(request: Request) -> list[RunSpec]:
     registry.load(request.plugins)
     names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
     request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
-    mistakes = Mistakes()
+    mistakes = ErrorCollector()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
     chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
@@ -144,7 +144,7 @@ def methods_of(request: Request) -> list[Method]:
     Raises:
         RequestError: with every mistake found.
     """
-    mistakes = Mistakes()
+    mistakes = ErrorCollector()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     if "train" in given or any(grid.overrides(options)[1] for options in given.values()):
         mistakes.messages.append("--set train.…: training options are flags here, such as --batch-size.")

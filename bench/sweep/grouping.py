@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from bench.core.protocols import SharesTrunk
+from bench.core.protocols import SharesBackbone
 from bench.sweep.expand import RunSpec
 
 MOST = 8  # runs of a bundle: each keeps its own side, gradients and optimizer in memory
@@ -37,7 +37,7 @@ def _key(spec: RunSpec) -> str | None:
     compiled code is not for several threads.
     """
     plain = spec.spec
-    if not (isinstance(spec.method, SharesTrunk) and spec.method.shares_trunk) or "tuning" in plain:
+    if not (isinstance(spec.method, SharesBackbone) and spec.method.shares_trunk) or "tuning" in plain:
         return None
     if plain["train"].get("cache_trunk") or plain["train"].get("compile"):
         return None

@@ -177,7 +177,7 @@ class Sweep:
             return False
         self.active[run_id], self._claims[run_id] = spec, claim
         self.watcher.started(run_id, spec.spec)
-        if (why := self.tuner.hopeless(spec)) is not None:
+        if (why := self.tuner.failure_reason(spec)) is not None:
             self._finish(run_id, self._lost(run_id, why, log=""))
             return False
         return True

@@ -15,7 +15,7 @@ AROUND = 10.0  # a number is searched from a tenth of its default to ten times i
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class TuneTarget:
     """One item of ``--tune``: ``lr``, ``lora.alpha``, ``lr=1e-4:1e-2`` (a range) or ``lr=1e-4|1e-3`` (a grid).
 
     Attributes:
@@ -29,7 +29,7 @@ class Wish:
     range: str | None
 
     @classmethod
-    def parse(cls, text: str) -> Wish:
+    def parse(cls, text: str) -> TuneTarget:
         """Read one item; RequestError says how to write it."""
         left, equals, range_ = text.partition("=")
         owner, dot, option = left.strip().rpartition(".")
@@ -78,7 +78,7 @@ class Space:
         return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
 
 
-def spaces(method: Method, wishes: Sequence[Wish]) -> dict[str, Space]:
+def spaces(method: Method, wishes: Sequence[TuneTarget]) -> dict[str, Space]:
     """The options of a method that are tuned, with their values; what names the method wins over what does not.
 
     Raises:

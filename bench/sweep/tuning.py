@@ -19,7 +19,7 @@ from bench.data.sampling import hold_out
 from bench.store.record import Record, pruned
 from bench.sweep import tuning_sampler
 from bench.sweep.expand import Request, RunSpec
-from bench.sweep.search_space import Space, Wish, spaces
+from bench.sweep.search_space import Space, TuneTarget, spaces
 from bench.sweep.tuning_group import Group
 
 PRUNERS = ("median", "halving", "none")
@@ -36,7 +36,7 @@ class Search:
         prune: what stops a trial early.
     """
 
-    wishes: tuple[Wish, ...]
+    wishes: tuple[TuneTarget, ...]
     trials: int | None
     prune: str
 
@@ -97,7 +97,7 @@ class Tuner:
         group = self._by_key[spec.spec["tuning"]["group"]]
         return tuning_sampler.behind(group, spec.spec["tuning"]["trial"], group.values(spec), points)
 
-    def hopeless(self, spec: RunSpec) -> str | None:
+    def failure_reason(self, spec: RunSpec) -> str | None:
         """Why a final run need not be tried: no trial got as far as a score."""
         tuning = spec.spec.get("tuning")
         if tuning is None or tuning["trial"] is not None:
@@ -138,7 +138,7 @@ def search(tune: Sequence[str], trials: Any, prune: Any, request: Request) -> Se
     wrong, wishes, number = [], [], None
     for text in tune:
         try:
-            wishes.append(Wish.parse(text))
+            wishes.append(TuneTarget.parse(text))
         except RequestError as error:
             wrong += error.messages
     if not tune:
@@ -157,7 +157,7 @@ def search(tune: Sequence[str], trials: Any, prune: Any, request: Request) -> Se
     return Search(tuple(wishes), number, prune or "median") if wishes else None
 
 
-def _clashes(wish: Wish, request: Request) -> list[str]:
+def _clashes(wish: TuneTarget, request: Request) -> list[str]:
     """The flags that give a tuned option a value."""
     found = ["--lr"] if wish.option == "lr" and request.train.get("lr") is not None else []
     for text in request.sets:

@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.core.errors import RequestError
 from bench.core.protocols import DataSource
-from bench.tasks.formulations.base import Seat
+from bench.tasks.formulations.base import FormulationContext
 from bench.tasks.formulations.language_modeling import split
 from bench.tasks.formulations.likelihood import losses, mean_loss
 from bench.tasks.formulations.prompt_batches import Pairs, Ragged
@@ -60,13 +60,13 @@ class Forgetting:
     """
 
     text: str
-    seat: Seat
+    seat: FormulationContext
     blocks: Pairs
     fingerprint: str
     base_loss: float | None = None
 
     @classmethod
-    def on(cls, text: str, source: DataSource, seat: Seat) -> Forgetting:
+    def on(cls, text: str, source: DataSource, seat: FormulationContext) -> Forgetting:
         """Fetch a general text and make blocks of it."""
         texts = general_text(text, source)
         words, length = Words(seat.tokenizer, None), seat.settings.max_length

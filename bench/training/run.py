@@ -32,7 +32,7 @@ from bench.store import record
 from bench.store.predictions import write_predictions
 from bench.store.record import blank
 from bench.tasks.formulations import select
-from bench.tasks.formulations.base import Outcome, Seat
+from bench.tasks.formulations.base import EvalResult, FormulationContext
 from bench.training import bernoulli, checks, flops, heap, onednn, run_data
 from bench.training.forgetting import Forgetting
 from bench.training.job import Job
@@ -42,7 +42,7 @@ from bench.training.run_batches import Batches
 from bench.training.shared import feature_cache, shared_run
 from bench.training.shared.lockstep import Member
 from bench.training.storage_tracker import Peak
-from bench.training.trainer import Fit, Trainer
+from bench.training.trainer import Trainer, TrainResult
 
 _CHECK_ROWS = 64
 _TOLD_APART = 16  # of them, where all that is asked is whether training changed an answer
@@ -75,7 +75,7 @@ class Run:
         self.seed: int = spec["seed"]
         self.initialization: Peak | None = None
         self.forgetting: Forgetting | None = None
-        self.cache: feature_cache.TrunkCache | None = None
+        self.cache: feature_cache.FeatureCache | None = None
         self.step = 0
         self.trial = run_data.is_trial(job)
         mirror = Path(job.mirror) if job.mirror else None
@@ -99,7 +99,7 @@ class Run:
         if self.member is not None:
             self._join(self.member)
         probed = time.perf_counter()
-        fit = self._fit() if self.trains else Fit()
+        fit = self._fit() if self.trains else TrainResult()
         trained = time.perf_counter()
         if fit.diverged is None and not self.trial:
             self._score(fit)
@@ -159,7 +159,7 @@ class Run:
         """Bring the task into its form: ``engine``, ``seat``, ``form`` and the encoded rows; no weights are read."""
         tokenizer = models.tokenizer(self.source) if select.reads_text(self.task) else None
         self.engine = Engine(device, self.settings.precision, padding_of(tokenizer))
-        self.seat = Seat(self.engine, self.settings, tokenizer, models.configuration(self.source))
+        self.seat = FormulationContext(self.engine, self.settings, tokenizer, models.configuration(self.source))
         self.form = select.make(self.job.spec["task"]["form"], self.task, self.source, self.seat)
         load = partial(run_data.load, self.job, self.task, self.form, self.settings)
         self.data = load() if self.member is None else self.member.once("data", load)
@@ -261,9 +261,9 @@ class Run:
     def _numbers(self, rows: Rows) -> np.ndarray[Any, Any]:
         """What the module answers to rows now."""
         with self._together():
-            return self.form.numbers(self.module, rows)
+            return self.form.outputs(self.module, rows)
 
-    def _inference_rate(self, outcome: Outcome) -> float:
+    def _inference_rate(self, outcome: EvalResult) -> float:
         """Examples a second, of the validation pass; of one by itself where that pass was shared."""
         if self.member is None:
             return outcome.rows / outcome.seconds
@@ -311,7 +311,7 @@ class Run:
                 )
             compute["train_step_flops"] = self.settings.grad_accum * one
 
-    def _fit(self) -> Fit:
+    def _fit(self) -> TrainResult:
         evaluate = None
         if self.data.dev is not None:
             evaluate = partial(self.form.dev_score, self.module, self.data.dev)
@@ -335,10 +335,10 @@ class Run:
 
     # -- scoring --------------------------------------------------------------------------------------------
 
-    def _score(self, fit: Fit) -> None:
+    def _score(self, fit: TrainResult) -> None:
         self.emit({"event": "phase", "name": "scoring"})
         with self._together():
-            outcome = self.form.judge(self.module, self.data.validation)
+            outcome = self.form.evaluate(self.module, self.data.validation)
             if not outcome.finite:
                 fit.diverged = fit.scored_step
                 return
@@ -346,7 +346,7 @@ class Run:
                 name: value if value is None else float(value) for name, value in outcome.scores.items()
             }
             for name, rows in self.data.others.items():
-                more = self.form.judge(self.module, rows).scores
+                more = self.form.evaluate(self.module, rows).scores
                 self.record["scores"] |= {f"{score}_{name}": value for score, value in more.items()}
         self.record["main_score"] = self.task.main_score
         self.record["higher_is_better"] = self.task.higher_is_better
@@ -361,7 +361,7 @@ class Run:
             self.record["forgetting"] = self.forgetting.after(self.module)
         self._check(outcome)
 
-    def _check(self, outcome: Outcome) -> None:
+    def _check(self, outcome: EvalResult) -> None:
         found: dict[str, str] = self.record["checks"]
         trained = self._numbers(self._sample)
         state = saved_state(self.module, self.originals)
@@ -371,7 +371,7 @@ class Run:
             same = trained if self.form.reads_untrained else self._numbers(self._before)  # in batches of the same rows
             found["trained differs from untrained"] = checks.trained_differs(self.untrained, same)
         before = self.untrained if self.trains and self.form.reads_untrained else None
-        name, answer = self.form.beats(before, trained, outcome)
+        name, answer = self.form.check_learned(before, trained, outcome)
         found[name] = answer
         tolerance = _TOLERANCE[self.settings.precision]
         with tempfile.TemporaryDirectory() as folder:
@@ -388,7 +388,7 @@ class Run:
             del self.module
             fresh, _ = self._attached(self.seed + 1)
             load_state(path, fresh)
-            again = self.form.numbers(fresh, self._sample)  # all: an int8 base answers by who else is in the batch
+            again = self.form.outputs(fresh, self._sample)  # all: an int8 base answers by who else is in the batch
         found["save and load reproduces"] = checks.reload_reproduces(trained, again, tolerance)
 
     def _merge(self, method: Mergeable, trained: np.ndarray[Any, Any]) -> str:
@@ -407,8 +407,8 @@ class Run:
             return f"fail: merge returned {type(merged_module).__name__}, not a module"
         self.module = merged_module
         validation = self.data.validation
-        merged = self.form.numbers(self.module, self._sample)
-        seconds = self.form.again(self.module, validation)
+        merged = self.form.outputs(self.module, self._sample)
+        seconds = self.form.time_inference(self.module, validation)
         self.record["speed"] |= {
             "merged_inference_samples_per_second": len(validation) / seconds,
             "merged_inference_latency_ms": self.engine.latency_ms(self.module, validation),

@@ -12,11 +12,11 @@ import numpy as np
 
 from bench.core import task_options
 from bench.core.errors import RequestError
-from bench.core.protocols import DataSource, Settles, Task
+from bench.core.protocols import DataSource, GroupedPrediction, Task
 from bench.core.train_config import TrainSettings
 from bench.data.encoding import Rows
 from bench.data.sampling import groups_of, hold_out, subsample
-from bench.tasks.formulations.base import Form
+from bench.tasks.formulations.base import Formulation
 from bench.training.job import Job
 
 
@@ -35,7 +35,7 @@ def source_of(job: Job) -> DataSource:
     return DataSource(Path(job.mirror) if job.mirror else None)
 
 
-def load(job: Job, task: Task, form: Form, settings: TrainSettings) -> Data:
+def load(job: Job, task: Task, form: Formulation, settings: TrainSettings) -> Data:
     """Load the task's splits and encode the rows that the run uses. A trial's validation rows are its dev rows.
 
     Raises:
@@ -59,7 +59,7 @@ def load(job: Job, task: Task, form: Form, settings: TrainSettings) -> Data:
         return found
 
     def scored(dataset: Any, name: str) -> Rows:
-        together = groups_of(dataset, task.group) if isinstance(task, Settles) else None
+        together = groups_of(dataset, task.group) if isinstance(task, GroupedPrediction) else None
         chosen = subsample(range(len(dataset)), settings.eval_size, groups=together)
         return encoded(dataset, chosen, name)
 

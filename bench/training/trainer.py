@@ -23,7 +23,7 @@ _IGNORED = -100  # the label that transformers' losses leave out
 
 
 @dataclass
-class Fit:
+class TrainResult:
     """What training gave.
 
     Attributes:
@@ -155,7 +155,7 @@ class Trainer:
         evaluate: Callable[[], float] | None,
         higher_is_better: bool,
         report: Callable[[dict[str, Any]], None],
-    ) -> Fit:
+    ) -> TrainResult:
         """Run all steps; leaves the module with the weights to score.
 
         Args:
@@ -163,7 +163,7 @@ class Trainer:
             evaluate: the dev score of the module now; None without a dev split.
             report: called with each point of the curve as it is made, and with progress in between.
         """
-        fit, keeper = Fit(), _Keeper(self.module, higher_is_better)
+        fit, keeper = TrainResult(), _Keeper(self.module, higher_is_better)
         interval = max(1, self.steps // _CURVE_POINTS)
         dev_steps = {round(self.steps * (i + 1) / self.settings.evaluations) for i in range(self.settings.evaluations)}
         clock, losses = _Clock(self.engine.device), []
@@ -194,7 +194,7 @@ class Trainer:
         fit.scored_step = keeper.restore(len(fit.step_seconds))
         return fit
 
-    def _one(self, number: int, batches: Iterator[tuple[Batch, int]], fit: Fit, clock: _Clock) -> Tensor:
+    def _one(self, number: int, batches: Iterator[tuple[Batch, int]], fit: TrainResult, clock: _Clock) -> Tensor:
         """One optimizer step under the clock; returns its mean loss, still on the device."""
         clock.start()
         losses, samples, tokens = [], 0, 0

@@ -15,7 +15,7 @@ from bench.tasks.formulations.prompt_batches import Array
 
 
 @dataclass(frozen=True)
-class Seat:
+class FormulationContext:
     """Where a form works: the device and precision, the trainer's settings, and what the model reads with.
 
     Attributes:
@@ -40,7 +40,7 @@ class Seat:
 
 
 @dataclass
-class Outcome:
+class EvalResult:
     """What scoring gave.
 
     Attributes:
@@ -62,11 +62,11 @@ class Outcome:
     by_row: tuple[list[Any], list[Any]] = ([], [])
 
 
-class Form(Protocol):
+class Formulation(Protocol):
     """One way of putting a task to a model. A form belongs to one run."""
 
     reads_untrained: ClassVar[bool]
-    """Whether ``beats`` reads what the model answered before training, to all of the checks' rows then."""
+    """Whether ``check_learned`` reads what the model answered before training, to all of the checks' rows then."""
 
     @property
     def dev(self) -> tuple[str, bool]:
@@ -77,7 +77,7 @@ class Form(Protocol):
         """Encode the rows of a ``datasets.Dataset``."""
         ...
 
-    def numbers(self, module: nn.Module, rows: Rows) -> Array:
+    def outputs(self, module: nn.Module, rows: Rows) -> Array:
         """What the model answers to the rows, as numbers in a fixed order; every change of the model shows in them."""
         ...
 
@@ -85,19 +85,19 @@ class Form(Protocol):
         """The dev score of the module now."""
         ...
 
-    def judge(self, module: nn.Module, rows: Rows) -> Outcome:
+    def evaluate(self, module: nn.Module, rows: Rows) -> EvalResult:
         """Answer and score the rows."""
         ...
 
-    def again(self, module: nn.Module, rows: Rows) -> float:
-        """Seconds that answering the rows takes, as in ``judge`` (the merged module's speed)."""
+    def time_inference(self, module: nn.Module, rows: Rows) -> float:
+        """Seconds that answering the rows takes, as in ``evaluate`` (the merged module's speed)."""
         ...
 
-    def beats(self, before: Array | None, after: Array, outcome: Outcome) -> tuple[str, str]:
+    def check_learned(self, before: Array | None, after: Array, outcome: EvalResult) -> tuple[str, str]:
         """The check that something was learned, its name and its answer.
 
         Args:
-            before, after: ``numbers`` of the same rows; before is None where nothing was trained, or the
+            before, after: ``outputs`` of the same rows; before is None where nothing was trained, or the
                 form does not read it.
         """
         ...

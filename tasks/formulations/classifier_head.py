@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from bench.core.protocols import Settles, Task
+from bench.core.protocols import GroupedPrediction, Task
 from bench.data.encoding import Rows
 from bench.tasks.formulations import learning_checks
-from bench.tasks.formulations.base import Outcome, Seat
+from bench.tasks.formulations.base import EvalResult, FormulationContext
 from bench.tasks.formulations.prompt_batches import Array
 from bench.tasks.metrics import compute
 
@@ -27,7 +27,7 @@ class Head:
     """
 
     task: Task
-    seat: Seat
+    seat: FormulationContext
     encoder: Callable[[Any, str], Rows]
     reads_untrained: ClassVar[bool] = False
 
@@ -41,22 +41,22 @@ class Head:
         again: Rows = found if examples is None else dataclasses.replace(found, examples=examples)
         return again
 
-    def numbers(self, module: nn.Module, rows: Rows) -> Array:
+    def outputs(self, module: nn.Module, rows: Rows) -> Array:
         return self._logits(module, rows)[0]
 
     def _logits(self, module: nn.Module, rows: Rows) -> tuple[Array, float]:
         return self.seat.engine.predict(module, rows, self.seat.settings.eval_batch_size)
 
     def dev_score(self, module: nn.Module, rows: Rows) -> float:
-        return self.task.score(*settled(self.task, rows, self.numbers(module, rows)))[self.task.main_score]
+        return self.task.score(*settled(self.task, rows, self.outputs(module, rows)))[self.task.main_score]
 
-    def judge(self, module: nn.Module, rows: Rows) -> Outcome:
+    def evaluate(self, module: nn.Module, rows: Rows) -> EvalResult:
         return judged(self.task, rows, *self._logits(module, rows))
 
-    def again(self, module: nn.Module, rows: Rows) -> float:
+    def time_inference(self, module: nn.Module, rows: Rows) -> float:
         return self._logits(module, rows)[1]
 
-    def beats(self, before: Array | None, after: Array, outcome: Outcome) -> tuple[str, str]:
+    def check_learned(self, before: Array | None, after: Array, outcome: EvalResult) -> tuple[str, str]:
         return beats_majority(self.task, outcome)
 
 
@@ -69,20 +69,20 @@ def answers(task: Task, logits: Array) -> list[Any]:
 
 def kept(task: Task, rows: Any) -> Any:
     """The dataset that a task which settles examples together needs again; else None."""
-    return rows if isinstance(task, Settles) else None
+    return rows if isinstance(task, GroupedPrediction) else None
 
 
 def settled(task: Task, rows: Any, logits: Array) -> tuple[list[Any], list[Any]]:
     """Predictions and references, one an example: a row, or the rows that a task answers together."""
-    if isinstance(task, Settles) and rows.examples is not None:
+    if isinstance(task, GroupedPrediction) and rows.examples is not None:
         return task.settle(logits, rows.examples)
     return answers(task, logits), rows.labels.tolist()
 
 
-def judged(task: Task, rows: Rows, logits: Array, seconds: float) -> Outcome:
+def judged(task: Task, rows: Rows, logits: Array, seconds: float) -> EvalResult:
     """Score logits (rows, classes): predictions, scores and their standard error."""
     if not np.isfinite(logits).all():
-        return Outcome(finite=False)
+        return EvalResult(finite=False)
     predictions, references = settled(task, rows, logits)
     stderr = None
     if task.main_score in compute.METRICS:  # a task may bring a score of its own
@@ -91,10 +91,10 @@ def judged(task: Task, rows: Rows, logits: Array, seconds: float) -> Outcome:
     if len(predictions) == len(logits):
         columns["logits"] = list(logits.astype(np.float32))
     by_row = (answers(task, logits), rows.labels.tolist())
-    return Outcome(task.score(predictions, references), stderr, columns, len(logits), seconds, by_row=by_row)
+    return EvalResult(task.score(predictions, references), stderr, columns, len(logits), seconds, by_row=by_row)
 
 
-def beats_majority(task: Task, outcome: Outcome) -> tuple[str, str]:
+def beats_majority(task: Task, outcome: EvalResult) -> tuple[str, str]:
     """The check against always giving the commonest class, or the mean."""
     predictions, references = outcome.columns["prediction"], outcome.columns["reference"]
     if not all(isinstance(value, int | float) for value in references):  # marks or texts: no class is the commonest

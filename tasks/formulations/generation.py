@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from bench.tasks.formulations import decoding, learning_checks, likelihood
-from bench.tasks.formulations.base import Outcome, Seat
+from bench.tasks.formulations.base import EvalResult, FormulationContext
 from bench.tasks.formulations.prompt_batches import Array, Pairs, Ragged
 from bench.tasks.formulations.prompt_template import Template, Words
 from bench.tasks.metrics import compute
@@ -24,7 +24,7 @@ class Answer:
     """Generation, greedy, until the end-of-text token or ``new_tokens``; while training, the dev score is the loss."""
 
     task: Any
-    seat: Seat
+    seat: FormulationContext
     words: Words
     template: Template
     new_tokens: int
@@ -49,7 +49,7 @@ class Answer:
         numbers = np.arange(len(prompts))
         return Pairs(Ragged.of(prompts), Ragged.of(answers), numbers, self.words.start, tuple(references), cut)
 
-    def numbers(self, module: nn.Module, rows: Any) -> Array:
+    def outputs(self, module: nn.Module, rows: Any) -> Array:
         return likelihood.every_token(self.seat.engine, module, rows, self._size)
 
     @property
@@ -63,10 +63,10 @@ class Answer:
         setting = decoding.config(module, self.seat.tokenizer, self.new_tokens)
         return decoding.texts(self.seat.engine, module, rows, self.seat.tokenizer, setting, self._size)
 
-    def judge(self, module: nn.Module, rows: Any) -> Outcome:
+    def evaluate(self, module: nn.Module, rows: Any) -> EvalResult:
         sums, counts, _ = likelihood.losses(self.seat.engine, module, rows, self._size)
         if not np.isfinite(sums).all():
-            return Outcome(finite=False)
+            return EvalResult(finite=False)
         predictions, seconds = self._write(module, rows)
         references = list(rows.references)
         scores = {**self.task.score(predictions, references), LOSS: likelihood.mean_loss(sums, counts)}
@@ -79,7 +79,7 @@ class Answer:
             "tokens": counts,
             **({"score": each} if each is not None else {}),
         }
-        return Outcome(scores, stderr, columns, len(predictions), seconds)
+        return EvalResult(scores, stderr, columns, len(predictions), seconds)
 
     def _each(self, predictions: list[str], references: list[Any], losses: Array) -> Array | None:
         """Each example's own main score; None where the score is of all examples together."""
@@ -99,8 +99,8 @@ class Answer:
             return compute.standard_error(self.task.main_score, predictions, references)
         return None
 
-    def again(self, module: nn.Module, rows: Any) -> float:
+    def time_inference(self, module: nn.Module, rows: Any) -> float:
         return self._write(module, rows)[1]
 
-    def beats(self, before: Array | None, after: Array, outcome: Outcome) -> tuple[str, str]:
+    def check_learned(self, before: Array | None, after: Array, outcome: EvalResult) -> tuple[str, str]:
         return "beats untrained", learning_checks.beats_untrained(before, after)

@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.core.protocols import Task
 from bench.data.encoding import Rows
-from bench.tasks.formulations.base import Outcome, Seat
+from bench.tasks.formulations.base import EvalResult, FormulationContext
 from bench.tasks.formulations.classifier_head import beats_majority, judged, kept, settled
 from bench.tasks.formulations.likelihood import word_scores
 from bench.tasks.formulations.prompt_batches import Array, Pairs, Ragged
@@ -29,7 +29,7 @@ class LabelWords:
     """
 
     task: Any
-    seat: Seat
+    seat: FormulationContext
     words: Words
     template: Template
     labels: tuple[str, ...]
@@ -69,7 +69,7 @@ class LabelWords:
             Ragged.of(prompts), answer, np.asarray(labels), self.words.start, cut=cut, examples=kept(self.task, rows)
         )
 
-    def numbers(self, module: nn.Module, rows: Rows) -> Array:
+    def outputs(self, module: nn.Module, rows: Rows) -> Array:
         return self._scores(module, rows)[0]
 
     def _scores(self, module: nn.Module, rows: Any) -> tuple[Array, float]:
@@ -77,15 +77,15 @@ class LabelWords:
         return word_scores(self.seat.engine, module, rows, self.scored, size)
 
     def dev_score(self, module: nn.Module, rows: Rows) -> float:
-        return float(self.task.score(*settled(self.task, rows, self.numbers(module, rows)))[self.task.main_score])
+        return float(self.task.score(*settled(self.task, rows, self.outputs(module, rows)))[self.task.main_score])
 
-    def judge(self, module: nn.Module, rows: Rows) -> Outcome:
+    def evaluate(self, module: nn.Module, rows: Rows) -> EvalResult:
         return judged(self.task, rows, *self._scores(module, rows))
 
-    def again(self, module: nn.Module, rows: Rows) -> float:
+    def time_inference(self, module: nn.Module, rows: Rows) -> float:
         return self._scores(module, rows)[1]
 
-    def beats(self, before: Array | None, after: Array, outcome: Outcome) -> tuple[str, str]:
+    def check_learned(self, before: Array | None, after: Array, outcome: EvalResult) -> tuple[str, str]:
         return beats_majority(self.task, outcome)
 
 

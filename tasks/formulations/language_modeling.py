@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from bench.tasks.formulations import learning_checks, likelihood
-from bench.tasks.formulations.base import Outcome, Seat
+from bench.tasks.formulations.base import EvalResult, FormulationContext
 from bench.tasks.formulations.prompt_batches import Array, Pairs, Ragged
 from bench.tasks.formulations.prompt_template import Words
 
@@ -27,7 +27,7 @@ class LanguageModelling:
     """
 
     task: Any
-    seat: Seat
+    seat: FormulationContext
     words: Words
     reads_untrained: ClassVar[bool] = True
 
@@ -50,16 +50,16 @@ class LanguageModelling:
     def _size(self) -> int:
         return self.seat.settings.eval_batch_size
 
-    def numbers(self, module: nn.Module, rows: Any) -> Array:
+    def outputs(self, module: nn.Module, rows: Any) -> Array:
         return likelihood.every_token(self.seat.engine, module, rows, self._size)
 
     def dev_score(self, module: nn.Module, rows: Any) -> float:
         return likelihood.mean_loss(*likelihood.losses(self.seat.engine, module, rows, self._size)[:2])
 
-    def judge(self, module: nn.Module, rows: Any) -> Outcome:
+    def evaluate(self, module: nn.Module, rows: Any) -> EvalResult:
         sums, counts, seconds = likelihood.losses(self.seat.engine, module, rows, self._size)
         if not np.isfinite(sums).all():
-            return Outcome(finite=False)
+            return EvalResult(finite=False)
         loss, error = likelihood.mean_loss(sums, counts), likelihood.loss_stderr(sums, counts, rows.labels)
         perplexity = math.exp(min(loss, 700.0))  # what is beyond is beyond a float
         stderr = error
@@ -75,12 +75,12 @@ class LanguageModelling:
             "tokens": counts,
             "text": rows.labels,
         }
-        return Outcome({"perplexity": perplexity, LOSS: loss}, stderr, columns, len(each), seconds)
+        return EvalResult({"perplexity": perplexity, LOSS: loss}, stderr, columns, len(each), seconds)
 
-    def again(self, module: nn.Module, rows: Any) -> float:
+    def time_inference(self, module: nn.Module, rows: Any) -> float:
         return likelihood.losses(self.seat.engine, module, rows, self._size)[2]
 
-    def beats(self, before: Array | None, after: Array, outcome: Outcome) -> tuple[str, str]:
+    def check_learned(self, before: Array | None, after: Array, outcome: EvalResult) -> tuple[str, str]:
         return "beats untrained", learning_checks.beats_untrained(before, after)
 
 

@@ -13,7 +13,7 @@ from bench.core.protocols import Task
 
 if TYPE_CHECKING:
     from bench.models.loading import ModelSource
-    from bench.tasks.formulations.base import Form, Plan, Seat
+    from bench.tasks.formulations.base import Formulation, FormulationContext, Plan
 
 _HEADS = {"decoder": "causal-lm", "encoder-decoder": "seq2seq"}
 _AUTO = {"encoder": "head", "decoder": "head", "encoder-decoder": "text"}
@@ -196,7 +196,7 @@ def reads_text(task: Task) -> bool:
     return task.kind != "image-classification"
 
 
-def make(plan: Plan, task: Task, source: ModelSource, seat: Seat) -> Form:
+def make(plan: Plan, task: Task, source: ModelSource, seat: FormulationContext) -> Formulation:
     """The form of a plan, for one run.
 
     Raises:
@@ -225,7 +225,7 @@ def make(plan: Plan, task: Task, source: ModelSource, seat: Seat) -> Form:
     return LabelWords(task, seat, words, template, tuple(plan["words"]))
 
 
-def _head(task: Any, source: ModelSource, seat: Seat) -> Form:
+def _head(task: Any, source: ModelSource, seat: FormulationContext) -> Formulation:
     import numpy as np
 
     from bench.data.encoding import Rows, encode

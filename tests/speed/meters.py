@@ -55,7 +55,7 @@ def rows() -> Encoded:
     return Encoded({"input_ids": ids, "attention_mask": np.ones_like(ids)}, offsets, generator.integers(0, 2, ROWS))
 
 
-class Subject:
+class FakeStep:
     """A module under a method, and the two ways to train it for some steps."""
 
     def __init__(self, model: str, method: str, steps: int) -> None:
@@ -124,7 +124,7 @@ def reference_seconds(steps: int) -> float:
     return time.process_time() - begun
 
 
-def overhead(subject: Subject, pairs: int) -> tuple[float, float, float]:
+def overhead(subject: FakeStep, pairs: int) -> tuple[float, float, float]:
     """Percent that "on" takes longer, its standard error, and CPU seconds of a bare step."""
     subject.on(), subject.off()  # what first calls set up
     ratios, bare = [], []
@@ -156,10 +156,10 @@ def main() -> None:
         f"% of {chosen.steps} steps | together % |\n|---|---|---|---|---|---|---|---|\n"
     )
     for model, method in itertools.product(chosen.models.split(","), chosen.methods.split(",")):
-        probe = Subject(model, method, 5)
+        probe = FakeStep(model, method, 5)
         probe.off()
         steps = max(10, min(400, round(chosen.block_seconds / (probe.off() / 5))))
-        more, error, bare = overhead(Subject(model, method, steps), chosen.pairs)
+        more, error, bare = overhead(FakeStep(model, method, steps), chosen.pairs)
         share = 100 * reference / (chosen.steps * bare)
         sys.stdout.write(
             f"| {model} | {method} | {1e3 * bare:.1f} | {steps} | {more:.2f} ± {error:.2f} | "

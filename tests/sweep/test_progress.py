@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import RequestError
-from bench.store.record import in_company
+from bench.store.record import had_concurrent_runs
 from bench.store.store import Store
 from bench.sweep import status
 from tests import factories
@@ -85,7 +85,7 @@ def test_speeds_measured_in_company_are_marked() -> None:
 
     alone, shared = factories.record("lora"), factories.record("lst")
     shared["environment"]["workers"] = 2
-    assert not in_company(alone) and in_company(shared)
+    assert not had_concurrent_runs(alone) and had_concurrent_runs(shared)
     console = Console(width=200, record=True, file=io.StringIO())
     render([alone, shared], console)
     text = console.export_text()

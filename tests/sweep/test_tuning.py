@@ -21,7 +21,7 @@ from bench.store.store import Store
 from bench.sweep import expand, tuning
 from bench.sweep.progress import Silent
 from bench.sweep.scheduler import Options, Sweep
-from bench.sweep.search_space import Wish, spaces
+from bench.sweep.search_space import TuneTarget, spaces
 from bench.sweep.tuning import Search, Tuner
 from bench.training.job import Job
 from tests import factories
@@ -52,7 +52,7 @@ def runs(mirror: Path, tiny_model: Path) -> Any:
 
 
 def wanted(*wishes: str, trials: int | None = 6, prune: str = "none") -> Search:
-    return Search(tuple(map(Wish.parse, wishes)), trials, prune)
+    return Search(tuple(map(TuneTarget.parse, wishes)), trials, prune)
 
 
 def scored(best: float, steps: int = 40) -> Any:
@@ -226,12 +226,12 @@ def test_grids_ranges_and_several_options(runs: Any, tmp_path: Path) -> None:
 
 def test_spaces_keep_to_an_options_bounds(runs: Any) -> None:
     (run,) = runs("lora", seeds="0")
-    found = spaces(run.method, [Wish.parse("rank"), Wish.parse("dropout"), Wish.parse("lr")])
+    found = spaces(run.method, [TuneTarget.parse("rank"), TuneTarget.parse("dropout"), TuneTarget.parse("lr")])
     assert (found["rank"].low, found["rank"].whole, found["rank"].log) == (1, True, True)
     assert found["dropout"].low == 0.0 and not found["dropout"].log and found["dropout"].high <= 1.0
     assert all(found["rank"].holds(found["rank"].at(share / 7)) for share in range(8))
     with pytest.raises(RequestError, match="is not a number: list its values, targets=A|B"):
-        spaces(run.method, [Wish.parse("targets")])
+        spaces(run.method, [TuneTarget.parse("targets")])
 
 
 def test_tuning_never_sees_the_validation_split(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bench.report.html.escape import text
-from bench.store.labels import shown
+from bench.store.labels import format_value
 from bench.store.record import Record
 
 _MOST_VALUES = 8
@@ -59,7 +59,7 @@ def _method(index: int, name: str, runs: Sequence[Record], about: About | None) 
     values = _values(runs)
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
     if about is None:
-        codes = sorted({shown(run["spec"]["code"]["method"]) for run in runs})
+        codes = sorted({format_value(run["spec"]["code"]["method"]) for run in runs})
         head = "its code is not installed here"
         body = (
             f"<p>Nothing here defines this method (a plugin that is not loaded: <code>--plugin FILE</code>). Its "
@@ -105,7 +105,7 @@ def _values(runs: Sequence[Record]) -> dict[str, list[str]]:
     for run in runs:
         for name, value in run["spec"]["method"].items():
             if name != "name":
-                found.setdefault(name, {})[shown(value)] = None
+                found.setdefault(name, {})[format_value(value)] = None
     return {name: list(values) for name, values in found.items()}
 
 

@@ -9,8 +9,8 @@ from bench.analysis.configurations import BOTH, EXAMPLES
 from bench.analysis.setups import Setup
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
-from bench.store.labels import mixed, shown, tuned
-from bench.store.record import Record, failed_checks, in_company, scored
+from bench.store.labels import format_value, mixed, tuned
+from bench.store.record import Record, failed_checks, had_concurrent_runs, scored
 
 # Facts about a machine that differ between any two runs and say nothing about whether they compare.
 _FLEETING = ("hostname", "pid", "time", "date", "free", "available", "load", "temperature", "busy", "uptime")
@@ -56,7 +56,7 @@ def rests_on(scene: Scene) -> list[str]:
     if lost:
         which = join(brief({f"{names[record['run_id']]} ({record['status']})" for record in lost}))
         said.append(f"<strong>{len(lost)} of {len(records)} runs have no score</strong>: {which}.")
-    shared = sorted({names[record["run_id"]] for record in records if in_company(record)})
+    shared = sorted({names[record["run_id"]] for record in records if had_concurrent_runs(record)})
     if shared:
         said.append(f"Speeds of {join(brief(shared))} were measured in company: other runs were at work beside them.")
     said += [f"{text(note[:1].upper() + note[1:])}." for note in (scene.group.notes if scene.group else ())]
@@ -108,10 +108,12 @@ def _tuning(done: Sequence[Setup]) -> str:
         rates.setdefault(setup.method, set()).add(setup.first["spec"]["train"]["lr"])
     used = set().union(*rates.values())
     if len(rates) > 1 and len(used) == 1:
-        return f"No tuning: every method at the same learning rate {text(shown(used.pop()))}, which favours some."
+        return (
+            f"No tuning: every method at the same learning rate {text(format_value(used.pop()))}, which favours some."
+        )
     if any(len(tried) > 1 for tried in rates.values()):
         return "Some methods ran at several learning rates; the best of several is not an untuned score."
-    listed = ", ".join(f"{text(name)} {text(shown(tried.pop()))}" for name, tried in sorted(rates.items()))
+    listed = ", ".join(f"{text(name)} {text(format_value(tried.pop()))}" for name, tried in sorted(rates.items()))
     return f"No tuning: each method at its default learning rate, or the one it was given ({listed})."
 
 
@@ -120,7 +122,9 @@ def _budget(records: Sequence[Record]) -> str:
     steps, batch = shared.get("steps"), shared.get("batch_size")
     if steps is None or batch is None:
         return "Runs differ in steps or batch size: see each run's settings."
-    extra = "".join(f", {text(shown(shared[key]))}{after}" for key, after in _EXTRAS if shared.get(key) is not None)
+    extra = "".join(
+        f", {text(format_value(shared[key]))}{after}" for key, after in _EXTRAS if shared.get(key) is not None
+    )
     return f"{steps:,} steps of {batch} examples each{extra}."
 
 
@@ -134,7 +138,7 @@ def warnings(records: Sequence[Record]) -> list[str]:
     for what, prints in mixed(records).items():
         said.append(f"Rows mix {len(prints)} versions of the {what}: {join(brief(prints))}.")
     for key in sorted({key for spec in specs for key in spec["train"]} - {"lr"}):
-        values = {shown(spec["train"].get(key)) for spec in specs}
+        values = {format_value(spec["train"].get(key)) for spec in specs}
         if len(values) > 1:
             said.append(f"Rows differ in {text(key.replace('_', ' '))}: {join(brief(values))}.")
     sources = {record["memory"]["source"] for record in records} - {None}
@@ -160,7 +164,7 @@ def environments(records: Iterable[Record]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for record in records:
         for key, value in _flat(record["environment"]):
-            found.setdefault(key, {})[shown(value)] = None
+            found.setdefault(key, {})[format_value(value)] = None
     return {key: list(values) for key, values in found.items()}
 
 

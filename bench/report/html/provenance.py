@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.report.html.escape import text
 from bench.report.html.notes import common, environments
-from bench.store.labels import shown
+from bench.store.labels import format_value
 from bench.store.record import Record
 
 _MOST = 12
@@ -51,7 +51,7 @@ def _plan(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     }
     facts = {name: [", ".join(sorted(set(values)))] for name, values in listed.items()}
     facts["seeds"] = [_ranges(spec["seed"] for spec in specs)]
-    facts["training"] = [", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in shared.items())]
+    facts["training"] = [", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in shared.items())]
     differing = sorted({name for spec in specs for name in spec["train"]} - set(shared))
     if differing:
         facts["differs from run to run"] = [", ".join(name.replace("_", " ") for name in differing)]
@@ -66,7 +66,9 @@ def _asked(records: Sequence[Record], folder: Path | None) -> dict[str, list[str
         try:
             plan = json.loads(path.read_bytes())
             runs = [run["run_id"] for run in plan["runs"]]
-            asked = [", ".join(f"{name} {shown(value)}" for name, value in flags.items()) for flags in plan["asked"]]
+            asked = [
+                ", ".join(f"{name} {format_value(value)}" for name, value in flags.items()) for flags in plan["asked"]
+            ]
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             continue
         # Which runs a tuning ends in is not known when its plan is kept.
@@ -94,6 +96,6 @@ def _sources(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
             facts = {
                 name: value for name, value in spec[part].items() if name != "name" and value not in (None, "", {})
             }
-            said = ", ".join(f"{name} {shown(value)}" for name, value in facts.items())
+            said = ", ".join(f"{name} {format_value(value)}" for name, value in facts.items())
             found.setdefault(f"{part} {spec[part]['name']}", {})[said] = None
     return {name: list(values) for name, values in found.items()}

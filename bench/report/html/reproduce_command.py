@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.store.labels import shown
+from bench.store.labels import format_value
 
 # Settings of the trainer that have a flag of their own.
 _FLAGS = (
@@ -46,13 +46,13 @@ def own_part(spec: Mapping[str, Any], seeds: Sequence[int] = ()) -> str:
     ]
     words += ["--seeds", ",".join(map(str, seeds or [spec["seed"]]))]
     if rate is not None:
-        words += ["--lr", shown(rate)]
+        words += ["--lr", format_value(rate)]
     for option, value in spec["task"].get("options", {}).items():
-        words += ["--set", f"task.{option}={shown(value)}"]
+        words += ["--set", f"task.{option}={format_value(value)}"]
     for option, value in method.items():
         same_rate = option == "lr" and value == rate
         if option != "name" and not same_rate:
-            words += ["--set", f"{name}.{option}={shown(value)}"]
+            words += ["--set", f"{name}.{option}={format_value(value)}"]
     return shlex.join(words)
 
 
@@ -64,8 +64,8 @@ def training(train: Mapping[str, Any]) -> str:
         if value is None or name == "lr" or counted:
             continue
         words += (
-            ["--" + name.replace("_", "-"), shown(value)]
+            ["--" + name.replace("_", "-"), format_value(value)]
             if name in _FLAGS
-            else ["--set", f"train.{name}={shown(value)}"]
+            else ["--set", f"train.{name}={format_value(value)}"]
         )
     return shlex.join(words)

@@ -13,7 +13,7 @@ from bench.report.html.chart_learning_rate import trials
 from bench.report.html.escape import text
 from bench.report.html.notes import common
 from bench.report.html.reproduce_command import own_part, reproduce, training
-from bench.store.labels import shown
+from bench.store.labels import format_value
 from bench.store.record import PHASES, Record, main_value, scored
 
 _MANY_COMMANDS = 100
@@ -115,7 +115,7 @@ def _listed(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _options(given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{text(name)} {text(shown(value) or 'none')}" for name, value in given.items())
+    return ", ".join(f"{text(name)} {text(format_value(value) or 'none')}" for name, value in given.items())
 
 
 def _checks(checks: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core import formatting
 from bench.store.labels import groups, labels, mixed, model_title, ranked, tuned
-from bench.store.record import SPLIT, Record, failed_checks, in_company, main_value, scored, without_weights
+from bench.store.record import SPLIT, Record, failed_checks, had_concurrent_runs, main_value, scored, without_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def _measured(head: str, write: Callable[[Record], str], rank: int = 0) -> _Colu
 def _speed(head: str, name: str, rank: int) -> _Column:
     def cell(record: Record) -> str:
         value = record["speed"][name]
-        mark = "*" if value is not None and in_company(record) else ""
+        mark = "*" if value is not None and had_concurrent_runs(record) else ""
         return formatting.significant(value) + mark
 
     return _measured(head, cell, rank)
@@ -183,7 +183,7 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
 
 def meanings(records: Sequence[Record], group: Group, alpha: float) -> list[str]:
     """What one must know to read a group's table, in sentences: how values were chosen, speeds taken, ± and letters."""
-    company = [COMPANY] if any(in_company(record) for record in records) else []
+    company = [COMPANY] if any(had_concurrent_runs(record) for record in records) else []
     return [*filter(None, [tuned(records)]), *company, *covered(group, alpha)]
 
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core.quiet import uncollected
+from bench.core.quiet import gc_paused
 from bench.sweep.executors.base import died
 from bench.training.events import Emitter
 
@@ -53,7 +53,7 @@ def _stop(*_: object) -> None:
 
 
 def _preload() -> None:
-    with uncollected(lasting=True):  # a fifth of the time would go into looking for cycles among what modules define
+    with gc_paused(lasting=True):  # a fifth of the time would go into looking for cycles among what modules define
         import datasets  # noqa: F401  (loaded here once, so that forked children need not)
         import transformers
 
@@ -103,7 +103,7 @@ class _Server:
             self._reap()
 
     def _import_more(self) -> None:
-        with uncollected(lasting=True):
+        with gc_paused(lasting=True):
             importlib.import_module(self.later.pop(0))
 
     def _obey(self, order: dict[str, Any]) -> None:

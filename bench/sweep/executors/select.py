@@ -14,7 +14,7 @@ from bench.sweep.executors.local import Pool, cores
 EXECUTORS = ("local", "ray", "slurm")
 
 
-class Ahead:
+class WorkerPrewarm:
     """The worker of this machine, started while the request is still being checked: both import torch meanwhile.
 
     Nothing is started where runs are done elsewhere, where a core would have to be shared with the check, or where
@@ -46,7 +46,7 @@ class Ahead:
 
 
 def opener(
-    values: Mapping[str, Any], workers: int | None, folder: Path, ahead: Ahead | None = None
+    values: Mapping[str, Any], workers: int | None, folder: Path, ahead: WorkerPrewarm | None = None
 ) -> Callable[[], Executor]:
     """What opens the executor that the flags name.
 

@@ -30,7 +30,7 @@ from bench.models.frozen_backbone import Reading, Reads, Recalls, cannot_recall,
 from bench.models.inference import Engine
 from bench.tasks.formulations import select
 from bench.training.memory import measure_call
-from bench.training.shared.feature_store import FORMAT, KEY_BYTES, Array, Column, Shape, Shelf, prune
+from bench.training.shared.feature_store import FORMAT, KEY_BYTES, Array, Column, FeatureStore, Shape, prune
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Known:
     longest: int
 
 
-class TrunkCache:
+class FeatureCache:
     """A feed that answers from memory-mapped files; a batch with an example that is not there goes to the trunk.
 
     Attributes:
@@ -141,7 +141,7 @@ def only_reader(module: nn.Module, name: str) -> tuple[str, Recalls]:
 
 
 @contextlib.contextmanager
-def fed(module: nn.Module, cache: TrunkCache | None) -> Iterator[None]:
+def fed(module: nn.Module, cache: FeatureCache | None) -> Iterator[None]:
     """Let the readers of a module ask a cache while this is open."""
     found = list(readers(module).values()) if cache is not None else []
     for reader in found:
@@ -184,7 +184,7 @@ def refuse(size: int, limit: int, what: str) -> None:
         )
 
 
-def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -> tuple[TrunkCache, dict[str, Any]]:
+def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -> tuple[FeatureCache, dict[str, Any]]:
     """Fill what is missing of the features a run needs.
 
     Args:
@@ -199,7 +199,7 @@ def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -
         RequestError: when it would be larger than the limit, or than the disk has room for; nothing is written then.
     """
     path, reader = only_reader(module, name)
-    shelf = Shelf(cache_folder() / "trunks" / _identity(path, reader, weights, need.engine))
+    shelf = FeatureStore(cache_folder() / "trunks" / _identity(path, reader, weights, need.engine))
     begun = time.perf_counter()
     peak = None
     names = list(reader.stores)
@@ -225,7 +225,7 @@ def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -
         "fill_peak_bytes": peak,
         "reused": not missing,
     }
-    return TrunkCache(columns), record
+    return FeatureCache(columns), record
 
 
 def _size(shapes: Mapping[str, Shape], example: _Example) -> int:
@@ -292,7 +292,7 @@ class _Filler:
         values = self._stored(self._inputs(one.part, [one.row]))
         return {name: Shape.of(values[name], stored.tokens) for name, stored in self.reader.stores.items()}
 
-    def fill(self, shelf: Shelf, shapes: Mapping[str, Shape], missing: Mapping[bytes, _Example]) -> int:
+    def fill(self, shelf: FeatureStore, shapes: Mapping[str, Shape], missing: Mapping[bytes, _Example]) -> int:
         """Write a segment with the missing examples; returns the bytes that its largest pass takes in memory."""
         peak, done = None, 0
         with shelf.writer(shapes) as writer:

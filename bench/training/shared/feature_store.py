@@ -91,7 +91,7 @@ class Column:
             self.starts.setdefault(key, start)
 
 
-class Shelf:
+class FeatureStore:
     """The segments of one trunk.
 
     Args:
@@ -188,7 +188,7 @@ class Shelf:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def prune(root: Path, most: int, needed: Shelf, wanted: Collection[bytes]) -> None:
+def prune(root: Path, most: int, needed: FeatureStore, wanted: Collection[bytes]) -> None:
     """Remove segments, those used longest ago first, until what all trunks' take is at most ``most`` bytes.
 
     A process that reads one has it mapped and keeps it until it ends. What another process holds the lock of stays: it
@@ -211,7 +211,7 @@ def prune(root: Path, most: int, needed: Shelf, wanted: Collection[bytes]) -> No
             mine = set(wanted).isdisjoint(_index(folder)[0])
             free: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(mine)
         else:
-            free = Shelf(folder.parent).left_alone()
+            free = FeatureStore(folder.parent).left_alone()
         with free as removable:
             if removable:
                 shutil.rmtree(folder, ignore_errors=True)

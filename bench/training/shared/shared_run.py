@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from bench.data.encoding import Rows
 from bench.data.sampling import evaluation_batches
 from bench.models.frozen_backbone import readers
-from bench.tasks.formulations.base import Form
+from bench.tasks.formulations.base import Formulation
 from bench.training.checks import digests
 from bench.training.memory import undone
 from bench.training.shared.lockstep import Member
-from bench.training.trainer import Fit, Trainer
+from bench.training.trainer import Trainer, TrainResult
 
 # Optimizer steps of the probe: a fortieth of the run's, since each of the runs that share does them by itself.
 _FEWEST, _MOST, _SHARE = 6, 20, 40
@@ -26,7 +26,7 @@ _PLANNED = 2000  # batches that it chooses from, at most
 _EVALUATED = 2  # evaluation batches of its inference probe
 
 
-def own_training(trainer: Trainer, data: Rows, planned: Iterator[list[int]]) -> Fit:
+def own_training(trainer: Trainer, data: Rows, planned: Iterator[list[int]]) -> TrainResult:
     """Some steps of a run, done alone to time them; the module and all random states are put back.
 
     Args:
@@ -36,7 +36,7 @@ def own_training(trainer: Trainer, data: Rows, planned: Iterator[list[int]]) -> 
     """
     wanted, engine, passes = trainer.steps, trainer.engine, trainer.settings.grad_accum
     steps = min(wanted, max(_FEWEST, min(_MOST, wanted // _SHARE)))
-    warmup = Fit(step_seconds=[0.0] * steps).warmup_steps
+    warmup = TrainResult(step_seconds=[0.0] * steps).warmup_steps
     plan = list(islice(planned, min(wanted * passes, _PLANNED)))
     some = [*_spread(plan, data, warmup * passes), *_spread(plan, data, (steps - warmup) * passes)]
     batches = ((engine.batch(data, rows), int(data.lengths[rows].sum())) for rows in some)
@@ -52,12 +52,12 @@ def _spread(batches: Sequence[list[int]], data: Rows, count: int) -> list[list[i
     return [order[(2 * index + 1) * len(order) // (2 * count)] for index in range(count)]
 
 
-def own_inference(form: Form, module: nn.Module, rows: Rows, batch_size: int) -> float:
+def own_inference(form: Formulation, module: nn.Module, rows: Rows, batch_size: int) -> float:
     """Examples a second of a module that answers alone, over a few batches spread over the rows' lengths."""
     batches = evaluation_batches(rows.lengths, batch_size)
     chosen = _spread(batches, rows, min(_EVALUATED, len(batches)))
     some = rows.take([row for batch in chosen for row in batch])
-    return len(some) / form.again(module, some)
+    return len(some) / form.time_inference(module, some)
 
 
 def join(member: Member, module: nn.Module, frozen: Mapping[str, str], device: torch.device) -> dict[str, str]:
@@ -110,7 +110,7 @@ def trunks(module: nn.Module, frozen: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def speeds(fit: Fit) -> dict[str, Any]:
+def speeds(fit: TrainResult) -> dict[str, Any]:
     """The record's ``speed`` members that optimizer steps tell."""
     return {
         "train_samples_per_second": fit.per_second(fit.samples),

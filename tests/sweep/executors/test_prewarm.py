@@ -13,7 +13,7 @@ from bench.core.errors import RequestError
 from bench.sweep import plan_snapshot
 from bench.sweep.executors import select
 from bench.sweep.executors.local import Pool
-from bench.sweep.executors.select import Ahead
+from bench.sweep.executors.select import WorkerPrewarm
 
 
 class Waiting:
@@ -44,7 +44,7 @@ def planned(folder: Path, asked: list[dict[str, Any]], *run_ids: str) -> None:
 
 
 def test_the_first_sweep_takes_it_and_a_second_gets_a_new_one(pools: list[Waiting], tmp_path: Path) -> None:
-    with Ahead([{}], tmp_path) as ahead:
+    with WorkerPrewarm([{}], tmp_path) as ahead:
         open_executor = select.opener({}, 3, tmp_path, ahead)
         first, second = open_executor(), open_executor()
     assert [first, second] == pools and [pool.slots for pool in pools] == [3, 3]
@@ -52,20 +52,20 @@ def test_the_first_sweep_takes_it_and_a_second_gets_a_new_one(pools: list[Waitin
 
 
 def test_what_was_not_taken_ends_also_on_an_error(pools: list[Waiting], tmp_path: Path) -> None:
-    with pytest.raises(RequestError), Ahead([{}], tmp_path):
+    with pytest.raises(RequestError), WorkerPrewarm([{}], tmp_path):
         raise RequestError("wrong")
     assert [pool.ended for pool in pools] == [True]
 
 
 @pytest.mark.parametrize("asked", [{"executor": "ray"}, {"executor": "slurm"}])
 def test_other_executors_get_none(asked: dict[str, Any], pools: list[Waiting], tmp_path: Path) -> None:
-    with Ahead([asked], tmp_path):
+    with WorkerPrewarm([asked], tmp_path):
         assert pools == []
 
 
 def test_one_core_is_left_to_the_check(pools: list[Waiting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "cores", lambda: 1)
-    with Ahead([{}], tmp_path) as ahead:
+    with WorkerPrewarm([{}], tmp_path) as ahead:
         assert pools == [] and ahead.take(2).slots == 2
 
 
@@ -73,15 +73,15 @@ def test_a_request_that_was_answered_before_starts_none(pools: list[Waiting], tm
     asked = [{"methods": "lora", "quiet": True}]
     planned(tmp_path, asked, "a" * 16, "b" * 16)
     for name in ("a" * 16, "b" * 16):
-        with Ahead(asked, tmp_path):
+        with WorkerPrewarm(asked, tmp_path):
             pass
         assert len(pools) == ("ab".index(name[0]) + 1)  # one record is missing still
         (tmp_path / "runs" / f"{name}.json").touch()
     for other in ({"methods": "lora,lst"}, {"methods": "lora", "fresh": True}):
-        with Ahead([other], tmp_path):
+        with WorkerPrewarm([other], tmp_path):
             pass
     assert len(pools) == 4
-    with Ahead([{"methods": "lora"}], tmp_path):
+    with WorkerPrewarm([{"methods": "lora"}], tmp_path):
         assert len(pools) == 4
 
 

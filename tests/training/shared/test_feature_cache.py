@@ -30,7 +30,7 @@ from bench.models.inference import Engine
 from bench.store.record import problems
 from bench.training.checks import digests, frozen
 from bench.training.shared import feature_cache
-from bench.training.shared.feature_store import Shape, Shelf, prune
+from bench.training.shared.feature_store import FeatureStore, Shape, prune
 from tests import tiny, zoo
 from tests.conftest import Bench
 
@@ -107,7 +107,7 @@ def need(data: Any, **changes: Any) -> feature_cache.Need:
 
 def kept(
     method: Method, module: nn.Module, data: Any, **changes: Any
-) -> tuple[feature_cache.TrunkCache, dict[str, Any]]:
+) -> tuple[feature_cache.FeatureCache, dict[str, Any]]:
     return feature_cache.keep(module, method.name, digests(frozen(module)), need(data, **changes))
 
 
@@ -280,10 +280,10 @@ def test_nothing_is_left_of_a_pass_that_fails(monkeypatch: pytest.MonkeyPatch) -
 
 def test_who_fills_second_waits_for_the_first(tmp_path: Path) -> None:
     waiting, inside = threading.Event(), threading.Event()
-    shelf = Shelf(tmp_path / "shelf")
+    shelf = FeatureStore(tmp_path / "shelf")
 
     def second() -> None:
-        with Shelf(tmp_path / "shelf").locked(waiting.set):
+        with FeatureStore(tmp_path / "shelf").locked(waiting.set):
             inside.set()
 
     with shelf.locked(lambda: pytest.fail("nobody else is there")):
@@ -317,7 +317,7 @@ def test_what_was_used_longest_ago_makes_room() -> None:
 
 def test_what_another_process_has_just_kept_is_not_removed(tmp_path: Path) -> None:
     """Who fills maps what it wrote while it holds its shelf's lock."""
-    shelves_of = [Shelf(tmp_path / name) for name in ("one", "other")]
+    shelves_of = [FeatureStore(tmp_path / name) for name in ("one", "other")]
     one, other = shelves_of
     with one.locked(lambda: None), one.writer({"x": Shape("float32", 16, False)}) as writer:
         writer.add([b"k" * 16], np.array([1]), {"x": torch.ones(1, 4)})
@@ -331,7 +331,7 @@ def test_what_another_process_has_just_kept_is_not_removed(tmp_path: Path) -> No
 
 def test_a_pass_of_which_nothing_is_left_goes_to_the_trunk() -> None:
     _, module, whole = bert()
-    nothing = feature_cache.TrunkCache({})
+    nothing = feature_cache.FeatureCache({})
     batch = whole.collate([0, 1], {})
     with feature_cache.fed(module, nothing):
         gradients(module, batch)
