@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.act(arguments))
     except RequestError as error:
         for message in error.messages:
-            sys.stderr.write(f"bench: {message}\n")
+            sys.stderr.write(f"bench: {message} [{message.code}]\n")
         return 2
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left (| head): nothing is wrong
