@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import importlib
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from bench.core import options
+from bench.core import code_fingerprint, options
 from bench.core.errors import RequestError, unknown
 from bench.core.protocols import TASK_KINDS, Method, Task
 
@@ -34,15 +33,8 @@ class Entry:
 
     @property
     def code(self) -> str:
-        """First 16 hex digits of a SHA-256: the version of this code.
-
-        It covers the defining file, the files beside it that it imports, and ``code_version`` where the object has
-        one (another package does its work).
-        """
-        digest = hashlib.sha256(str(getattr(self.value, "code_version", "")).encode())
-        for path in _sources(self.file):
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+        """The version of this code (see ``code_fingerprint``)."""
+        return code_fingerprint.of_file(self.file, str(getattr(self.value, "code_version", "")))
 
     @property
     def importable(self) -> bool:
@@ -64,24 +56,6 @@ class Family:
     names: Callable[[], Mapping[str, str]]
     make: Callable[[str], None]
     help: Callable[[], str]
-
-
-def _sources(file: Path) -> list[Path]:
-    """A file of ``bench.methods`` or ``bench.tasks`` with those of its package that it imports, in name order."""
-    found, waiting = {file}, [file]
-    while waiting:
-        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and node.module.startswith(("bench.methods", "bench.tasks"))
-            ):
-                names = [node.module.rsplit(".", 1)[-1], *(alias.name for alias in node.names)]
-                beside = {file.parent / f"{name}.py" for name in names}
-                new = {path for path in beside if path.is_file()} - found
-                found |= new
-                waiting += new
-    return sorted(found)
 
 
 # What a task of each kind has beside what every task has (see ``bench.core.protocols``).

@@ -43,12 +43,13 @@ def model_title(model: Mapping[str, Any]) -> str:
 
 
 def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """``data`` and ``model weights`` → their different fingerprints, where runs that are compared have several."""
+    """``data``, ``model weights`` and ``harness code`` → their fingerprints, where compared runs have several."""
     specs = [record["spec"] for record in records]
     found = {
         what: sorted({spec[part]["fingerprint"] for spec in specs} - {None})
         for part, what in (("task", "data"), ("model", "model weights"))
     }
+    found["harness code"] = sorted({spec["code"].get("harness") or "not recorded" for spec in specs})
     return {what: prints for what, prints in found.items() if len(prints) > 1}
 
 

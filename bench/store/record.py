@@ -205,12 +205,13 @@ def had_concurrent_runs(record: Mapping[str, Any]) -> bool:
 
 
 def provenance_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a run's score rests on beside its settings: fingerprints of data and weights, code of method and task.
+    """What decides a run's score beside its settings: fingerprints of data and weights, versions of the code.
 
     Runs that differ in it are not seeds of one configuration.
     """
     code = spec.get("code") or {}
-    return (spec["task"].get("fingerprint"), spec["model"].get("fingerprint"), code.get("method"), code.get("task"))
+    versions = tuple(code.get(part) for part in ("method", "task", "harness"))
+    return (spec["task"].get("fingerprint"), spec["model"].get("fingerprint"), *versions)
 
 
 PASS = "pass"

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.core import options, registry, task_options
+from bench.core import code_fingerprint, options, registry, task_options
 from bench.core.environment import versions
 from bench.core.errors import RequestError, unknown
 from bench.core.protocols import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
@@ -325,6 +325,7 @@ def _spec(
         "code": {
             "method": registry.method_entry(method.name).code,
             "task": registry.task_entry(task.name).code,
+            "harness": code_fingerprint.harness(),
             "bench": versions()["tunebench"],
         },
     }

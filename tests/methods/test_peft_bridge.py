@@ -237,7 +237,7 @@ def test_unknown_types_and_a_missing_peft_teach(monkeypatch):
 
 def test_listing_does_not_import_peft():
     code = (
-        "import sys; from bench import explain; rows = explain.listing('methods', []);"
+        "import sys; from bench.cli import describe; rows = describe.listing('methods', []);"
         "sys.exit('peft' in sys.modules or not any('lora' in r['help'] for r in rows if r['name'] == 'peft:NAME'))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.core.protocols import option
-from bench.core.registry import register_method
-from bench.models.backbone import Backbone
+from bench.api import Backbone, option, register_method
 
 
 class Shifted(nn.Module):

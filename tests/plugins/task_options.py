@@ -5,9 +5,7 @@ import dataclasses
 import datasets
 
 from bench import option
-from bench.core.registry import register_task
-from bench.data.hub_datasets import Loaded
-from bench.tasks.text_classification import TextTask
+from bench.api import Loaded, TextTask, register_task
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,7 @@ import random
 
 import datasets
 
-from bench.core.registry import register_task
-from bench.data.hub_datasets import Loaded
-from bench.tasks.text_classification import TextTask
+from bench.api import Loaded, TextTask, register_task
 
 WORDS = ("good", "fine", "bad", "poor", "film", "book", "day", "road", "the", "a", "was", "is", "very")
 

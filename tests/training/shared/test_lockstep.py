@@ -219,7 +219,7 @@ def test_going_on_at_a_core_leaves_the_choice_of_cores_as_it_was() -> None:
 
 _DISMISSED = """
 import os, torch, sklearn.metrics
-from bench import openmp
+from bench.training.shared import openmp
 torch.set_num_threads(2)
 torch.ones(1 << 20).add_(1)
 team = len(os.listdir("/proc/self/task"))
