@@ -33,7 +33,7 @@ from bench.store.predictions import write_predictions
 from bench.store.record import blank
 from bench.tasks.formulations import select
 from bench.tasks.formulations.base import EvalResult, FormulationContext
-from bench.training import bernoulli, checks, flops, heap, onednn, run_data
+from bench.training import checks, flops, run_data
 from bench.training.forgetting import Forgetting
 from bench.training.job import Job
 from bench.training.memory import gpu_is_busy, measure_call, out_of_memory
@@ -124,10 +124,6 @@ class Run:
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
         device = torch.device(self.settings.device)
-        if device.type == "cpu":
-            bernoulli.install()
-            heap.keep_freed()
-            onednn.install()
         self.record["environment"] = {
             **environment.describe(self.settings.device),
             "workers": self.job.workers,
