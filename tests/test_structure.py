@@ -99,18 +99,6 @@ def test_no_pickle_and_no_eval() -> None:
         assert not modules & {"pickle", "dill", "cloudpickle", "marshal"}, path
 
 
-def test_every_request_error_has_a_code() -> None:
-    missing = []
-    for name, path in structure.modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RequestError"):
-                continue
-            text = node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
-            if text and not any(keyword.arg == "code" for keyword in node.keywords):
-                missing.append(f"{name}:{node.lineno}")
-    assert missing == []
-
-
 @pytest.mark.parametrize("folder", ["methods", "tasks", "bench/core"])
 def test_the_type_checker_sees_a_planted_error(folder: str, tmp_path: Path) -> None:
     laid_out = tmp_path / "bench"
