@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.core import code_fingerprint
 from bench.core.train_config import LATER
 from bench.store.record import Record, main_value, scored
 
@@ -51,6 +52,16 @@ def mixed(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     }
     found["harness code"] = sorted({spec["code"].get("harness") or "not recorded" for spec in specs})
     return {what: prints for what, prints in found.items() if len(prints) > 1}
+
+
+def of_another_version(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """One sentence about runs that other code than the installed made; None when there are none."""
+    codes = [record["spec"]["code"].get("harness") for record in records]
+    older = sum(code != code_fingerprint.harness() for code in codes)
+    if not older:
+        return None
+    runs = f"{older} of {len(codes)} runs were" if len(codes) > 1 else "This run was"
+    return f"{runs} made by another version of tunebench's code; the same command makes them again with this one."
 
 
 def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.core import code_fingerprint
-from bench.store.labels import mixed
+from bench.store.labels import mixed, of_another_version
 from bench.store.record import provenance_key
 from tests import factories
 
@@ -120,3 +120,5 @@ def test_rows_of_two_code_versions_are_not_one_configuration_and_the_table_says_
     assert provenance_key(new["spec"]) != provenance_key(old["spec"])
     assert mixed([new, old])["harness code"] == ["0" * 16, "not recorded"]
     assert mixed([old, old]) == {}
+    assert (of_another_version([factories.record(), old]) or "").startswith("1 of 2 runs were made by another version")
+    assert of_another_version([factories.record()]) is None

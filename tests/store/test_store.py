@@ -219,7 +219,8 @@ WRITE_FOREVER = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from bench.store.store import Store, write_output
+from bench.core.files import write_output
+from bench.store.store import Store
 store, record = Store(Path(sys.argv[1])), json.loads(Path(sys.argv[2]).read_text())
 number = 0
 print("ready", flush=True)
@@ -277,7 +278,8 @@ HOLD = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from bench.store.store import Store, write_output
+from bench.core.files import write_output
+from bench.store.store import Store
 with Store(Path(sys.argv[1])).claim(sys.argv[2]) as held:
     print(held, flush=True)
     time.sleep(60)

@@ -9,7 +9,7 @@ from bench.analysis.configurations import BOTH, EXAMPLES
 from bench.analysis.setups import Setup
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
-from bench.store.labels import format_value, mixed, tuned
+from bench.store.labels import format_value, mixed, of_another_version, tuned
 from bench.store.record import Record, failed_checks, had_concurrent_runs, scored
 
 # Facts about a machine that differ between any two runs and say nothing about whether they compare.
@@ -137,6 +137,8 @@ def warnings(records: Sequence[Record]) -> list[str]:
     specs = [record["spec"] for record in records]
     for what, prints in mixed(records).items():
         said.append(f"Rows mix {len(prints)} versions of the {what}: {join(brief(prints))}.")
+    if (version := of_another_version(records)) is not None:
+        said.append(text(version))
     for key in sorted({key for spec in specs for key in spec["train"]} - {"lr"}):
         values = {format_value(spec["train"].get(key)) for spec in specs}
         if len(values) > 1:

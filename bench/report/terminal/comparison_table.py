@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.core import formatting
-from bench.store.labels import groups, labels, mixed, model_title, ranked, tuned
+from bench.store.labels import groups, labels, mixed, model_title, of_another_version, ranked, tuned
 from bench.store.record import SPLIT, Record, failed_checks, had_concurrent_runs, main_value, scored, without_weights
 
 if TYPE_CHECKING:
@@ -307,4 +307,6 @@ def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
     lines = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
     for what, prints in mixed(ordered).items():
         lines.append(f"! rows mix {len(prints)} versions of the {what} ({', '.join(prints)}) and do not compare")
+    if (version := of_another_version(ordered)) is not None:
+        lines.append(f"! {version}")
     return [formatting.clean(line) for line in lines]
