@@ -95,15 +95,17 @@ def make(name: str) -> None:
     """
     there = names()
     if not there:
-        raise RequestError(f"{name}: {INSTALL}.")
+        raise RequestError(f"{name}: {INSTALL}.", code="package-missing")
     if name not in there:
-        raise RequestError(unknown("method", name, there))
+        raise RequestError(unknown("method", name, there), code="invalid-value")
     kind = name.removeprefix(_PREFIX).upper()
     if kind in REFUSED:
-        raise RequestError(f"{name}: {REFUSED[kind]}.")
+        raise RequestError(f"{name}: {REFUSED[kind]}.", code="unsupported")
     config, tuner = _classes(kind)
     if config is None:
-        raise RequestError(f"{name}: the installed peft names this type but has no configuration for it.")
+        raise RequestError(
+            f"{name}: the installed peft names this type but has no configuration for it.", code="unsupported"
+        )
     register_method(_method(name, config, tuner))
 
 

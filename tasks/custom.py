@@ -89,7 +89,7 @@ class OwnTask(TextTask):
         train = parts.splits["train"]
         aside = (*parts.aside, *filter(None, (self.group,)))
         if self.group is not None and self.group not in train.table.column_names:
-            raise RequestError(unknown(f"column of {self.name}", self.group, train.table.column_names))
+            raise RequestError([unknown(f"column of {self.name}", self.group, train.table.column_names)])
         kind = None if self.kind == AUTO else self.kind
         found = column_inference.choose(train.table, self.name, kind, self.text, self.label or None, aside)
         labels = custom_labels.class_names(self.name, train, found.label) if found.kind == "classification" else ()
@@ -115,7 +115,7 @@ class OwnTask(TextTask):
         wrong: list[str] = []
         clean = {split: self._clean(split, part, wrong) for split, part in used.items()}
         if wrong:
-            raise RequestError([f"{self.name}, {fault}" for fault in wrong])
+            raise RequestError([f"{self.name}, {fault}" for fault in wrong], code="invalid-data")
         train = clean["train"]
         if scored is None:
             train, validation = self._held_out(train)
@@ -130,7 +130,9 @@ class OwnTask(TextTask):
             return there[0] if there else None
         if self.scored not in there:
             have = " and ".join(parts.splits)
-            raise RequestError(f"task.scored={self.scored}: {self.name} has no such split; it has {have}.")
+            raise RequestError(
+                f"task.scored={self.scored}: {self.name} has no such split; it has {have}.", code="invalid-value"
+            )
         return self.scored
 
     def _clean(self, split: str, part: Part, wrong: list[str]) -> Part:
@@ -218,7 +220,10 @@ class OwnTask(TextTask):
         """Rows to learn from and rows to score, of one split; equal texts and groups stay together."""
         rows = part.rows if part.rows is not None else np.arange(part.table.num_rows)
         if len(rows) < _LEAST:
-            raise RequestError(f"{self.name} has {len(rows)} rows, too few to hold some out; {_LEAST} are the least.")
+            raise RequestError(
+                f"{self.name} has {len(rows)} rows, too few to hold some out; {_LEAST} are the least.",
+                code="invalid-data",
+            )
         named = (self.group,) if self.group else self.text
         groups = validation_split.repeats([part.table[name] for name in named])[
             rows
@@ -228,7 +233,8 @@ class OwnTask(TextTask):
         if len(validation) == 0 or len(train) == 0:
             raise RequestError(
                 f"{self.name}: a share of {self.holdout:g} leaves nothing to score. Give more rows, another "
-                "--set task.holdout, or a file of its own for validation."
+                "--set task.holdout, or a file of its own for validation.",
+                code="invalid-data",
             )
         return dataclasses.replace(part, rows=rows[train]), dataclasses.replace(part, rows=rows[validation])
 
@@ -246,7 +252,7 @@ def _score(wanted: str, kind: str) -> str:
     if wanted == AUTO:
         return _DEFAULT[kind][0]
     if wanted not in fitting:
-        raise RequestError(f"task.rank_by: {unknown(f'score of a {kind}', wanted, fitting)}")
+        raise RequestError([unknown(f"score of a {kind}", wanted, fitting).within("task.rank_by: ")])
     return wanted
 
 
@@ -270,9 +276,9 @@ def open_task(name: str) -> Task | None:
         return OwnTask(name=name, dataset=name, help=f"your own data, {name}")
     path = Path(name).expanduser()
     if path.is_file() and path.suffix.lower() != ".toml":
-        raise RequestError(_unreadable(name, path.suffix.lower()))
+        raise RequestError(_unreadable(name, path.suffix.lower()), code="damaged")
     if name.endswith("/") and not path.exists():
-        raise RequestError(f"There is no folder {name} with images.")
+        raise RequestError(f"There is no folder {name} with images.", code="not-found")
     return None
 
 

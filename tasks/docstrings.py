@@ -133,7 +133,8 @@ def splits() -> dict[str, tuple[Row, ...]]:
     if not rows:
         raise RequestError(
             f"{NAME} reads the standard library's source files, but this Python has none in {root}. Use a Python "
-            "installed with its sources, or another task."
+            "installed with its sources, or another task.",
+            code="unavailable",
         )
     sides: dict[str, list[Row]] = {"train": [], "validation": []}
     for row in rows:

@@ -78,7 +78,10 @@ class Cifar10(ImageTask):
             missing = [name for name in (self.image, self.label) if name not in part.dataset.column_names]
             if missing:
                 there = ", ".join(part.dataset.column_names)
-                raise RequestError(f"Task '{self.name}' cannot use {part.source}: no column '{missing[0]}' ({there}).")
+                raise RequestError(
+                    f"Task '{self.name}' cannot use {part.source}: no column '{missing[0]}' ({there}).",
+                    code="invalid-data",
+                )
         prints = "\n".join(part.fingerprint for part in parts)
         return Splits(parts[0].dataset, parts[1].dataset, hashlib.sha256(prints.encode()).hexdigest(), parts[0].source)
 
@@ -105,7 +108,8 @@ class ImageFolder(ImageTask):
             there = f"only '{classes[0]}'" if classes else "none"
             raise RequestError(
                 f"Image folder {self.name}: each class needs a subfolder with images ({', '.join(SUFFIXES)}); there "
-                f"is {there}. Lay it out as {self.folder}/cat/1.png, {self.folder}/dog/2.png."
+                f"is {there}. Lay it out as {self.folder}/cat/1.png, {self.folder}/dog/2.png.",
+                code="invalid-data",
             )
         splits = f"validation from {scored.name}/" if scored else f"{self.holdout:g} of each class held out"
         shown = ", ".join(classes[:10]) + (f", … ({len(classes)} in all)" if len(classes) > 10 else "")
@@ -139,7 +143,7 @@ class ImageFolder(ImageTask):
                 f"Image folder {self.name}: class '{few[0]}' has one image; two are the least, to hold one out."
             )
         if wrong:
-            raise RequestError(wrong)
+            raise RequestError(wrong, code="invalid-data")
         if scored is None:
             rest, held = stratified(np.asarray(labels), self.holdout, self.split_seed)
             others, their = [paths[row] for row in held], [labels[row] for row in held]

@@ -80,7 +80,9 @@ class Rows:
         ready = {split: self.prepare(rows, split) for split, rows in parts.items()}
         wrong = [problem for split, rows in ready.items() for problem in self._problems(rows, split)]
         if wrong:
-            raise RequestError([f"Task '{self.name}' cannot use {train.source}: {problem}." for problem in wrong])
+            raise RequestError(
+                [f"Task '{self.name}' cannot use {train.source}: {problem}." for problem in wrong], code="invalid-data"
+            )
         return Splits(
             ready["train"],
             ready["scored"],
@@ -94,7 +96,7 @@ class Rows:
             return self.read(source, self.train_split or self.source.train_split)
         except RequestError as error:
             hint = "To learn from another split: --set task.train_split=NAME (and --set task.scored_split=OTHER)."
-            raise RequestError([f"{message} {hint}" for message in error.messages]) from error
+            raise RequestError([f"{message} {hint}" for message in error.messages], code="invalid-data") from error
 
     def _problems(self, rows: datasets.Dataset, split: str) -> list[str]:
         missing = [name for name in self.needed() if name not in rows.column_names]

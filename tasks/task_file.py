@@ -35,7 +35,7 @@ def open_task(name: str) -> Task | None:
     if not isinstance(data, str):
         wrong.append('say where the rows are: data = "reviews.csv", or "hub:owner/name:config".')
     if wrong or not isinstance(data, str):
-        raise RequestError([f"Task file {name}: {fault}" for fault in wrong])
+        raise RequestError([f"Task file {name}: {fault}" for fault in wrong], code="invalid-data")
     where = data if data.startswith(custom_splits.HUB) else str(path.parent / Path(data).expanduser())
     given = {key: _value(known[key], value) for key, value in found.items()}
     return task_options.changed(dataclasses.replace(empty, dataset=where), given)
@@ -45,9 +45,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"Task file {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        raise RequestError(
+            f"Task file {path} cannot be read: {getattr(error, 'strerror', None) or error}.", code="not-found"
+        ) from error
     except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"Task file {path} is not valid TOML: {error}.") from error
+        raise RequestError(f"Task file {path} is not valid TOML: {error}.", code="damaged") from error
 
 
 def _fault(known: dict[str, options.Option], key: str, value: Any) -> str | None:

@@ -103,7 +103,7 @@ class TextTask:
             for problem in self._problems(part.dataset)
         ]
         if wrong:
-            raise RequestError([f"Task '{self.name}' cannot use {message}" for message in wrong])
+            raise RequestError([f"Task '{self.name}' cannot use {message}" for message in wrong], code="invalid-data")
         prints = "\n".join(part.fingerprint for part in parts.values())
         return Splits(
             parts[self.train_split].dataset,

@@ -59,7 +59,7 @@ def analyse(
         found.append(_group((task, model), configurations, chosen, (alpha, notes)))
     if baseline is not None and not any(group.baseline for group in found):
         known = sorted({name for group in found for c in group.configurations for name in (c.label, c.method)})
-        raise RequestError(unknown("baseline", baseline, known))
+        raise RequestError(unknown("baseline", baseline, known), code="invalid-value")
     return Analysis(alpha, baseline, tuple(found))
 
 
@@ -71,7 +71,8 @@ def _baseline(configurations: Sequence[Configuration], wanted: str | None) -> st
     if len(named) > 1:
         raise RequestError(
             f"--baseline: '{wanted}' has {len(named)} configurations; name one of them: "
-            f"{', '.join(repr(label) for label in sorted(named))}."
+            f"{', '.join(repr(label) for label in sorted(named))}.",
+            code="ambiguous",
         )
     return named[0] if named else None
 

@@ -67,7 +67,9 @@ def environment(records: Sequence[Record]) -> dict[str, Any]:
 
 def _refuse(setups: Sequence[Setup]) -> None:
     if not setups:
-        raise RequestError("There are no runs in this folder: a baseline is made of the records of bench run.")
+        raise RequestError(
+            "There are no runs in this folder: a baseline is made of the records of bench run.", code="no-records"
+        )
     wrong = []
     for setup in setups:
         name = f"{setup.label} ({setup.where})"
@@ -79,7 +81,7 @@ def _refuse(setups: Sequence[Setup]) -> None:
             wrong.append(f"{name} has one seed: tolerances come from the spread over seeds. "
                          "Use bench run --seeds 0,1,2 (more seeds, tighter tolerances).")  # fmt: skip
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
 
 
 def _entry(setup: Setup) -> dict[str, Any]:
@@ -89,7 +91,10 @@ def _entry(setup: Setup) -> dict[str, Any]:
     counts = gate_measures.counts(runs[0])
     differing = [name for name in counts if any(gate_measures.counts(run).get(name) != counts[name] for run in runs)]
     if differing:
-        raise RequestError(f"{setup.label} ({setup.where}): its seeds differ in {', '.join(differing)} parameters.")
+        raise RequestError(
+            f"{setup.label} ({setup.where}): its seeds differ in {', '.join(differing)} parameters.",
+            code="incomparable",
+        )
     sizes = [gate_measures.sizes(run) for run in runs]
     ratios = [gate_measures.log_ratio(run) for run in runs]
     checks = set.intersection(*(gate_measures.passed_checks(run) for run in runs))
@@ -216,24 +221,26 @@ def read(path: Path) -> Baseline:
     except FileNotFoundError:
         near = sorted(other.name for other in path.parent.glob("*.json")) if path.parent.is_dir() else []
         there = f" In {path.parent} there are: {', '.join(near[:8])}." if near else ""
-        raise RequestError(f"--baseline: there is no file {path}.{there} {how}") from None
+        raise RequestError(f"--baseline: there is no file {path}.{there} {how}", code="not-found") from None
     except OSError as error:
-        raise RequestError(f"--baseline: {path} cannot be read: {error.strerror}.") from error
+        raise RequestError(f"--baseline: {path} cannot be read: {error.strerror}.", code="not-found") from error
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"--baseline: {path} is not JSON ({error}). {how}") from error
+        raise RequestError(f"--baseline: {path} is not JSON ({error}). {how}", code="damaged") from error
     if not isinstance(found, dict) or "tunebench_baseline" not in found:
         what = "the record of one run" if isinstance(found, dict) and "run_id" in found else "JSON of another kind"
         raise RequestError(
-            f"--baseline: {path} is {what}, not a baseline. Make one with: bench baseline DIR --out FILE"
+            f"--baseline: {path} is {what}, not a baseline. Make one with: bench baseline DIR --out FILE",
+            code="damaged",
         )
     if found["tunebench_baseline"] != VERSION:
         raise RequestError(
             f"--baseline: {path} has format {found['tunebench_baseline']!r}; this version of bench reads {VERSION}. "
-            f"{how}"
+            f"{how}",
+            code="damaged",
         )
     faults = faults_by(found, schema(), "baseline") or _unlike(found)
     if faults:
-        raise RequestError([f"--baseline: {path}: {fault}." for fault in faults[:8]])
+        raise RequestError([f"--baseline: {path}: {fault}." for fault in faults[:8]], code="invalid-value")
     return found
 
 

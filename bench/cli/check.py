@@ -28,14 +28,14 @@ def records_of(folder: Path) -> list[Record]:
     """
     if not (folder / "runs").is_dir():
         if folder.name == "runs" and folder.is_dir():
-            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.")
+            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.", code="no-records")
         what = "does not exist" if not folder.exists() else f"holds no records: there is no folder {folder / 'runs'}"
-        raise RequestError(f"{folder} {what}. bench run --out {folder} makes one.")
+        raise RequestError(f"{folder} {what}. bench run --out {folder} makes one.", code="no-records")
     records, warnings = Store(folder).records()
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
     if not records:
-        raise RequestError(f"{folder} holds no records: {folder / 'runs'} is empty.")
+        raise RequestError(f"{folder} holds no records: {folder / 'runs'} is empty.", code="no-records")
     return records
 
 
@@ -49,7 +49,7 @@ def write_out(path: Path, data: bytes, flag: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_output(path, data)
     except OSError as error:
-        raise RequestError(f"{flag}: {path} cannot be written: {error.strerror}.") from error
+        raise RequestError(f"{flag}: {path} cannot be written: {error.strerror}.", code="not-written") from error
 
 
 def baseline(arguments: argparse.Namespace) -> int:
@@ -94,7 +94,7 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.junit is not None and arguments.junit.resolve() == arguments.baseline.resolve():
         wrong.append(f"--junit: {arguments.junit} is the baseline; choose another file.")
     if known is None or records is None or wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     result = compare(known, records)
     if arguments.junit is not None:
         write_out(arguments.junit, junit.document(result), "--junit")

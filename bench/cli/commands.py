@@ -29,7 +29,7 @@ def stats(arguments: argparse.Namespace) -> int:
     if arguments.beta is not None and not arguments.pscp:
         wrong.append("--beta is the exponent of --pscp: say --pscp too.")
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     from bench.analysis.analysis import analyse
     from bench.analysis.pscp import Weights
     from bench.cli import report
@@ -68,7 +68,7 @@ def fetch(arguments: argparse.Namespace) -> int:
 
     tasks, names = split(arguments.tasks), split(arguments.models)
     if not tasks and not names:
-        raise RequestError("Say what to fetch: --tasks glue/sst2,glue/rte, --models minilm, or both.")
+        raise RequestError("Say what to fetch: --tasks glue/sst2,glue/rte, --models minilm, or both.", code="missing")
     registry.load(arguments.plugin)
     wanted = fetching.Wanted(tasks, names, arguments.revision, arguments.allow_pickle)
     with quiet():
@@ -128,6 +128,6 @@ def show(arguments: argparse.Namespace) -> int:
     from bench.cli import describe
 
     if not arguments.name.strip():
-        raise RequestError("Say what to show: a method, a task or a model, such as bench show lora.")
+        raise RequestError("Say what to show: a method, a task or a model, such as bench show lora.", code="missing")
     describe.explain(arguments.name, arguments.plugin, Console(), usual_mirror())
     return 0

@@ -42,5 +42,5 @@ def _both(folders: tuple[Path, Path]) -> tuple[list[Record], list[Record]]:
         except RequestError as error:
             wrong += error.messages
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     return found[0], found[1]

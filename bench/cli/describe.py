@@ -98,7 +98,7 @@ def explain(name: str, plugins: Sequence[Path], console: Console, mirror: Path |
         _options(options.options(TrainSettings), console)
     else:
         there = {*methods, *tasks, *registry.task_groups(), *loading.ALIASES, "train"}
-        raise RequestError(unknown("method, task or model", name, there))
+        raise RequestError(unknown("method, task or model", name, there), code="invalid-value")
 
 
 def _method(cls: Any, console: Console) -> None:

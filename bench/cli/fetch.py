@@ -42,7 +42,7 @@ def fetch(wanted: Wanted, folder: Path) -> Iterator[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+        raise RequestError(f"The folder {folder} cannot be made: {error.strerror}.", code="not-written") from error
     failed: list[str] = []
     for act in acts:
         try:
@@ -50,7 +50,7 @@ def fetch(wanted: Wanted, folder: Path) -> Iterator[str]:
         except RequestError as error:
             failed += [message for message in error.messages if message not in failed]
     if failed:
-        raise RequestError(failed)
+        raise RequestError(failed, code="invalid-value")
 
 
 def _acts(wanted: Wanted, folder: Path) -> list[Callable[[], str]]:
@@ -68,13 +68,13 @@ def _acts(wanted: Wanted, folder: Path) -> list[Callable[[], str]]:
         alias = ALIASES.get(plain)
         hub_id = plain if alias is None else alias.hub
         if alias is None and not HUB_ID.fullmatch(plain):
-            wrong.append(f"{unknown('model', plain, ALIASES)} Or give a Hub id such as owner/name.")
+            wrong.append(unknown("model", plain, ALIASES).within(after=" Or give a Hub id such as owner/name."))
         elif hub_id is None:
             acts.append(partial("{}: comes with tunebench, nothing to fetch".format, plain))
         else:
             acts.append(partial(_model, hub_id, revision or wanted.revision, folder, wanted.allow_pickle))
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     return acts
 
 

@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
             words = [word.split("=")[0] for word in self.given if word.startswith("--")]
             strange = [word for word in words if not any(flag.startswith(word) for flag in flags)]
             message = "; ".join([*(unknown("flag", word, flags).rstrip(".") for word in strange), message])
-        raise RequestError(f"{self.prog}: {message}")
+        raise RequestError(f"{self.prog}: {message}", code="invalid-value")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import options, registry, task_options
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, fault, unknown
 from bench.core.protocols import KINDS, AlreadyTrained, DataSource, Method, Task
 from bench.data.mirror import usual_mirror
 from bench.planner import cuda_rules, suggestions
@@ -53,20 +53,28 @@ def check(values: Mapping[str, Any]) -> Wanted:
     names, models = split(values.get("methods")), split(values.get("model"))
     for name, example, there in (("methods", "lora,lst", "methods"), ("model", "llama-3.2-1b", "models")):
         if not split(values.get(name)):
-            mistakes.messages.append(f"Say which {name} to plan: --{name} {example} (see: bench list {there}).")
+            mistakes.messages.append(
+                fault(f"Say which {name} to plan: --{name} {example} (see: bench list {there}).", "missing")
+            )
     request = expand.Request(
         methods=names, tasks=(), ranks=split(values.get("ranks")), sets=tuple(values.get("set", ())), plugins=plugins
     )
     methods = mistakes.attempt(lambda: expand.methods_of(request)) or []
     if any(isinstance(method, AlreadyTrained) for method in methods):
-        mistakes.messages.append("adapter trains nothing, and a plan is about training: plan the method it came from.")
+        mistakes.messages.append(
+            fault("adapter trains nothing, and a plan is about training: plan the method it came from.", "unsupported")
+        )
     shapes = [mistakes.attempt(partial(find, name, kind, task=task)) for name in models]
     mistakes.stop()
     read = {shape.kind for shape in shapes}
     if values.get("target_length") is not None and "seq2seq" not in read:
-        raise RequestError("--target-length is for encoder-decoders that write text; none of these models is one.")
+        raise RequestError(
+            "--target-length is for encoder-decoders that write text; none of these models is one.", code="unsupported"
+        )
     if values.get("max_length") is not None and read == {"image-classification"}:
-        raise RequestError("--max-length is for models that read text; these read images of a fixed size.")
+        raise RequestError(
+            "--max-length is for models that read text; these read images of a fixed size.", code="unsupported"
+        )
     return Wanted(methods, shapes, setting, budget)
 
 
@@ -79,12 +87,12 @@ def _setting(values: Mapping[str, Any]) -> Setting:
             except ValueError as error:
                 wrong.append(f"--{name.replace('_', '-')}: {error}")
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     setting = Setting(**chosen)
     if setting.device == "cuda":
         return dataclasses.replace(setting, gpu=cuda_rules.gpu(setting.gpu))  # a plan says what it is for
     if "gpu" in chosen:
-        raise RequestError(f"--gpu {setting.gpu} is for --device cuda; a plan for the CPU has no GPU.")
+        raise RequestError(f"--gpu {setting.gpu} is for --device cuda; a plan for the CPU has no GPU.", code="conflict")
     return setting
 
 
@@ -92,12 +100,12 @@ def _head(values: Mapping[str, Any]) -> tuple[str | None, Task | None]:
     """What decides on the head: ``--kind``, or ``--task``, whose data is looked at where it has to tell."""
     kind, name = values.get("kind"), values.get("task")
     if kind is not None and name is not None:
-        raise RequestError("Give either --kind or --task, not both.")
+        raise RequestError("Give either --kind or --task, not both.", code="conflict")
     if name is not None:
         task = registry.task_entry(str(name)).value
         return None, task_options.resolved(task, DataSource(usual_mirror()))
     if kind is not None and kind not in KINDS:
-        raise RequestError(f"--kind: {unknown('kind', str(kind), KINDS)}")
+        raise RequestError([unknown("kind", str(kind), KINDS).within("--kind: ")])
     return kind, None
 
 
@@ -130,7 +138,7 @@ def rows(wanted: Wanted, say: Say, grid: bool = False) -> list[dict[str, Any]]:
                 continue
             found[-1]["seconds"] = round(time.perf_counter() - begun, 3)
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     return found
 
 
@@ -195,7 +203,7 @@ def run(values: Mapping[str, Any]) -> int:
     wanted = check(values)
     target = values.get("html")
     if target is not None and not Path(target).resolve().parent.is_dir():
-        raise RequestError(f"--html {target}: its folder does not exist.")
+        raise RequestError(f"--html {target}: its folder does not exist.", code="not-found")
 
     def say(words: str) -> None:
         if not values.get("quiet"):
@@ -211,6 +219,8 @@ def run(values: Mapping[str, Any]) -> int:
         try:
             plan_page.write(found, Path(target))
         except OSError as error:
-            raise RequestError(f"--html {target} cannot be written: {error.strerror or error}.") from error
+            raise RequestError(
+                f"--html {target} cannot be written: {error.strerror or error}.", code="not-written"
+            ) from error
         (sys.stderr if values.get("json") else sys.stdout).write(f"Page: {target}\n")
     return 0

@@ -70,7 +70,7 @@ def _values(function: str, flags: Mapping[str, Any], known: set[str]) -> dict[st
     """Arguments as the command line would give them; raises RequestError for unknown ones."""
     wrong = [unknown(f"argument of {function}", name, known) for name in flags if name not in known]
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     values = {name: value for name, value in flags.items() if value is not None}
     sets = values.pop("set", {})
     if isinstance(sets, Mapping):
@@ -107,9 +107,9 @@ def compare_runs(folder: str | Path, baseline: str | None = None, alpha: float =
 
     place = Path(folder)
     if not (place / "runs").is_dir():
-        raise RequestError(f"{place} holds no records: there is no folder {place / 'runs'}.")
+        raise RequestError(f"{place} holds no records: there is no folder {place / 'runs'}.", code="no-records")
     if not 0 < alpha < 0.5:
-        raise RequestError(f"alpha: {alpha!r} is not a number between 0 and 0.5.")
+        raise RequestError(f"alpha: {alpha!r} is not a number between 0 and 0.5.", code="invalid-value")
     records, _ = Store(place).records()
     return pd.DataFrame(rows(analyse(records, place, baseline, alpha)), columns=list(COLUMNS))
 

@@ -22,7 +22,7 @@ def report(arguments: argparse.Namespace) -> int:
 
     wrong = _wrong(arguments, formats.FORMATS)
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     found = records(arguments.folder)
     target: Path = arguments.html or arguments.folder / "report.html"
     if arguments.format:
@@ -32,7 +32,9 @@ def report(arguments: argparse.Namespace) -> int:
             shown = extras(found, arguments.folder, arguments.plugin, arguments.title)
             path = build(found, target, shown)
         except OSError as error:
-            raise RequestError(f"The report cannot be written to {target}: {error.strerror}.") from error
+            raise RequestError(
+                f"The report cannot be written to {target}: {error.strerror}.", code="not-written"
+            ) from error
         (sys.stderr if arguments.format else sys.stdout).write(f"Report: {path}\n")
     if arguments.images:
         from bench.report import image_export
@@ -93,8 +95,8 @@ def records(folder: Path) -> list[Record]:
     """
     if not (folder / "runs").is_dir():
         if folder.name == "runs" and folder.is_dir():
-            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.")
-        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.")
+            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.", code="no-records")
+        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.", code="no-records")
     found, warnings = Store(folder).records()
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
@@ -106,11 +108,11 @@ def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]
     if arguments.title is not None and arguments.format and not arguments.html:
         wrong.append("--title is the heading of the HTML file, and --format alone writes none: add --html FILE.")
     if arguments.format is not None and arguments.format not in formats:
-        wrong.append(f"--format: {unknown('format', arguments.format, formats)}")
+        wrong.append(unknown("format", arguments.format, formats).within("--format: "))
     if arguments.to and not arguments.format:
         wrong.append("--to is for --format md, csv, json or latex; the HTML file's place is --html FILE.")
     if arguments.image_format is not None and arguments.image_format not in IMAGE_FORMATS:
-        wrong.append(f"--image-format: {unknown('format', arguments.image_format, IMAGE_FORMATS)}")
+        wrong.append(unknown("format", arguments.image_format, IMAGE_FORMATS).within("--image-format: "))
     if arguments.image_format and not arguments.images:
         wrong.append("--image-format says how to write --images DIR, which is not there.")
     return wrong
@@ -126,7 +128,7 @@ def _table(written: str, to: Path | None) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         write_output(to, written.encode("utf-8"))
     except OSError as error:
-        raise RequestError(f"The table cannot be written to {to}: {error.strerror}.") from error
+        raise RequestError(f"The table cannot be written to {to}: {error.strerror}.", code="not-written") from error
     sys.stdout.write(f"Table: {to}\n")
 
 
@@ -134,5 +136,7 @@ def _port(given: str | None) -> int | None:
     if given is None:
         return None
     if not given.isascii() or not given.isdigit() or not 0 <= int(given) <= 65_535:
-        raise RequestError(f"--port: '{given}' is not a port: a whole number from 0 (any free one) to 65535.")
+        raise RequestError(
+            f"--port: '{given}' is not a port: a whole number from 0 (any free one) to 65535.", code="invalid-value"
+        )
     return int(given)

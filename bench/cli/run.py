@@ -80,7 +80,9 @@ def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -
         build(records, store.folder / "report.html", extras(records, store.folder, options.plugins))
     except OSError as error:
         why = error.strerror or str(error)
-        raise RequestError(f"The output folder {out} cannot be written any more: {why}. Records are kept.") from error
+        raise RequestError(
+            f"The output folder {out} cannot be written any more: {why}. Records are kept.", code="not-written"
+        ) from error
     finally:
         watcher.close()
     _warn(warnings)
@@ -126,13 +128,13 @@ def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
                     same.seeds += [seed for seed in group.seeds if seed not in same.seeds]
             plain |= {spec.run_id: spec for spec in found if spec.run_id not in plain}
         except RequestError as error:
-            wrong += [f"{where}{message}" for message in error.messages]
+            wrong += [message.within(where) for message in error.messages]
     wanted = [*plain.values(), *(group.base for group in tuned.values())]
     keeps = any(spec.spec["train"].get("cache_trunk") for spec in wanted)
     if "cache_limit" in asked[0] and wanted and not keeps:
         wrong.append("--cache-limit is for --cache-trunk, which no run of this request asks for.")
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     return _Work(list(plain.values()), list(tuned.values())), options, out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli.parser import DEFAULT_OUT, TRAIN_FLAGS
-from bench.core.errors import RequestError
+from bench.core.errors import Fault, RequestError, fault
 from bench.data.mirror import mirror_folder
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
@@ -31,7 +31,7 @@ def merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     path, chosen = flags.pop("plan", None), split(flags.pop("experiment", None))
     if path is None:
         if chosen:
-            raise RequestError("--experiment chooses from a plan file: name it with --plan FILE.")
+            raise RequestError("--experiment chooses from a plan file: name it with --plan FILE.", code="missing")
         return [flags]
     plan = plan_file.read(path, plan_keys(), frozenset(WHOLE), chosen)
     experiments = []
@@ -81,25 +81,25 @@ def request(values: dict[str, Any]) -> tuple[Request, Options, Path]:
     from bench.sweep.expand import Request
     from bench.sweep.scheduler import Options
 
-    wrong = []
+    wrong: list[Fault] = []
     methods, adapters, sets = split(values.get("methods")), split(values.get("adapter")), tuple(values.get("set", ()))
     if adapters:
         methods, sets = (*methods, "adapter"), (*sets, f"adapter.path={','.join(adapters)}")
     for name, example in (("methods", "--methods lora,lst"), ("task", "--task glue/sst2")):
         if not (methods if name == "methods" else split(values.get(name))):
             there = "bench list methods" if name == "methods" else "bench list tasks"
-            wrong.append(f"Say which {name} to run: {example} (see: {there}).")
+            wrong.append(fault(f"Say which {name} to run: {example} (see: {there}).", "missing"))
     workers = 1
     try:
         workers = int(values.get("workers", 1))
         if workers < 1:
             raise ValueError
     except (ValueError, TypeError):
-        wrong.append(f"--workers: '{values['workers']}' is not a whole number of at least 1.")
+        wrong.append(fault(f"--workers: '{values['workers']}' is not a whole number of at least 1.", "invalid-value"))
     mirror = mirror_folder(values.get("data_dir"), wrong)
     limit: dict[str, Any] = {"cache_limit": _size(values["cache_limit"], wrong)} if "cache_limit" in values else {}
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
     loading = Loading(values.get("quantize"), *(bool(values.get(name)) for name in _LOADING))
     request = Request(
@@ -121,7 +121,7 @@ def request(values: dict[str, Any]) -> tuple[Request, Options, Path]:
     return request, options, Path(values.get("out", DEFAULT_OUT))
 
 
-def _size(text: Any, wrong: list[str]) -> int:
+def _size(text: Any, wrong: list[Fault]) -> int:
     """The bytes of ``--cache-limit``; adds a message when it is not a size."""
     from bench.planner.plan_config import parse_size
 
@@ -151,14 +151,17 @@ def _base(adapters: tuple[str, ...], loading: Loading, mirror: Path | None) -> s
             found[folder] = models.alias_of(base)
     if len(set(found.values())) > 1:
         said = ", ".join(f"{folder} on {base}" for folder, base in found.items())
-        raise RequestError(f"--adapter: these were trained on different models ({said}): score one model's at a time.")
+        raise RequestError(
+            f"--adapter: these were trained on different models ({said}): score one model's at a time.", code="conflict"
+        )
     for folder, base in found.items():
         try:
             models.resolve(base, loading, mirror)
         except RequestError as error:
             raise RequestError(
                 f"--adapter: {folder} says that it was trained on {base}, which cannot be had here: "
-                f"{' '.join(error.messages)} Where it is elsewhere: --model."
+                f"{' '.join(error.messages)} Where it is elsewhere: --model.",
+                code="unavailable",
             ) from error
         return base
     return "minilm"

@@ -21,7 +21,7 @@ _PLUGGABLE = ("bench.methods", "bench.tasks")
 @functools.cache
 def harness() -> str:
     """First 16 hex digits of a SHA-256 over the packages of ``HARNESS``: names and bytes of all their modules."""
-    files = {}
+    files: dict[str, Path] = {}
     for package in HARNESS:
         for root in _roots(f"bench.{package}"):
             files |= {f"{package}/{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}

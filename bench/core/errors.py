@@ -18,7 +18,8 @@ Code = Literal[
     "invalid-value",  # a value of the wrong type or outside its range
     "missing",  # something required was not given
     "no-records",  # a folder without (finished) runs
-    "not-found",  # a file or folder that does not exist
+    "not-found",  # a file or folder that does not exist or cannot be read
+    "not-written",  # a file or folder that cannot be written
     "package-missing",  # an optional package that is not installed, or too old
     "plugin",  # an error inside a plug-in
     "too-large",  # more memory, disk or rows than there is, or than a limit allows
@@ -41,6 +42,10 @@ class Fault(str):
         fault = super().__new__(cls, text)
         fault.code = code
         return fault
+
+    def within(self, before: str = "", after: str = "") -> "Fault":
+        """The same mistake with more words around it."""
+        return Fault(f"{before}{self}{after}", self.code)
 
     def __reduce__(self) -> tuple[type["Fault"], tuple[str, str]]:
         return Fault, (str(self), self.code)

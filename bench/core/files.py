@@ -20,7 +20,7 @@ def write_output(path: Path, data: bytes) -> None:
         OSError: when it cannot be written.
     """
     if path.parent.name == "runs" and path.suffix == ".json" and _RUN_ID.fullmatch(path.stem):
-        raise RequestError(f"{path} is the record of a run; choose another file to write to.")
+        raise RequestError(f"{path} is the record of a run; choose another file to write to.", code="exists")
     place = path.resolve() if path.is_symlink() else path
     if place.exists() and not place.is_file() and not place.is_dir():
         with place.open("wb") as file:

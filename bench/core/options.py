@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, fault, unknown
 from bench.core.protocols import Limits
 
 _NAMES = {bool: "true/false", str: "text", int: "int", float: "float"}
@@ -77,13 +77,13 @@ def build(cls: type, given: Mapping[str, Any], where: str) -> Any:
         try:
             values[name] = convert(known[name], value)
         except ValueError as error:
-            wrong.append(f"{where}.{name}: {error}")
+            wrong.append(fault(f"{where}.{name}: {error}", "invalid-value"))
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     try:
         return cls(**values)
     except ValueError as error:
-        raise RequestError(f"{where}: {error}") from error
+        raise RequestError(f"{where}: {error}", code="invalid-value") from error
 
 
 def convert(option: Option, value: Any) -> Any:

@@ -188,11 +188,11 @@ def load(plugins: Iterable[Path] = ()) -> None:
 
 def _load_file(path: Path) -> None:
     if not path.is_file():
-        raise RequestError(f"Plugin {path} does not exist.")
+        raise RequestError(f"Plugin {path} does not exist.", code="not-found")
     name = f"bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise RequestError(f"Plugin {path} is not a Python file (.py).")
+        raise RequestError(f"Plugin {path} is not a Python file (.py).", code="invalid-value")
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     loader = spec.loader
@@ -206,7 +206,7 @@ def _guard(run: Any, where: str) -> None:
         mine = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where]
         at = error.lineno if isinstance(error, SyntaxError) else mine[-1] if mine else None
         line = f", line {at}" if at is not None else ""
-        raise RequestError(f"Plugin {where} failed{line}: {type(error).__name__}: {error}") from error
+        raise RequestError(f"Plugin {where} failed{line}: {type(error).__name__}: {error}", code="plugin") from error
 
 
 def method_entry(name: str) -> Entry:
@@ -214,7 +214,7 @@ def method_entry(name: str) -> Entry:
     if name not in _methods:
         family = _families.get(name[: name.find(":") + 1] or name)
         if family is None:
-            raise RequestError(unknown("method", name, _methods))
+            raise RequestError([unknown("method", name, _methods)])
         family.make(name)
     return _methods[name]
 
@@ -234,7 +234,7 @@ def task_entry(name: str) -> Entry:
     ways = (
         " Or give your own data: a .csv, .tsv, .jsonl, .json or .parquet file, a folder of images, or hub:owner/name."
     )
-    raise RequestError(unknown("task", name, {*_tasks, *_groups}) + ways)
+    raise RequestError([unknown("task", name, {*_tasks, *_groups}).within(after=ways)])
 
 
 def task_names(name: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.core import options, registry
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, fault, unknown
 from bench.core.protocols import DataSource, Resolves, Task
 
 OWNER = "task"  # what stands before the dot of ``--set``
@@ -40,7 +40,7 @@ def variants(task: Task, given: Mapping[str, str]) -> list[Task]:
     known = declared(task)
     wrong = [unknown(f"option of {task.name}", name, known) for name in given if name not in known]
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     axes = [
         [text] if options.is_list(known[name]) or _prose(known[name]) else [part.strip() for part in text.split(",")]
         for name, text in given.items()
@@ -63,15 +63,15 @@ def changed(task: Task, given: Mapping[str, Any]) -> Task:
         try:
             values[name] = options.convert(known[name], value)
         except ValueError as error:
-            wrong.append(f"{OWNER}.{name}: {error}")
+            wrong.append(fault(f"{OWNER}.{name}: {error}", "invalid-value"))
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     if not values:
         return task
     try:
         fresh: Task = dataclasses.replace(task, **values)  # type: ignore[type-var]
     except ValueError as error:
-        raise RequestError(f"{task.name}: {error}") from error
+        raise RequestError(f"{task.name}: {error}", code="invalid-value") from error
     return fresh
 
 

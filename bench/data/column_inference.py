@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, fault, unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,18 +96,21 @@ def choose(
         unknown(f"column of {where}", name, names) for name in (*text, *filter(None, (label,))) if name not in names
     ]
     if len(text) > 2:
-        wrong.append(f"task.text={','.join(text)}: one or two columns of text, not {len(text)}.")
+        wrong.append(
+            fault(f"task.text={','.join(text)}: one or two columns of text, not {len(text)}.", "invalid-value")
+        )
     if label is not None and label in text:
-        wrong.append(f"task.text and task.label both name the column '{label}'.")
+        wrong.append(fault(f"task.text and task.label both name the column '{label}'.", "conflict"))
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-data")
     prose = _prose(table, where, kind, (tuple(text), label), aside)
     if prose is not None:
         return prose
     if len(names) == 1:
         raise RequestError(
             f"{where} has one column, '{names[0]}'. Classification and regression need two: a text, and the label to "
-            "learn."
+            "learn.",
+            code="invalid-data",
         )
     looks = {name: look(table, name) for name in names if name not in aside}
     if label is None:
@@ -134,9 +137,13 @@ def _prose(
     others = [name for name in names if name.lower() not in _NUMBERS]
     if kind == "language-modelling" or (kind is None and label is None and len(others) == 1 and texts == others):
         if len(text) > 1 or label is not None:
-            raise RequestError(f"{where}: language modelling takes one column of text and no label.")
+            raise RequestError(
+                f"{where}: language modelling takes one column of text and no label.", code="unsupported"
+            )
         if not texts:
-            raise RequestError(f"{where}: no column holds text. Its columns: {', '.join(table.column_names)}.")
+            raise RequestError(
+                f"{where}: no column holds text. Its columns: {', '.join(table.column_names)}.", code="invalid-data"
+            )
         by_name = {name.lower(): name for name in texts}
         longest = max(texts, key=lambda name: looks[name].words)
         (chosen,) = text or (next((by_name[known] for known in TEXTS if known in by_name), longest),)
@@ -145,7 +152,8 @@ def _prose(
     if found is None and kind == "generation":
         raise RequestError(
             f"{where}: which column asks, which answers? Say --set task.text=NAME --set task.label=NAME; its columns "
-            f"of text: {', '.join(texts) or 'none'}."
+            f"of text: {', '.join(texts) or 'none'}.",
+            code="ambiguous",
         )
     if found is None or (kind is None and not _free(looks[found[1]])):
         return None
@@ -233,7 +241,8 @@ def _label(looks: dict[str, _Look], where: str, text: Sequence[str]) -> str:
     reason = f"it may be {' or '.join(fit)}" if fit else "no column has few values that come again"
     raise RequestError(
         f"{where}: which column is the label? {reason[0].upper()}{reason[1:]}. Say --set task.label=NAME; its columns: "
-        f"{', '.join(looks)}."
+        f"{', '.join(looks)}.",
+        code="ambiguous",
     )
 
 
@@ -248,7 +257,8 @@ def _text(looks: dict[str, _Look], where: str, label: str) -> tuple[str, ...]:
     if not by_name:
         raise RequestError(
             f"{where}: no column holds text beside the label '{label}'. Say --set task.text=NAME; its columns: "
-            f"{', '.join(looks)}."
+            f"{', '.join(looks)}.",
+            code="invalid-data",
         )
     return (max(by_name.values(), key=lambda name: looks[name].words),)
 
@@ -263,7 +273,8 @@ def _kind_of(table: pa.Table, label: _Look) -> str:
     if label.comma and label.distinct > CLASSES:
         raise RequestError(
             f"Column '{label.name}' has {label.distinct} numbers that are written with commas: write 2.71 for 2,71 and "
-            "1234 for 1,234, or say --set task.kind=classification."
+            "1234 for 1,234, or say --set task.kind=classification.",
+            code="ambiguous",
         )
     if label.nearly and not label.number and label.distinct > CLASSES:
         return "regression"  # so that the cells that are no numbers are named
@@ -292,7 +303,8 @@ def split_column(table: pa.Table) -> str | None:
                 said = f"'{other}'" if other is not None else "empty"
                 raise RequestError(
                     f"the column '{name}' says train, validation or test, but in row {row} it is {said}: write one of "
-                    "them there, or give the column another name where it means something else."
+                    "them there, or give the column another name where it means something else.",
+                    code="invalid-data",
                 )
     return None
 

@@ -26,11 +26,12 @@ def class_names(where: str, part: Part, label: str) -> tuple[str, ...]:
     found = sorted({value.strip() for value in values if value.strip()}, key=_order)
     if len(found) < 2:
         said = f"every label is '{found[0]}'" if found else "there is no label"
-        raise RequestError(f"{where}: {said} (column '{label}'): there is nothing to tell apart.")
+        raise RequestError(f"{where}: {said} (column '{label}'): there is nothing to tell apart.", code="invalid-data")
     if len(found) > 1000:
         raise RequestError(
             f"{where}: the column '{label}' has {len(found):,} different labels. Is it one? Say --set task.label=NAME, "
-            "or --set task.kind=regression for numbers."
+            "or --set task.kind=regression for numbers.",
+            code="ambiguous",
         )
     return tuple(found)
 

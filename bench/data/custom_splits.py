@@ -72,13 +72,18 @@ def _hub(where: str, source: DataSource) -> Parts:
 
     dataset, _, config = where.removeprefix(HUB).partition(":")
     if not dataset:
-        raise RequestError(f"'{where}' names no data set: write hub:owner/name, or hub:owner/name:configuration.")
+        raise RequestError(
+            f"'{where}' names no data set: write hub:owner/name, or hub:owner/name:configuration.", code="invalid-value"
+        )
     found = load_splits(source, dataset, config or None, None)
     splits: dict[str, Part] = {}
     for split, part in found.items():
         splits.setdefault(column_inference.split_of(split) or split, Part(part.dataset))
     if "train" not in splits:
-        raise RequestError(f"{where} has no train split (it has: {', '.join(found)}): there is nothing to learn from.")
+        raise RequestError(
+            f"{where} has no train split (it has: {', '.join(found)}): there is nothing to learn from.",
+            code="invalid-data",
+        )
     prints = "\n".join(f"{split} {part.fingerprint}" for split, part in sorted(found.items()))
     sources = " + ".join(dict.fromkeys(part.source for part in found.values()))
     return Parts(splits, hashlib.sha256(prints.encode()).hexdigest(), sources)
@@ -90,7 +95,8 @@ def _files(where: str) -> Parts:
     if shards and int(shards[1]) > 1:
         raise RequestError(
             f"{where} is one of {int(shards[1])} shards. Lay them out as <folder>/<data set>/<config>/"
-            "<split>-*.parquet and run with --data-dir <folder> --task hub:<data set>:<config>."
+            "<split>-*.parquet and run with --data-dir <folder> --task hub:<data set>:<config>.",
+            code="ambiguous",
         )
     files = {"train": path, **_siblings(path)}
     read = {split: file_reader.read(file) for split, file in files.items()}
@@ -100,7 +106,8 @@ def _files(where: str) -> Parts:
         if set(names) != set(first):
             raise RequestError(
                 f"{files[split]} has the columns {', '.join(names)}; {path} has {', '.join(first)}. By its name it is "
-                f"the {split} split of {path.name}: where it is not (a test without labels), move it or rename it."
+                f"the {split} split of {path.name}: where it is not (a test without labels), move it or rename it.",
+                code="invalid-data",
             )
     notes = tuple(dict.fromkeys(note for table in read.values() for note in table.notes))
     if len(read) == 1:
@@ -145,7 +152,8 @@ def _by_column(table: file_reader.Table, where: str, found: Parts) -> Parts:
     split_of = [column_inference.split_of(word) or "" for word in words.to_pylist()]
     if "train" not in split_of:
         raise RequestError(
-            f"{where}: no row of its column '{column}' says train (they say {', '.join(words.to_pylist())})."
+            f"{where}: no row of its column '{column}' says train (they say {', '.join(words.to_pylist())}).",
+            code="invalid-data",
         )
     named = np.asarray(split_of)[pc.index_in(table.rows[column], value_set=words).to_numpy()]
     splits = {split: Part(dataset, np.flatnonzero(named == split)) for split in sorted(set(split_of))}

@@ -59,10 +59,10 @@ def read(path: Path) -> Table:
         RequestError: when there is no such file, or its content is not what its name says; names the line.
     """
     if not path.is_file():
-        raise RequestError(_missing(path) if not path.exists() else f"{path} is not a file.")
+        raise RequestError(_missing(path) if not path.exists() else f"{path} is not a file.", code="not-found")
     stat = path.stat()
     if stat.st_size == 0:
-        raise RequestError(f"Data file {path} is empty.")
+        raise RequestError(f"Data file {path} is empty.", code="invalid-data")
     identity = f"{_VERSION}|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
     kept = cache_folder() / "tables" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.arrow"
     found = _mapped(kept)
@@ -110,12 +110,14 @@ def _convert(path: Path, kept: Path) -> Table:
         partial.write_text(facts)
         partial.replace(kept.with_suffix(".json"))
     except OSError as error:
-        raise RequestError(f"{path}: its rows cannot be kept in {kept.parent}: {error.strerror}.") from error
+        raise RequestError(
+            f"{path}: its rows cannot be kept in {kept.parent}: {error.strerror}.", code="not-written"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     found = _mapped(kept)
     if found is None:
-        raise RequestError(f"{path}: what was kept of its rows in {kept.parent} cannot be read back.")
+        raise RequestError(f"{path}: what was kept of its rows in {kept.parent} cannot be read back.", code="damaged")
     return found
 
 
@@ -156,7 +158,7 @@ def _write(path: Path, target: Path) -> dict[str, Any]:
         ".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet,
     }  # fmt: skip
     if suffix not in readers:
-        raise RequestError(f"{path}: files of rows end in {', '.join(SUFFIXES)}.")
+        raise RequestError(f"{path}: files of rows end in {', '.join(SUFFIXES)}.", code="unsupported")
     if suffix != ".parquet":
         _check_text(path)
     notes: list[str] = []
@@ -166,7 +168,7 @@ def _write(path: Path, target: Path) -> dict[str, Any]:
         first = next(batches, None)
         if first is None or first.num_rows == 0:
             below = " below its column names" if suffix in (".csv", ".tsv") else ""
-            raise RequestError(f"Data file {path} has no rows{below}.")
+            raise RequestError(f"Data file {path} has no rows{below}.", code="invalid-data")
         schema = _trimmed(first.schema)
         _check_names(path, schema.names)
         with pa.ipc.new_stream(out, schema) as writer:
@@ -181,7 +183,9 @@ def _write(path: Path, target: Path) -> dict[str, Any]:
 def _check_names(path: Path, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RequestError(f"{path}: two columns are called '{twice[0]}'. Rename one of them in its first line.")
+        raise RequestError(
+            f"{path}: two columns are called '{twice[0]}'. Rename one of them in its first line.", code="invalid-data"
+        )
 
 
 def _check_text(path: Path) -> None:
@@ -190,11 +194,15 @@ def _check_text(path: Path) -> None:
         head = file.read(4096)
     kind = next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise RequestError(f"{path} is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+        raise RequestError(
+            f"{path} is UTF-16, not UTF-8. Convert it: iconv -f UTF-16 -t UTF-8 {path.name}", code="damaged"
+        )
     if kind is None and b"\0" in head:
         kind = "binary data"
     if kind is not None:
-        raise RequestError(f"{path} is {kind}, not text, whatever its name says. Save it as {path.suffix} in UTF-8.")
+        raise RequestError(
+            f"{path} is {kind}, not text, whatever its name says. Save it as {path.suffix} in UTF-8.", code="damaged"
+        )
 
 
 def _not_utf8(path: Path) -> RequestError:
@@ -207,9 +215,10 @@ def _not_utf8(path: Path) -> RequestError:
                 found = f"byte 0x{line[error.start]:02x} at character {len(line[: error.start].decode('utf-8')) + 1}"
                 return RequestError(
                     f"{path}, line {number}: {found} is not UTF-8. Save the file as UTF-8, for example: "
-                    f"iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+                    f"iconv -f WINDOWS-1252 -t UTF-8 {path.name}",
+                    code="damaged",
                 )
-    return RequestError(f"{path} is not UTF-8.")
+    return RequestError(f"{path} is not UTF-8.", code="damaged")
 
 
 def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatch]:
@@ -228,7 +237,8 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
         names = next(csv.reader([first.rstrip("\r\n")], delimiter=mark, quoting=quote), [])
     except csv.Error as error:
         raise RequestError(
-            f"{path}, line 1: {error}. Lines that end in a carriage return alone (old Mac files) must end in a newline."
+            f"{path}, line 1: {error}. Lines must end in a newline, not in a carriage return alone (old Mac files).",
+            code="damaged",
         ) from error
     _check_names(path, names)
     ragged: list[Any] = []
@@ -256,7 +266,9 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
     except pa.ArrowInvalid as error:
         if "UTF8" in str(error):
             raise _not_utf8(path) from error
-        raise RequestError(f"{path} is not a readable {path.suffix} file: {str(error).splitlines()[0]}") from error
+        raise RequestError(
+            f"{path} is not a readable {path.suffix} file: {str(error).splitlines()[0]}", code="damaged"
+        ) from error
     if ragged:
         raise _ragged(path, ragged[0], mark, quote)
 
@@ -297,7 +309,8 @@ def _ragged(path: Path, row: Any, mark: str, quote: _Quoting) -> RequestError:
         hint = f"Is a cell missing, or the line broken in two? {hint}"
     count = "1 cell" if row.actual_columns == 1 else f"{row.actual_columns} cells"
     return RequestError(
-        f"{path}, {where}: {count}, but the first line names {row.expected_columns} columns: {shown}\n  {hint}"
+        f"{path}, {where}: {count}, but the first line names {row.expected_columns} columns: {shown}\n  {hint}",
+        code="damaged",
     )
 
 
@@ -313,16 +326,19 @@ def _jsonl(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBa
             except UnicodeDecodeError:
                 raise _not_utf8(path) from None
             except RecursionError as error:
-                raise RequestError(f"{path}, line {number}: nested too deeply.") from error
+                raise RequestError(f"{path}, line {number}: nested too deeply.", code="damaged") from error
             except json.JSONDecodeError as error:
                 hint = ""
                 if number == 1 and line.strip()[:1] == b"[":
                     hint = " It looks like one list of all rows: name the file .json."
                 raise RequestError(
-                    f"{path}, line {number}: not JSON: {error.msg} at character {error.colno}.{hint}"
+                    f"{path}, line {number}: not JSON: {error.msg} at character {error.colno}.{hint}",
+                    code="damaged",
                 ) from error
             if not isinstance(row, dict):
-                raise RequestError(f"{path}, line {number}: must be one JSON object, {{…}}, not {_kind(row)}.")
+                raise RequestError(
+                    f"{path}, line {number}: must be one JSON object, {{…}}, not {_kind(row)}.", code="damaged"
+                )
             yield row
 
     return _batches(path, objects(), notes)
@@ -331,16 +347,19 @@ def _jsonl(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBa
 def _json(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatch]:
     """Rows of a JSON file: a list of objects, or an object that has one such list."""
     if path.stat().st_size > _JSON_BYTES:
-        raise RequestError(f"{path} is one JSON value of more than {_JSON_BYTES >> 20} MB: give it as .jsonl instead.")
+        raise RequestError(
+            f"{path} is one JSON value of more than {_JSON_BYTES >> 20} MB: give it as .jsonl instead.",
+            code="too-large",
+        )
     try:
         value = json.loads(file.read().decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     except RecursionError as error:
-        raise RequestError(f"{path} is nested too deeply.") from error
+        raise RequestError(f"{path} is nested too deeply.", code="damaged") from error
     except ValueError as error:
         said = " It looks like JSON lines: name it .jsonl." if "Extra data" in str(error) else ""
-        raise RequestError(f"{path} is not JSON: {error}.{said}") from error
+        raise RequestError(f"{path} is not JSON: {error}.{said}", code="damaged") from error
     if isinstance(value, dict):
         lists = [member for member in value.values() if isinstance(member, list)]
         value = lists[0] if len(lists) == 1 else value
@@ -348,7 +367,7 @@ def _json(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBat
         (f"item {index}" for index, row in enumerate(value) if not isinstance(row, dict)), None
     )  # fmt: skip
     if wrong is not None:
-        raise RequestError(f"{path} must be a list of JSON objects, one a row; {wrong} is not.")
+        raise RequestError(f"{path} must be a list of JSON objects, one a row; {wrong} is not.", code="damaged")
     return _batches(path, iter(value), notes)
 
 
@@ -368,9 +387,11 @@ def _batches(path: Path, rows: Iterator[dict[str, Any]], notes: list[str]) -> It
             cells = [pa.array([_cell(row.get(key)) for row in part], pa.string()) for key in schema.names]
         except UnicodeEncodeError as error:
             cut = error.object[error.start : error.end].encode("unicode_escape").decode()
-            raise RequestError(f"{path}: a text holds half a character ({cut}, as a cut emoji leaves it).") from error
+            raise RequestError(
+                f"{path}: a text holds half a character ({cut}, as a cut emoji leaves it).", code="invalid-data"
+            ) from error
         except RecursionError as error:
-            raise RequestError(f"{path}: a value is nested too deeply.") from error
+            raise RequestError(f"{path}: a value is nested too deeply.", code="damaged") from error
         yield pa.record_batch(cells, schema=schema)
     if nested:
         said = (
@@ -400,4 +421,6 @@ def _parquet(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.Record
         with pq.ParquetFile(path, memory_map=True) as source:
             yield from source.iter_batches(batch_size=_ROWS)
     except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+        raise RequestError(
+            f"{path} is not a readable parquet file: {str(error).splitlines()[0]}", code="damaged"
+        ) from error

@@ -123,7 +123,8 @@ def converted(dataset: str, config: str | None) -> Copy:
     except RevisionNotFoundError as error:
         raise RequestError(
             f"Data set '{dataset}' is a script on the Hub, which datasets 4 and later do not run, and the Hub has no "
-            "parquet copy of it. Load it where its script can run, save it as parquet, and give the file with --task."
+            "parquet copy of it. Load it where its script can run, save it as parquet, and give the file with --task.",
+            code="unavailable",
         ) from error
     found: dict[str, dict[str, list[str]]] = {}
     for file in sorted(sibling.rfilename for sibling in info.siblings or ()):
@@ -132,11 +133,14 @@ def converted(dataset: str, config: str | None) -> Copy:
     if config is None and len(found) > 1 and "default" not in found:
         raise RequestError(
             f"'{dataset}' has several configurations: {', '.join(found)}. Name one after a colon: "
-            f"hub:{dataset}:{next(iter(found))}"
+            f"hub:{dataset}:{next(iter(found))}",
+            code="ambiguous",
         )
     chosen = config or ("default" if len(found) != 1 else next(iter(found)))
     if chosen not in found:
-        raise RequestError(unknown(f"configuration of '{dataset}' in the Hub's parquet copy:", chosen, found))
+        raise RequestError(
+            unknown(f"configuration of '{dataset}' in the Hub's parquet copy:", chosen, found), code="invalid-data"
+        )
     return Copy(str(info.sha), found[chosen])
 
 
@@ -156,7 +160,7 @@ def told(what: str, repository: str, revision: str | None, to: Path) -> Iterator
     failures: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, KeyError, *HfHubHTTPError.__bases__)
     missing = unreachable()
     if missing is not None:
-        raise RequestError(f"{what} cannot be fetched: {missing}.")
+        raise RequestError(f"{what} cannot be fetched: {missing}.", code="unavailable")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Not enough free disk space")  # the message below says it
@@ -166,4 +170,4 @@ def told(what: str, repository: str, revision: str | None, to: Path) -> Iterator
         if why == FULL:
             there = next(folder for folder in (to, *to.absolute().parents) if folder.exists())
             why = f"{FULL}: {shutil.disk_usage(there).free / 1e6:,.1f} MB are free at {there}, which are too few"
-        raise RequestError(f"{what} cannot be fetched: {why}.") from error
+        raise RequestError(f"{what} cannot be fetched: {why}.", code="unavailable") from error

@@ -51,7 +51,9 @@ def load_split(source: DataSource, dataset: str, config: str | None, split: str,
     missed = ""
     if source.mirror is not None:
         if not source.mirror.is_dir():
-            raise RequestError(f"The data mirror {source.mirror} (--data-dir, BENCH_DATA) is not a folder.")
+            raise RequestError(
+                f"The data mirror {source.mirror} (--data-dir, BENCH_DATA) is not a folder.", code="not-found"
+            )
         folder = source.mirror / dataset / (config or "")
         pinned = mirror.pinned(folder)
         other = pinned is not None and revision is not None and _COMMIT.fullmatch(revision) and pinned != revision
@@ -63,7 +65,8 @@ def load_split(source: DataSource, dataset: str, config: str | None, split: str,
             if other:
                 raise RequestError(
                     f"The mirror folder {folder} holds '{_title(dataset, config)}' at commit {pinned}, but the task is "
-                    f"pinned to {revision}. Fetch that one with bench fetch."
+                    f"pinned to {revision}. Fetch that one with bench fetch.",
+                    code="conflict",
                 )
             _check_shards(files)
             return _read(files, f"mirror:{_title(dataset, config)}" + (f"@{pinned}" if pinned else ""))
@@ -88,7 +91,8 @@ def load_splits(source: DataSource, dataset: str, config: str | None, revision: 
         if configs and config is None:
             raise RequestError(
                 f"'{dataset}' has several configurations in the mirror: {', '.join(configs)}. Name one after a colon: "
-                f"hub:{dataset}:{configs[0]}"
+                f"hub:{dataset}:{configs[0]}",
+                code="ambiguous",
             )
         missed = _not_in_mirror(source.mirror, dataset, config, "train")
     try:
@@ -106,7 +110,7 @@ def _check_names(dataset: str, config: str | None, split: str) -> None:
         if name is not None and (not _NAME.fullmatch(name) or ".." in name):
             wrong.append(f"'{name}' is not the name of a {kind}: letters, digits, '_', '-', '.' and '+'.")
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-data")
 
 
 def _title(dataset: str, config: str | None) -> str:
@@ -123,7 +127,8 @@ def _check_shards(files: Sequence[Path]) -> None:
         names = ", ".join(file.name for file in files)
         raise RequestError(
             f"The mirror folder {files[0].parent} does not hold one complete set of shards: it has {names}. "
-            "Copy the missing files, or remove those of another version."
+            "Copy the missing files, or remove those of another version.",
+            code="damaged",
         )
 
 
@@ -142,18 +147,23 @@ def _read(files: Sequence[Path], title: str) -> Loaded:
             tables.append(pq.read_table(file, partitioning=None))
         except (OSError, pa.ArrowException) as error:
             size = "an empty file" if file.stat().st_size == 0 else str(error).splitlines()[0]
-            raise RequestError(f"The mirror file {file} is not a readable parquet file: {size}") from error
+            raise RequestError(
+                f"The mirror file {file} is not a readable parquet file: {size}", code="damaged"
+            ) from error
         if tables[-1].schema.names != tables[0].schema.names:
-            raise RequestError(f"The mirror file {file} has other columns than {files[0].name} beside it.")
+            raise RequestError(
+                f"The mirror file {file} has other columns than {files[0].name} beside it.", code="damaged"
+            )
     if sum(table.num_rows for table in tables) == 0:
-        raise RequestError(f"The mirror file {files[0]} has no rows.")
+        raise RequestError(f"The mirror file {files[0]} has no rows.", code="invalid-data")
     try:
         # Dataset takes the features from the schema's 'huggingface' metadata: class names, images, sequences
         table = pa.concat_tables(tables, promote_options="permissive")
         dataset = datasets.Dataset(InMemoryTable(table), fingerprint=digest.hexdigest()[:16])
     except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
         raise RequestError(
-            f"The columns of the mirror file {files[0]} do not fit its own description of them: {error}"
+            f"The columns of the mirror file {files[0]} do not fit its own description of them: {error}",
+            code="damaged",
         ) from error
     return Loaded(dataset, digest.hexdigest(), title)
 
@@ -192,7 +202,9 @@ def _converted(dataset: str, config: str | None, split: str | None, missed: str)
     try:
         copy = hub.converted(dataset, config)
         if split is not None and split not in copy.splits:
-            raise RequestError(unknown(f"split of '{_title(dataset, config)}' on the Hub:", split, copy.splits))
+            raise RequestError(
+                unknown(f"split of '{_title(dataset, config)}' on the Hub:", split, copy.splits), code="invalid-data"
+            )
         files = {
             name: [Path(hf_hub_download(dataset, file, repo_type="dataset", revision=copy.commit)) for file in files]
             for name, files in copy.splits.items()
@@ -211,7 +223,8 @@ def _ask_hub(dataset: str, config: str | None, split: str | None, revision: str 
     if Path(dataset).exists():
         raise RequestError(
             f"{missed} The current folder has a '{dataset}', which would be read instead of the Hub's data set: run "
-            "from another folder, or name the folder above it with --data-dir.".strip()
+            "from another folder, or name the folder above it with --data-dir.".strip(),
+            code="unavailable",
         )
     # the bases of the Hub's own error are those of the HTTP library beneath it, whichever this version uses
     failures = (
@@ -251,7 +264,8 @@ def _check_commit(commits: set[str], title: str, revision: str | None) -> None:
     if revision is not None and _COMMIT.fullmatch(revision) and others:
         raise RequestError(
             f"The Hub's cache has '{title}' at commit {', '.join(sorted(others))}, but the task is pinned to "
-            f"{revision}. Fetch that commit where the Hub can be reached. {_WAYS_OUT}"
+            f"{revision}. Fetch that commit where the Hub can be reached. {_WAYS_OUT}",
+            code="unavailable",
         )
 
 
@@ -259,7 +273,8 @@ def _refuse(wanted: str, missed: str, reason: str, error: BaseException) -> NoRe
     reason = (" ".join(reason.split()) or type(error).__name__).rstrip(".")
     tried = f"{missed} The Hub" if missed else "No mirror is given, and the Hub"
     raise RequestError(
-        f"Data set {wanted} cannot be had. {tried} and its cache do not give it: {reason}. {_WAYS_OUT}"
+        f"Data set {wanted} cannot be had. {tried} and its cache do not give it: {reason}. {_WAYS_OUT}",
+        code="unavailable",
     ) from error
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import Fault, RequestError, fault, unknown
 from bench.data import hub
 
 PINNED = "mirror.json"  # what a mirror knows of a folder's origin
@@ -25,20 +25,21 @@ _SKIPPED = ("README.md", "*.onnx*", "*.h5", "*.msgpack", "flax*", "tf_*")
 _PICKLED = ("pytorch_model*.bin",)
 
 
-def mirror_folder(given: Any, wrong: list[str]) -> Path | None:
+def mirror_folder(given: Any, wrong: list[Fault]) -> Path | None:
     """The data mirror: the given folder, else ``BENCH_DATA``; adds a message when it does not exist."""
     text = given or os.environ.get("BENCH_DATA")
     if not text:
         return None
     folder = Path(text).expanduser()
     if not folder.is_dir():
-        wrong.append(f"{'--data-dir' if given else 'BENCH_DATA'}: the folder {folder} does not exist.")
+        name = "--data-dir" if given else "BENCH_DATA"
+        wrong.append(fault(f"{name}: the folder {folder} does not exist.", "not-found"))
     return folder
 
 
 def usual_mirror() -> Path | None:
     """The mirror that ``BENCH_DATA`` names; RequestError when it does not exist."""
-    wrong: list[str] = []
+    wrong: list[Fault] = []
     folder = mirror_folder(None, wrong)
     if wrong:
         raise RequestError(wrong)
@@ -66,7 +67,7 @@ def fetch_model(hub_id: str, revision: str | None, mirror: Path, allow_pickle: b
         wanted = [name for name in there if _any(name, kinds) and not _any(name, _SKIPPED)]
         if not _any_of(wanted, ("*.safetensors",)) and not (allow_pickle and _any_of(wanted, _PICKLED)):
             pickled = " It has pickled ones; --allow-pickle takes them." if _any_of(there, _PICKLED) else ""
-            raise RequestError(f"Model {hub_id} has no *.safetensors weights.{pickled}")
+            raise RequestError(f"Model {hub_id} has no *.safetensors weights.{pickled}", code="unavailable")
         _fill("model", hub_id, str(info.sha), _plainly(wanted), folder, revision)
     return folder
 
@@ -93,7 +94,9 @@ def fetch_split(mirror: Path, dataset: str, config: str | None, split: str, revi
         if f"{dataset.rpartition('/')[2]}.py" in files and revision is None:
             copy = hub.converted(dataset, config)
             if split not in copy.splits:
-                raise RequestError(unknown(f"split of '{dataset}' in the Hub's parquet copy:", split, copy.splits))
+                raise RequestError(
+                    unknown(f"split of '{dataset}' in the Hub's parquet copy:", split, copy.splits), code="invalid-data"
+                )
             names = _shards(split, copy.splits[split])
             _fill("dataset", dataset, copy.commit, names, folder, revision)
             return

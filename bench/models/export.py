@@ -32,7 +32,8 @@ def find(which: str, store: Path) -> Path:
             return folder
     raise RequestError(
         f"'{which}' is neither a folder with a {CARD} nor a run with saved weights in {store / 'adapters'} "
-        "(choose another folder of runs with --out; runs with --save keep weights)."
+        "(choose another folder of runs with --out; runs with --save keep weights).",
+        code="not-found",
     )
 
 
@@ -48,24 +49,27 @@ def export(tuned: Tuned, how: str, to: Path) -> None:
         RequestError: when the method has no such form, or the folder is in use.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise RequestError(f"--to {to}: there is something already. Choose a new folder.")
+        raise RequestError(f"--to {to}: there is something already. Choose a new folder.", code="exists")
     try:
         (_peft if how == "peft" else _merged)(tuned, to)
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(str(error), code="unsupported") from error
     except OSError as error:
-        raise RequestError(f"--to {to} cannot be written: {error.strerror or error}.") from error
+        raise RequestError(f"--to {to} cannot be written: {error.strerror or error}.", code="not-written") from error
 
 
 def _peft(tuned: Tuned, to: Path) -> None:
     name = tuned.method.name
     if not isinstance(tuned.method, ExportsToPeft):
-        raise RequestError(f"{name} has no counterpart in peft. Where it can be merged, use --format merged.")
+        raise RequestError(
+            f"{name} has no counterpart in peft. Where it can be merged, use --format merged.", code="unsupported"
+        )
     config, state = tuned.method.to_peft(tuned.model, tuned.original)
     if "num_virtual_tokens" in config and tuned.backbone.kind not in _TASKS:
         raise RequestError(
             f"{name}: peft puts virtual tokens into encoder-decoders and image models only by a class of its own that "
-            "does not work with transformers 5; without it, it would leave them out. bench.load reads the saved one."
+            "does not work with transformers 5; without it, it would leave them out. bench.load reads the saved one.",
+            code="unsupported",
         )
     known = {
         "base_model_name_or_path": tuned.base,
@@ -117,7 +121,8 @@ def _merged(tuned: Tuned, to: Path) -> None:
     if not _same_names(model, tuned.original):
         raise RequestError(
             f"{tuned.method.name} adds modules that cannot be folded into the base weights, so there is no plain "
-            "model to write."
+            "model to write.",
+            code="unsupported",
         )
     model.save_pretrained(to, safe_serialization=True)
     if tuned.tokenizer is not None:

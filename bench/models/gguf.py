@@ -36,16 +36,19 @@ def unpacked(path: Path, fingerprint: str) -> Path:
         return folder
     with path.open("rb") as file:
         if file.read(len(_SIGN)) != _SIGN:
-            raise RequestError(f"{path} is not a GGUF file: it does not begin with '{_SIGN.decode()}'.")
+            raise RequestError(f"{path} is not a GGUF file: it does not begin with '{_SIGN.decode()}'.", code="damaged")
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if missing:
-        raise RequestError(f"Reading {path.name} needs {' and '.join(missing)}: pip install 'tunebench[gguf]'.")
+        raise RequestError(
+            f"Reading {path.name} needs {' and '.join(missing)}: pip install 'tunebench[gguf]'.", code="package-missing"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     free, needed = shutil.disk_usage(folder.parent).free, path.stat().st_size * _GROWTH
     if free < needed:
         raise RequestError(
             f"Unpacking {path.name} takes up to {needed / 1e9:.1f} GB in {folder.parent}, which has "
-            f"{free / 1e9:.1f} GB left. Name a roomier cache folder with XDG_CACHE_HOME."
+            f"{free / 1e9:.1f} GB left. Name a roomier cache folder with XDG_CACHE_HOME.",
+            code="too-large",
         )
     sys.stderr.write(f"bench: unpacking {path.name} (once; kept in {folder})\n")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{fingerprint}.") as made:
@@ -80,7 +83,7 @@ def _unpack(path: Path, folder: Path) -> None:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(**where)
             if config.model_type not in ARCHITECTURES:
-                raise RequestError(f"{path.name}: {unknown('architecture', config.model_type, ARCHITECTURES)}")
+                raise RequestError([unknown("architecture", config.model_type, ARCHITECTURES).within(f"{path.name}: ")])
             seq2seq = config.is_encoder_decoder
             cls = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
             tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
@@ -88,4 +91,4 @@ def _unpack(path: Path, folder: Path) -> None:
             _plain(cls, model).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise RequestError(f"{path.name} cannot be read as a GGUF model: {error}") from error
+        raise RequestError(f"{path.name} cannot be read as a GGUF model: {error}", code="damaged") from error

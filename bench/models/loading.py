@@ -84,9 +84,11 @@ def configuration(source: ModelSource, kind: str = "causal-lm", labels: tuple[st
     try:
         config = AutoConfig.from_pretrained(**_where(source), **_head_settings(kind, labels))
     except Exception as error:  # configurations check their own values, each in its way
-        raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}") from error
+        raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}", code="damaged") from error
     if config.model_type not in ARCHITECTURES:
-        raise RequestError(f"Model '{source.name}': {unknown('architecture', config.model_type, ARCHITECTURES)}")
+        raise RequestError(
+            [unknown("architecture", config.model_type, ARCHITECTURES).within(f"Model '{source.name}': ")]
+        )
     if getattr(config, "pad_token_id", None) is None:
         ends = getattr(config, "eos_token_id", None)
         config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # decoders classify the last token before it
@@ -130,12 +132,12 @@ def build(source: ModelSource, kind: str, config: Any, device: Any = None, **cho
         # By itself: torch 2.6 cannot import its part of it while meta is the default device.
         importlib.import_module("transformers.modeling_utils")
     except Exception as error:  # of a release that needs more than it asks pip for
-        raise RequestError(_unusable(error)) from error
+        raise RequestError(_unusable(error), code="damaged") from error
     try:
         with device or contextlib.nullcontext():
             return model_class(kind).from_config(config, trust_remote_code=source.loading.trust_remote_code, **chosen)
     except Exception as error:  # what a configuration's values break is the model's to say
-        raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}") from error
+        raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}", code="damaged") from error
 
 
 def _unusable(error: BaseException) -> str:
@@ -180,7 +182,7 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
                 **extra,
             )
     except (OSError, ImportError) as error:
-        raise RequestError(f"Model '{source.name}': its weights cannot be loaded: {error}") from error
+        raise RequestError(f"Model '{source.name}': its weights cannot be loaded: {error}", code="damaged") from error
     if scheme is not None:
         quantization.settle(model)
     missing = {name if isinstance(name, str) else name[0] for name in (*info["missing_keys"], *info["mismatched_keys"])}
@@ -190,7 +192,8 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise RequestError(
             f"Model '{source.name}': its weights do not fit its config.json: {lacking[0]}{more} cannot be filled from "
-            "them. (A compiled or wrapped model saves other names, such as _orig_mod.* or module.*.)"
+            "them. (A compiled or wrapped model saves other names, such as _orig_mod.* or module.*.)",
+            code="damaged",
         )
     return Backbone(model, kind, head | frozenset(missing))
 
@@ -220,7 +223,7 @@ def tokenizer(source: ModelSource) -> Any:
         found = AutoTokenizer.from_pretrained(**_where(source), use_fast=True)
     except Exception as error:  # a damaged file fails wherever its reader is
         what = f"{type(error).__name__}: {error}"
-        raise RequestError(f"Model '{source.name}': its tokenizer cannot be loaded: {what}") from error
+        raise RequestError(f"Model '{source.name}': its tokenizer cannot be loaded: {what}", code="damaged") from error
     if found.pad_token is None:
         found.pad_token = found.eos_token  # decoders have none; padding is masked, so any token will do
     return found

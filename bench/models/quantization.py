@@ -32,11 +32,12 @@ def require(scheme: str) -> None:
         RequestError: when not.
     """
     if scheme not in SCHEMES:
-        raise RequestError(f"--quantize: {unknown('scheme', scheme, SCHEMES)}")
+        raise RequestError([unknown("scheme", scheme, SCHEMES).within("--quantize: ")])
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise RequestError(
-            f"--quantize {scheme} needs {' and '.join(missing)}, not installed here: pip install 'tunebench[quantize]'."
+            f"--quantize {scheme} needs {' and '.join(missing)}, which is missing: pip install 'tunebench[quantize]'.",
+            code="package-missing",
         )
 
 

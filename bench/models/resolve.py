@@ -88,15 +88,17 @@ def resolve(name: str, loading: Loading | None = None, mirror: Path | None = Non
         return _local(name, path, loading)
     plain, _, revision = name.partition("@")
     if revision and Path(plain).expanduser().exists():
-        raise RequestError(f"Model '{name}': a local folder or file has no revisions.")
+        raise RequestError(f"Model '{name}': a local folder or file has no revisions.", code="invalid-value")
     if "@" in name and not _REVISION.fullmatch(revision):
-        raise RequestError(f"Model '{name}': '{revision}' is not a revision: a commit, branch or tag of the Hub.")
+        raise RequestError(
+            f"Model '{name}': '{revision}' is not a revision: a commit, branch or tag of the Hub.", code="invalid-value"
+        )
     alias = ALIASES.get(plain)
     if alias is None and not HUB_ID.fullmatch(plain):
-        raise RequestError(
-            f"{unknown('model', plain, ALIASES)} Or give a local folder with config.json and *.safetensors, a .gguf "
-            "file, or a Hub id such as owner/name."
+        ways = (
+            " Or give a local folder with config.json and *.safetensors, a .gguf file, or a Hub id such as owner/name."
         )
+        raise RequestError([unknown("model", plain, ALIASES).within(after=ways)])
     packaged = alias.packaged() if alias is not None and not revision else None
     if alias is not None and packaged is not None:
         return _from_package(name, alias, packaged, loading)
@@ -104,7 +106,8 @@ def resolve(name: str, loading: Loading | None = None, mirror: Path | None = Non
     if hub_id is None:
         raise RequestError(
             f"Model '{name}': {plain} is not on the Hub, so it has no revisions." if revision
-            else f"Model '{name}' is missing from this installation of tunebench; install it again."
+            else f"Model '{name}' is missing from this installation of tunebench; install it again.",
+            code="unavailable",
         )  # fmt: skip
     mirrored = mirror / "models" / hub_id if mirror is not None else None
     if mirrored is not None and (mirrored / "config.json").is_file():
@@ -126,7 +129,9 @@ def alias_of(name: str) -> str:
 def _local(name: str, path: Path, loading: Loading) -> ModelSource:
     if path.is_file():
         if path.suffix != ".gguf":
-            raise RequestError(f"Model file {name} is not a .gguf file. Give one, or a folder with config.json.")
+            raise RequestError(
+                f"Model file {name} is not a .gguf file. Give one, or a folder with config.json.", code="invalid-value"
+            )
         return _from_gguf(name, path, f"gguf:{path.name}", loading)
     if not (path / "config.json").is_file():
         packed = sorted(path.glob("*.gguf"))
@@ -134,8 +139,10 @@ def _local(name: str, path: Path, loading: Loading) -> ModelSource:
             return _from_gguf(name, packed[0], f"gguf:{packed[0].name}", loading)
         if packed:
             names = ", ".join(file.name for file in packed)
-            raise RequestError(f"Model folder {name} has {len(packed)} GGUF files ({names}): name the one to use.")
-        raise RequestError(f"Model folder {name} has no config.json (nor a .gguf file).")
+            raise RequestError(
+                f"Model folder {name} has {len(packed)} GGUF files ({names}): name the one to use.", code="ambiguous"
+            )
+        raise RequestError(f"Model folder {name} has no config.json (nor a .gguf file).", code="not-found")
     _check_weights(f"Model folder {name}", path, loading)
     return ModelSource(name, str(path.resolve()), f"folder:{path.resolve().name}", None, fingerprint(path), loading)
 
@@ -144,11 +151,12 @@ def _check_weights(what: str, folder: Path, loading: Loading) -> None:
     if any(folder.glob("*.safetensors")):
         return
     if not any(file for pattern in _PICKLES for file in folder.glob(pattern)):
-        raise RequestError(f"{what} has no *.safetensors weights.")
+        raise RequestError(f"{what} has no *.safetensors weights.", code="unavailable")
     if not loading.allow_pickle:
         raise RequestError(
             f"{what} has no *.safetensors weights, only pickled ones, which can run code as they are read. If you "
-            "trust them, --allow-pickle reads them with torch's weights-only reader."
+            "trust them, --allow-pickle reads them with torch's weights-only reader.",
+            code="unsafe",
         )
 
 
@@ -178,21 +186,26 @@ def _from_mirror(name: str, hub_id: str, folder: Path, revision: str, loading: L
         if revision:
             raise RequestError(
                 f"Model '{name}': the mirror's {folder} does not say which revision it is (no {PINNED}). Fetch it with "
-                "bench fetch, or name it without the revision."
+                "bench fetch, or name it without the revision.",
+                code="damaged",
             ) from None
         _check_weights(f"Model folder {folder}", folder, loading)
         return ModelSource(name, str(folder), f"mirror:{hub_id}", None, fingerprint(folder), loading)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RequestError(f"{folder / PINNED} cannot be read: {error}. Fetch the model again.") from error
+        raise RequestError(
+            f"{folder / PINNED} cannot be read: {error}. Fetch the model again.", code="damaged"
+        ) from error
     if revision and revision not in (commit, asked):
         raise RequestError(
             f"Model '{name}': the mirror has {hub_id} at {commit} (asked for as {asked}), not {revision}. Fetch that "
-            f"one: bench fetch --models {hub_id}@{revision} --to {folder.parents[2]}"
+            f"one: bench fetch --models {hub_id}@{revision} --to {folder.parents[2]}",
+            code="conflict",
         )
     damaged = [file for file, size in sizes.items() if not _has(folder / file, size)]
     if damaged:
         raise RequestError(
-            f"Model '{name}': {folder / damaged[0]} is missing or cut off in the mirror; fetch it again."
+            f"Model '{name}': {folder / damaged[0]} is missing or cut off in the mirror; fetch it again.",
+            code="damaged",
         )
     _check_weights(f"Model folder {folder}", folder, loading)
     return ModelSource(name, str(folder), f"mirror:{hub_id}", commit, identity(hub_id, commit), loading)
@@ -213,10 +226,12 @@ def _from_hub(name: str, hub_id: str, revision: str | None, loading: Loading) ->
                 hub_id, revision=revision or "main", trust_remote_code=loading.trust_remote_code
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RequestError(_not_had(name, hub_id, revision, error)) from error
+        raise RequestError(_not_had(name, hub_id, revision, error), code="unavailable") from error
     commit = getattr(config, "_commit_hash", None)
     if commit is None:
-        raise RequestError(f"Model '{name}': neither the Hub nor its cache says which commit of {hub_id} this is.")
+        raise RequestError(
+            f"Model '{name}': neither the Hub nor its cache says which commit of {hub_id} this is.", code="unavailable"
+        )
     return ModelSource(name, hub_id, f"hub:{hub_id}", commit, identity(hub_id, commit), loading)
 
 

@@ -64,17 +64,23 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / CARD
     if not path.is_file():
-        raise RequestError(f"{folder} holds no saved adapter: there is no {path}. Runs with --save write one.")
+        raise RequestError(
+            f"{folder} holds no saved adapter: there is no {path}. Runs with --save write one.", code="not-found"
+        )
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:
-        raise RequestError(f"{path} is not JSON: {error}.") from error
+        raise RequestError(f"{path} is not JSON: {error}.", code="damaged") from error
     wrong = [name for name, kind in _NEEDED.items() if not isinstance(found, dict) or type(found.get(name)) is not kind]
     wrong = wrong or [f"spec.{name}" for name in _PARTS if name not in found["spec"]]
     if wrong:
-        raise RequestError(f"{path} is not an adapter's card: {', '.join(wrong)} missing or of the wrong type.")
+        raise RequestError(
+            f"{path} is not an adapter's card: {', '.join(wrong)} missing or of the wrong type.", code="damaged"
+        )
     if found["schema"] != SCHEMA:
-        raise RequestError(f"{path} has the card schema {found['schema']}; this version reads {SCHEMA}.")
+        raise RequestError(
+            f"{path} has the card schema {found['schema']}; this version reads {SCHEMA}.", code="damaged"
+        )
     return dict(found)
 
 
@@ -138,7 +144,8 @@ def load(
     except RequestError as error:
         raise RequestError(
             f"{folder} was made with the method '{name}', which is in a file of its own: name that file "
-            f"(--plugin FILE; in Python plugins=[FILE]). {error}"
+            f"(--plugin FILE; in Python plugins=[FILE]). {error}",
+            code="missing",
         ) from error
     method: Method = options.build(entry.value, chosen, name)
     _check_grants(folder, spec["model"], trust)
@@ -147,7 +154,8 @@ def load(
         raise RequestError(
             f"{folder} was tuned on {spec['model']['source']} with the fingerprint {spec['model']['fingerprint']}; "
             f"'{source.name}' has {source.fingerprint}, so the tuned weights would give other answers. Name the "
-            "right base (--model; in Python model=). In Python, any_base=True loads it all the same."
+            "right base (--model; in Python model=). In Python, any_base=True loads it all the same.",
+            code="conflict",
         )
     head = spec["task"].get("form", {}).get("model_kind", spec["task"]["kind"])
     backbone = loading.load(source, head, tuple(spec["task"]["labels"]))
@@ -157,7 +165,7 @@ def load(
     try:
         module = method.attach(backbone)
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(str(error), code="unsupported") from error
     _fill(module, folder)
     tokenizer = None if loading.family(source) == "vision" else loading.tokenizer(source)
     if tokenizer is not None:
@@ -174,7 +182,7 @@ def _check_grants(folder: Path, model: dict[str, Any], trust: Collection[str]) -
         if model.get(name) and name not in trust
     ]
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
 
 
 def _known_as(source: ModelSource) -> str:
@@ -193,11 +201,15 @@ def _fill(module: nn.Module, folder: Path) -> None:
 
     path = folder / WEIGHTS
     if not path.is_file():
-        raise RequestError(f"{folder} has a card but no {WEIGHTS}.")
+        raise RequestError(f"{folder} has a card but no {WEIGHTS}.", code="damaged")
     try:
         loaded = load_state(path, module)
     except (KeyError, RuntimeError) as error:
-        raise RequestError(f"{path} does not fit its method, whose code may have changed: {error}.") from error
+        raise RequestError(
+            f"{path} does not fit its method, whose code may have changed: {error}.", code="damaged"
+        ) from error
     left = sorted(set(trainable(module)) - loaded)
     if left:
-        raise RequestError(f"{path} lacks {left[0]} and {len(left) - 1} more tensors that the method trains.")
+        raise RequestError(
+            f"{path} lacks {left[0]} and {len(left) - 1} more tensors that the method trains.", code="damaged"
+        )

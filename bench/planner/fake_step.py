@@ -104,7 +104,7 @@ class FakeStep:
         self.total = count(list(self.module.parameters()))
         self.trains = not isinstance(method, AlreadyTrained)
         if self.trains and not self.trainable:
-            raise RequestError(f"{method.name}: it left nothing to train on {model.source.name}.")
+            raise RequestError(f"{method.name}: it left nothing to train on {model.source.name}.", code="unsupported")
         self.engine = Engine(torch.device("cpu"), _AUTOCAST[setting.precision], {})
 
     def _attach(self, backbone: Backbone) -> nn.Module:
@@ -112,7 +112,9 @@ class FakeStep:
             module = self.method.attach(backbone)
         except ValueError as error:
             said, name = str(error), self.method.name
-            raise RequestError(said if said.startswith(f"{name}:") else f"{name}: {said}") from error
+            raise RequestError(
+                said if said.startswith(f"{name}:") else f"{name}: {said}", code="unsupported"
+            ) from error
         if self.setting.gradient_checkpointing:
             # Function modes are off inside the backward pass, where the blocks run again.
             again = {"context_fn": lambda: (contextlib.nullcontext(), cuda_rules.CudaRules())} if self._on_cuda else {}
@@ -142,7 +144,8 @@ class FakeStep:
             why = " ".join(str(error).split())[:300]
             raise RequestError(
                 f"{self.method.name}: its training step on {self.shape.source.name} cannot be planned "
-                f"with --precision {self.setting.precision}: {type(error).__name__}: {why}"
+                f"with --precision {self.setting.precision}: {type(error).__name__}: {why}",
+                code="unsupported",
             ) from error
 
     def _batch(self, batch_size: int, length: int) -> Batch:

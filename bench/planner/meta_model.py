@@ -54,7 +54,8 @@ def find(name: str, kind: str | None, labels: tuple[str, ...] | None = None, tas
     if getattr(config, "quantization_config", None) is not None:
         raise RequestError(
             f"Model '{name}': its weights are kept quantised (quantization_config in config.json), which bench plan "
-            "does not plan. Name the model that they were made from."
+            "does not plan. Name the model that they were made from.",
+            code="unsupported",
         )
     if task is not None:
         chosen = select.choose(task, name, loading.family(source))["model_kind"]
@@ -63,7 +64,8 @@ def find(name: str, kind: str | None, labels: tuple[str, ...] | None = None, tas
     fits = kinds_of(config)
     if chosen not in fits:
         raise RequestError(
-            f"Model '{name}': a {config.model_type} has no head of kind '{chosen}', but {', '.join(fits)}."
+            f"Model '{name}': a {config.model_type} has no head of kind '{chosen}', but {', '.join(fits)}.",
+            code="unsupported",
         )
     found = labels if labels is not None else (() if chosen == "regression" else _LABELS)
     return Shape(source, chosen, found, loading.configuration(source, chosen, found))
@@ -75,10 +77,10 @@ def _source(name: str) -> loading.ModelSource:
         return loading.ModelSource(name, str(path), f"file:{path.name}", None, "")
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise RequestError(f"Model folder {name} has no config.json.")
+            raise RequestError(f"Model folder {name} has no config.json.", code="not-found")
         return loading.ModelSource(name, str(path), f"folder:{path.name}", None, "")
     if path.suffix == ".json" or name.startswith((".", "/", "~")):
-        raise RequestError(f"Model {name}: there is no such file or folder.")
+        raise RequestError(f"Model {name}: there is no such file or folder.", code="not-found")
     return loading.resolve(name, mirror=usual_mirror())
 
 
@@ -126,11 +128,13 @@ def check_length(shape: Shape, backbone: Backbone, setting: Setting) -> None:
     written = setting.target_length if shape.kind == "seq2seq" else None
     if limit is not None and written is not None and written > limit:
         raise RequestError(
-            f"--target-length {written}: {shape.source.name} has {limit} positions; use at most {limit}."
+            f"--target-length {written}: {shape.source.name} has {limit} positions; use at most {limit}.",
+            code="too-large",
         )
     if limit is not None and setting.max_length > limit:
         raise RequestError(
-            f"--max-length {setting.max_length}: {shape.source.name} has {limit} positions; use at most {limit}."
+            f"--max-length {setting.max_length}: {shape.source.name} has {limit} positions; use at most {limit}.",
+            code="too-large",
         )
 
 

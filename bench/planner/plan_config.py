@@ -73,6 +73,7 @@ def parse_size(text: str, flag: str = "--budget") -> int:
     if found is None or unit is None or float(found.group(1)) * unit < 1:
         raise RequestError(
             f"{flag}: '{text}' is not a size. Write a number and a unit, such as 24GB (10^9 bytes), 22.5GiB (2^30) "
-            "or 800MB."
+            "or 800MB.",
+            code="invalid-value",
         )
     return int(float(found.group(1)) * unit)

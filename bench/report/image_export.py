@@ -35,7 +35,9 @@ def write(records: Sequence[Record], folder: Path, kind: str, store: Path | None
     try:
         import kaleido
     except ImportError as error:
-        raise RequestError("--images needs kaleido: pip install 'tunebench[images]'.") from error
+        raise RequestError(
+            "--images needs kaleido: pip install 'tunebench[images]'.", code="package-missing"
+        ) from error
     written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,9 @@ def write(records: Sequence[Record], folder: Path, kind: str, store: Path | None
                 kaleido.start_sync_server(silence_warnings=True)
             written.append(path)
     except OSError as error:
-        raise RequestError(f"Images cannot be written to {folder}: {error.strerror or error}.") from error
+        raise RequestError(
+            f"Images cannot be written to {folder}: {error.strerror or error}.", code="not-written"
+        ) from error
     finally:
         if written:
             kaleido.stop_sync_server(silence_warnings=True)
@@ -63,7 +67,9 @@ def _drawn(chart: Chart, kind: str) -> bytes:
         made: bytes = figure.to_image(format=kind, scale=_SCALE if kind == "png" else 1, **size)
     except (RuntimeError, ValueError) as error:
         # Kaleido tells a missing browser by either; its advice (plotly_get_chrome) needs the network.
-        raise RequestError(f"kaleido could not draw {chart.title!r}: {str(error).strip().splitlines()[0]}") from error
+        raise RequestError(
+            f"kaleido could not draw {chart.title!r}: {str(error).strip().splitlines()[0]}", code="unavailable"
+        ) from error
     return made
 
 

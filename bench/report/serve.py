@@ -116,18 +116,24 @@ def listen(page: Page, host: str, port: int | None) -> Server:
             if error.errno == errno.EADDRINUSE and port is None:
                 continue
             reason = error.strerror or str(error)
-            raise RequestError(f"Cannot listen on {host}, port {number}: {reason}. Choose another --port.") from error
+            raise RequestError(
+                f"Cannot listen on {host}, port {number}: {reason}. Choose another --port.", code="unavailable"
+            ) from error
         if not _loopback(host):
             sys.stderr.write(f"bench: listening on {host}: whoever reaches this machine can read this report.\n")
         return Server(inner, host)
-    raise RequestError(f"Ports {wanted[0]} to {wanted[-1]} are all taken; name a free one: --port N.")
+    raise RequestError(
+        f"Ports {wanted[0]} to {wanted[-1]} are all taken; name a free one: --port N.", code="unavailable"
+    )
 
 
 def _family(host: str) -> socket.AddressFamily:
     try:
         return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     except (OSError, UnicodeError) as error:
-        raise RequestError(f"--host: '{host}' is not an address of this machine, such as 127.0.0.1.") from error
+        raise RequestError(
+            f"--host: '{host}' is not an address of this machine, such as 127.0.0.1.", code="invalid-value"
+        ) from error
 
 
 def _bound(page: Page, address: tuple[str, int], family: socket.AddressFamily) -> ThreadingHTTPServer:

@@ -60,7 +60,8 @@ class Store:
             reason = error.strerror or str(error)
             raise RequestError(
                 f"The output folder {self.folder} cannot be written ({reason}: {error.filename}). "
-                "Choose another with --out."
+                "Choose another with --out.",
+                code="not-written",
             ) from error
 
     def warning(self) -> str | None:
@@ -136,9 +137,9 @@ class Store:
         except FileNotFoundError:
             return None
         except OtherFormat as error:
-            raise RequestError(f"{path} {error}") from error
+            raise RequestError(f"{path} {error}", code="damaged") from error
         except ValueError as error:
-            raise RequestError(self._set_aside(path, error)) from error
+            raise RequestError(self._set_aside(path, error), code="invalid-value") from error
 
     def records(self) -> tuple[list[Record], list[str]]:
         """Read every record, set damaged files aside, and sweep up what killed processes left behind.

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.core import code_fingerprint, options, registry, task_options
 from bench.core.environment import versions
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import Fault, RequestError, fault, unknown
 from bench.core.protocols import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
 from bench.core.train_config import LATER, TrainSettings
 from bench.data.sampling import groups_of, hold_out, steps_of
@@ -77,7 +77,7 @@ class ErrorCollector:
     """Collects the messages of request errors, so that a person sees them all at once."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
+        self.messages: list[Fault] = []
 
     def attempt(self, act: Callable[[], Any]) -> Any:
         """Return what ``act`` gives, or None when it raised a RequestError."""
@@ -147,9 +147,11 @@ def methods_of(request: Request) -> list[Method]:
     mistakes = ErrorCollector()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     if "train" in given or any(grid.overrides(options)[1] for options in given.values()):
-        mistakes.messages.append("--set train.…: training options are flags here, such as --batch-size.")
+        mistakes.messages.append(
+            fault("--set train.…: training options are flags here, such as --batch-size.", "unsupported")
+        )
     if task_options.OWNER in given:
-        mistakes.messages.append("--set task.…: memory does not depend on a task's options.")
+        mistakes.messages.append(fault("--set task.…: memory does not depend on a task's options.", "unsupported"))
     chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
     mistakes.attempt(lambda: _check_swept(request))
     mistakes.stop()
@@ -167,11 +169,11 @@ def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
         elif owner not in {*request.methods, "train", task_options.OWNER}:
             known = {*request.methods, "train", task_options.OWNER}
             kind = "owner of an option (a method of this run, task, or train)"
-            wrong.append(f"--set {text}: {unknown(kind, owner, known)}")
+            wrong.append(unknown(kind, owner, known).within(f"--set {text}: "))
         else:
             given.setdefault(owner, {})[name.strip()] = value.strip()
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     return given
 
 
@@ -180,7 +182,9 @@ def _check_swept(request: Request) -> None:
     known = registry.methods()
     if request.ranks and all(name in known and known[name].swept is None for name in request.methods):
         have = f"{' and '.join(request.methods)} {'has' if len(request.methods) == 1 else 'have'}"
-        raise RequestError(f"--ranks {','.join(request.ranks)}: {have} no size to sweep, as lora has its rank.")
+        raise RequestError(
+            f"--ranks {','.join(request.ranks)}: {have} no size to sweep, as lora has its rank.", code="unsupported"
+        )
 
 
 def _check_importable(request: Request) -> None:
@@ -198,7 +202,7 @@ def _check_importable(request: Request) -> None:
             wrong.append(f"'{name}' is defined in a script ({entry.file.name}), which runs do not import: put it into "
                          f"a file of its own and name that with --plugin FILE (in Python: plugin='FILE').")  # fmt: skip
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
 
 
 def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> list[TrainSettings]:
@@ -210,7 +214,7 @@ def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> 
     """
     flags = {**request.train, **shared}
     if flags.get("steps") is not None and flags.get("epochs") is not None:
-        raise RequestError("Give either --steps or --epochs, not both.")
+        raise RequestError("Give either --steps or --epochs, not both.", code="conflict")
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in own:
             flags.pop(other, None)
@@ -219,7 +223,8 @@ def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> 
         settings: TrainSettings = options.build(TrainSettings, values, "train")
         if settings.compile and settings.cache_trunk:
             raise RequestError(
-                "train.compile and --cache-trunk do not go together: kept features are looked up by text."
+                "train.compile and --cache-trunk do not go together: kept features are looked up by text.",
+                code="conflict",
             )
         found.append(dataclasses.replace(settings, device=_device(settings.device, request.elsewhere)))
     return found
@@ -230,7 +235,9 @@ def _device(wanted: str, elsewhere: bool) -> str:
 
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there and not elsewhere:
-        raise RequestError("--device cuda: torch sees no CUDA device here. Use --device cpu, or auto.")
+        raise RequestError(
+            "--device cuda: torch sees no CUDA device here. Use --device cpu, or auto.", code="unavailable"
+        )
     return ("cuda" if there else "cpu") if wanted == "auto" else wanted
 
 
@@ -240,15 +247,15 @@ def _variants(name: str, sets: dict[str, dict[str, str]], request: Request) -> l
     known = options.options(cls)
     given, own = grid.overrides(sets.get(name, {}))
     wrong = [unknown(f"option of {name}", option, known) for option in given if option not in known]
-    wrong += [] if "lr" not in own else [f"--set {name}.train.lr: write --set {name}.lr=VALUE."]
+    wrong += [] if "lr" not in own else [fault(f"--set {name}.train.lr: write --set {name}.lr=VALUE.", "invalid-value")]
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     shared = "--lr" if request.train.get("lr") is not None else "--set train.lr"
     if "lr" in given and (request.train.get("lr") is not None or "lr" in sets.get("train", {})):
-        raise RequestError(f"{shared} and --set {name}.lr both set the same option.")
+        raise RequestError(f"{shared} and --set {name}.lr both set the same option.", code="conflict")
     if request.ranks and cls.swept is not None:
         if cls.swept in given:
-            raise RequestError(f"--ranks and --set {name}.{cls.swept} both set the same option.")
+            raise RequestError(f"--ranks and --set {name}.{cls.swept} both set the same option.", code="conflict")
         for text in request.ranks:
             _whole("--ranks", text, 1)
         given = {**given, cls.swept: ",".join(request.ranks)}
@@ -260,9 +267,11 @@ def _whole(flag: str, text: str, low: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise RequestError(f"{flag}: '{text}' is not a whole number. Example: {flag} 4,8,16") from None
+        raise RequestError(
+            f"{flag}: '{text}' is not a whole number. Example: {flag} 4,8,16", code="invalid-value"
+        ) from None
     if number < low:
-        raise RequestError(f"{flag}: {number} is below {low}.")
+        raise RequestError(f"{flag}: {number} is below {low}.", code="invalid-value")
     return number
 
 
@@ -372,7 +381,7 @@ def check_methods(specs: list[RunSpec]) -> None:
         except (Exception, SystemExit):
             continue  # a plugin may need real weights to attach: its run will say what is wrong
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
 
 
 def _begin(method: Method, backbone: Any) -> None:

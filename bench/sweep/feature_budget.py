@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from bench.models import loading
 from bench.models.frozen_backbone import Stored
 from bench.sweep.expand import RunSpec
 from bench.training.job import Job
-from bench.training.run import Run
+from bench.training.prepare import cached_rows, plan_run, read_data
 from bench.training.shared.feature_cache import only_reader, refuse, room
 
 _VALUE_BYTES = 4  # fp32, as autocast's residual streams are too; a run knows better
@@ -78,7 +78,7 @@ class Survey:
                 wrong[str(error)] = None
         if wrong:
             hint = f" Say it for those that can: --set {next(iter(able))}.train.cache_trunk=true." if able else ""
-            raise RequestError([f"--cache-trunk: {why}.{hint}" for why in wrong])
+            raise RequestError([f"--cache-trunk: {why}.{hint}" for why in wrong], code="unsupported")
 
     def _lengths_of(self, spec: RunSpec) -> list[int]:
         """Tokens of every row that a run keeps."""
@@ -86,16 +86,12 @@ class Survey:
         if key not in self._lengths:
             plugins = tuple(str(plugin.resolve()) for plugin in self.plugins)
             mirror = str(self.mirror.resolve()) if self.mirror else None
-            run = Run(Job(spec.run_id, spec.spec, plugins, mirror, predictions="", adapter=None), lambda _: None)
+            job = Job(spec.run_id, spec.spec, plugins, mirror, predictions="", adapter=None)
             with quiet():
-                run.read_data(torch.device("cpu"))
-            self._lengths[key] = list(_lengths(run))
+                plan = plan_run(job, lambda _: None)
+                kept = cached_rows(plan, read_data(plan, torch.device("cpu")))
+            self._lengths[key] = [length for data, rows in kept for length in data.lengths[rows].tolist()]
         return self._lengths[key]
-
-
-def _lengths(run: Run) -> Iterator[int]:
-    for data, rows in run.kept_rows():
-        yield from data.lengths[rows].tolist()
 
 
 def _shape(spec: RunSpec) -> str:

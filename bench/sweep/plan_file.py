@@ -44,8 +44,13 @@ def read(path: Path, known: Mapping[str, type], whole: frozenset[str], chosen: S
     wrong: list[str] = []
     tables = raw.pop("experiment", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise RequestError(f"Plan file {path}: write experiments as [experiment.NAME] with one KEY = VALUE a line.")
-    wrong += [f"Plan file {path}: " + unknown("experiment", name, tables) for name in chosen if name not in tables]
+        raise RequestError(
+            f"Plan file {path}: write experiments as [experiment.NAME] with one KEY = VALUE a line.",
+            code="invalid-value",
+        )
+    wrong += [
+        unknown("experiment", name, tables).within(f"Plan file {path}: ") for name in chosen if name not in tables
+    ]
     shared = _values(raw, known, f"Plan file {path}", wrong)
     found = []
     for name in chosen or tables:
@@ -55,7 +60,7 @@ def read(path: Path, known: Mapping[str, type], whole: frozenset[str], chosen: S
         sets = [*shared.get("set", []), *own.get("set", [])]
         found.append({**_without(shared, own), **own, "set": sets, "experiment": name})
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     named = [_methods(values) for values in (shared, *(_values(table, known, "", []) for table in tables.values()))]
     return Plan(found or [shared], frozenset().union(*named))
 
@@ -64,9 +69,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"Plan file {path} cannot be read: {error}") from error
+        raise RequestError(f"Plan file {path} cannot be read: {error}", code="not-found") from error
     except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"Plan file {path} is not valid TOML: {error}") from error
+        raise RequestError(f"Plan file {path} is not valid TOML: {error}", code="damaged") from error
 
 
 def _without(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def _values(raw: Mapping[str, Any], known: Mapping[str, type], where: str, wrong
         if name == "set":
             found["set"] = _sets(value, where, wrong)
         elif name not in known:
-            wrong.append(f"{where}: " + unknown("key", key, {*known, "set", "experiment"}))
+            wrong.append(unknown("key", key, {*known, "set", "experiment"}).within(f"{where}: "))
         elif known[name] is bool and not isinstance(value, bool):
             wrong.append(f"{where}: {key} is true or false, without quotes.")
         elif known[name] is str and not isinstance(value, str | int | float):

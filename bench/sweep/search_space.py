@@ -34,7 +34,9 @@ class TuneTarget:
         left, equals, range_ = text.partition("=")
         owner, dot, option = left.strip().rpartition(".")
         if not option or (equals and not range_.strip()):
-            raise RequestError(f"--tune {text}: write it as lr, lora.alpha, lr=1e-4:1e-2 or lr=1e-4|1e-3.")
+            raise RequestError(
+                f"--tune {text}: write it as lr, lora.alpha, lr=1e-4:1e-2 or lr=1e-4|1e-3.", code="invalid-value"
+            )
         return cls(text, owner if dot else None, option, range_.strip() if equals else None)
 
     def concerns(self, method: Method) -> bool:
@@ -94,7 +96,7 @@ def spaces(method: Method, wishes: Sequence[TuneTarget]) -> dict[str, Space]:
         except ValueError as error:
             wrong.append(f"--tune {wish.text}: {method.name}.{wish.option} {error}")
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     return found
 
 

@@ -67,7 +67,9 @@ def look(folder: Path) -> Status:
     """
     plan = plan_snapshot.latest(folder)
     if plan is None:
-        raise RequestError(f"{folder} holds no plan: bench run writes one to {folder / 'plans'} when it starts.")
+        raise RequestError(
+            f"{folder} holds no plan: bench run writes one to {folder / 'plans'} when it starts.", code="no-records"
+        )
     store, trials = Store(folder), Store(folder / "tuning")
     read, warnings = store.records()
     records = {record["run_id"]: record for record in read}

@@ -26,7 +26,9 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise RequestError("--tensorboard needs TensorBoard: pip install 'tunebench[tensorboard]'") from None
+            raise RequestError(
+                "--tensorboard needs TensorBoard: pip install 'tunebench[tensorboard]'", code="package-missing"
+            ) from None
         self._make: Any = SummaryWriter
         self._folder, self._inner = folder, inner
         self._writers: dict[str, Any] = {}

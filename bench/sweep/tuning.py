@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.core import options, registry
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, fault, unknown
 from bench.core.protocols import AlreadyTrained
 from bench.data.sampling import hold_out
 from bench.store.record import Record, pruned
@@ -143,15 +143,23 @@ def search(tune: Sequence[str], trials: Any, prune: Any, request: Request) -> Se
             wrong += error.messages
     if not tune:
         given = [flag for flag, value in (("--trials", trials), ("--prune", prune)) if value is not None]
-        wrong += [f"{flag} says how to tune: say with --tune what, for example --tune lr." for flag in given]
+        wrong += [
+            fault(f"{flag} says how to tune: say with --tune what, for example --tune lr.", "missing") for flag in given
+        ]
     if trials is not None:
         number = int(trials) if str(trials).isdigit() else 0
-        wrong += [] if number > 0 else [f"--trials: '{trials}' is not a whole number of at least 1."]
+        wrong += (
+            [] if number > 0 else [fault(f"--trials: '{trials}' is not a whole number of at least 1.", "invalid-value")]
+        )
     if prune is not None and prune not in PRUNERS:
-        wrong.append(f"--prune: {unknown('pruner', str(prune), PRUNERS)}")
-    wrong += [f"--tune {wish.text}: {clash} sets it already." for wish in wishes for clash in _clashes(wish, request)]
+        wrong.append(unknown("pruner", str(prune), PRUNERS).within("--prune: "))
+    wrong += [
+        fault(f"--tune {wish.text}: {clash} sets it already.", "conflict")
+        for wish in wishes
+        for clash in _clashes(wish, request)
+    ]
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     if wishes:
         tuning_sampler.load()
     return Search(tuple(wishes), number, prune or "median") if wishes else None
@@ -181,10 +189,10 @@ def groups(wanted: Search, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], lis
     names = {spec.method.name for spec in specs}
     for wish in wanted.wishes:
         if wish.owner is not None and wish.owner not in names:
-            wrong.append(f"--tune {wish.text}: {unknown('method of this run', wish.owner, names)}")
+            wrong.append(unknown("method of this run", wish.owner, names).within(f"--tune {wish.text}: "))
         elif not any(wish.option in options.options(type(spec.method)) for spec in specs if wish.concerns(spec.method)):
             known = {name for spec in specs for name in options.options(type(spec.method))}
-            wrong.append(f"--tune {wish.text}: {unknown('option', wish.option, known)}")
+            wrong.append(unknown("option", wish.option, known).within(f"--tune {wish.text}: "))
     plain: list[RunSpec] = []
     found: dict[str, Group] = {}
     for spec in specs if not wrong else ():
@@ -201,19 +209,23 @@ def groups(wanted: Search, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], lis
     if not wrong and not found:
         wrong.append("--tune: nothing of this request is trained.")
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     return plain, list(found.values())
 
 
 def _group(spec: RunSpec, chosen: dict[str, Space], wanted: Search) -> Group:
     if not hold_out(spec.spec["task"]["train_rows"], spec.spec["train"]["dev_size"])[1]:
-        raise RequestError(f"--tune: {spec.task.name} has no dev split to tune on (train.dev_size, at least 10 rows).")
+        raise RequestError(
+            f"--tune: {spec.task.name} has no dev split to tune on (train.dev_size, at least 10 rows).",
+            code="unsupported",
+        )
     size = 1
     for space in chosen.values():
         size = size * len(space.values) if space.values and size else 0
     if size and wanted.trials is not None and wanted.trials != size:
         raise RequestError(
             f"--trials {wanted.trials}: the grid of {spec.method.name} has {size} values, and each is tried once. "
-            "Leave --trials out, or give a range (LOW:HIGH)."
+            "Leave --trials out, or give a range (LOW:HIGH).",
+            code="too-large",
         )
     return Group(spec, [], chosen, size or wanted.trials or 6, wanted.prune)

@@ -117,6 +117,6 @@ def load() -> Any:
     try:
         import optuna
     except ImportError:
-        raise RequestError("--tune needs Optuna: pip install 'tunebench[tune]'") from None
+        raise RequestError("--tune needs Optuna: pip install 'tunebench[tune]'", code="package-missing") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

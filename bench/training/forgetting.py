@@ -27,7 +27,8 @@ def check(text: str | None, plan: Mapping[str, Any], model: str) -> None:
     if text is not None and plan["model_kind"] != "causal-lm":
         raise RequestError(
             f"train.forgetting={text} compares losses of a language model on general text, and '{model}' is tuned with "
-            "another head here. Take a decoder on a generation or language-modelling task, or --set task.form=words."
+            "another head here. Take a decoder on a generation or language-modelling task, or --set task.form=words.",
+            code="unsupported",
         )
 
 
@@ -45,7 +46,9 @@ def general_text(text: str, source: DataSource) -> list[str]:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise RequestError("This Python comes without its language reference (pydoc_data): use wikitext.") from error
+        raise RequestError(
+            "This Python comes without its language reference (pydoc_data): use wikitext.", code="unavailable"
+        ) from error
     return [topics[name] for name in sorted(topics)]
 
 

@@ -45,7 +45,7 @@ def load(job: Job, task: Task, form: Formulation, settings: TrainSettings) -> Da
     trial = is_trial(job)
     splits = task.load(source_of(job))
     if splits.fingerprint != spec["task"]["fingerprint"]:
-        raise RequestError("The data changed while the run was waiting; start it again.")
+        raise RequestError("The data changed while the run was waiting; start it again.", code="conflict")
     groups = groups_of(splits.train, splits.group)
     train_rows, dev_rows = hold_out(len(splits.train), settings.dev_size, groups=groups)
     train_rows = subsample(train_rows, settings.train_size)
@@ -55,7 +55,9 @@ def load(job: Job, task: Task, form: Formulation, settings: TrainSettings) -> Da
     def encoded(dataset: Any, rows: Sequence[int], name: str) -> Rows:
         found = form.encode(_selected(dataset, rows), f"{key}|{name}|{len(dataset)}")
         if len(found) == 0:
-            raise RequestError(f"Task '{task.name}': its {name} rows hold no text of two tokens or more.")
+            raise RequestError(
+                f"Task '{task.name}': its {name} rows hold no text of two tokens or more.", code="invalid-data"
+            )
         return found
 
     def scored(dataset: Any, name: str) -> Rows:

@@ -47,7 +47,7 @@ def look(location: str, revision: str | None, config: Any) -> Look:
                            _raise_exceptions_for_missing_entries=False)  # fmt: skip
         found = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RequestError(f"The model's preprocessor_config.json cannot be read: {error}") from error
+        raise RequestError(f"The model's preprocessor_config.json cannot be read: {error}", code="damaged") from error
     channels = int(getattr(config, "num_channels", 3))
     mean, std = (tuple(found.get(name) or _HALF) for name in ("image_mean", "image_std"))
     size = _pair(config.image_size)

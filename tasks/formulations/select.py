@@ -36,7 +36,9 @@ def choose(task: Task, model: str, family: str) -> dict[str, Any]:
     if shown != (family == "vision"):
         sees, needs = ("images", "text") if family == "vision" else ("text", "images")
         other = "a vision model such as vit-base" if shown else "a text model such as minilm"
-        raise RequestError(f"Task '{task.name}' is about {needs}, and model '{model}' reads {sees}: take {other}.")
+        raise RequestError(
+            f"Task '{task.name}' is about {needs}, and model '{model}' reads {sees}: take {other}.", code="unsupported"
+        )
     if shown:
         return {"name": "head", "model_kind": task.kind}
     if task.kind in ("classification", "regression"):
@@ -44,13 +46,15 @@ def choose(task: Task, model: str, family: str) -> dict[str, Any]:
     if family == "encoder":
         raise RequestError(
             f"Task '{task.name}' ({_KINDS[task.kind]}) needs a model that writes text, and '{model}' is an encoder: "
-            f"take a decoder such as smollm2-135m{_OR_T5[task.kind]}."
+            f"take a decoder such as smollm2-135m{_OR_T5[task.kind]}.",
+            code="unsupported",
         )
     if task.kind == "language-modelling":
         if family != "decoder":
             raise RequestError(
                 f"Task '{task.name}' models text from left to right, and '{model}' is an encoder-decoder: take a "
-                "decoder such as smollm2-135m."
+                "decoder such as smollm2-135m.",
+                code="unsupported",
             )
         return {"name": "lm", "model_kind": "causal-lm"}
     from bench.tasks.formulations.prompt_template import default_template
@@ -70,28 +74,40 @@ def _classification(task: Any, model: str, family: str) -> dict[str, Any]:
     given = [name for name in ("template", "words") if getattr(task, name, None)]
     if form == "head":
         if given and wanted != "auto":
-            raise RequestError(f"task.{given[0]} is for form=words and form=text; this run has form=head.")
+            raise RequestError(
+                f"task.{given[0]} is for form=words and form=text; this run has form=head.", code="conflict"
+            )
         if given and _declares(task):
             name = "text" if family == "encoder-decoder" else "words"
             raise RequestError(
                 f"task.{given[0]} is for label words, and '{model}' has a head by default: add --set task.form={name}."
                 if family != "encoder"
-                else f"task.{given[0]} is for models that write text; '{model}' is an encoder and has a head."
+                else f"task.{given[0]} is for models that write text; '{model}' is an encoder and has a head.",
+                code="unsupported",
             )
         return {"name": "head", "model_kind": task.kind}
     if task.kind == "regression":
-        raise RequestError(f"Task '{task.name}' is about numbers, which label words cannot say: use task.form=head.")
+        raise RequestError(
+            f"Task '{task.name}' is about numbers, which label words cannot say: use task.form=head.",
+            code="unsupported",
+        )
     fits = {"decoder": "words", "encoder-decoder": "text"}.get(family)
     if fits is None:
         raise RequestError(
             f"task.form={form}: '{model}' is an encoder and writes no text, so it cannot score label words: use "
-            "task.form=head, or a decoder."
+            "task.form=head, or a decoder.",
+            code="unsupported",
         )
     if form != fits:
         kind = "a decoder" if family == "decoder" else "an encoder-decoder"
-        raise RequestError(f"task.form={form}: '{model}' is {kind}, whose form with label texts is task.form={fits}.")
+        raise RequestError(
+            f"task.form={form}: '{model}' is {kind}, whose form with label texts is task.form={fits}.",
+            code="unsupported",
+        )
     if not _declares(task):
-        raise RequestError(f"Task '{task.name}' does not say which columns are its text, so it has no form={form}.")
+        raise RequestError(
+            f"Task '{task.name}' does not say which columns are its text, so it has no form={form}.", code="unsupported"
+        )
     return _label_words(task, form, _HEADS[family])
 
 
@@ -107,7 +123,7 @@ def _label_words(task: Any, form: str, head: str) -> dict[str, Any]:
     try:
         texts = label_texts(task, tuple(task.words))
     except ValueError as error:
-        raise RequestError(f"Task '{task.name}': {error}.") from error
+        raise RequestError(f"Task '{task.name}': {error}.", code="invalid-value") from error
     template = unescaped(task.template) if task.template else default_template(task.text)
     _template(task, template)
     return {"name": form, "model_kind": head, "template": template, "words": list(texts)}
@@ -124,7 +140,7 @@ def _template(task: Task, text: str) -> None:
     try:
         Template(text)
     except ValueError as error:
-        raise RequestError(f"Task '{task.name}': {error}.") from error
+        raise RequestError(f"Task '{task.name}': {error}.", code="invalid-value") from error
 
 
 def check_columns(task: Task, plan: Plan, columns: list[str]) -> None:
@@ -136,15 +152,17 @@ def check_columns(task: Task, plan: Plan, columns: list[str]) -> None:
             template = Template(plan["template"])
             template.check(columns)
         except ValueError as error:
-            raise RequestError(f"Task '{task.name}': {error}") from error
+            raise RequestError(f"Task '{task.name}': {error}", code="invalid-value") from error
         if not template.columns:
             raise RequestError(
-                f"Task '{task.name}': the template {template.text!r} has no column: every prompt would be the same."
+                f"Task '{task.name}': the template {template.text!r} has no column: every prompt would be the same.",
+                code="invalid-value",
             )
         answer = getattr(task, "label", None)
         if answer in template.columns:
             raise RequestError(
-                f"Task '{task.name}': the template {template.text!r} holds '{answer}', which is what is to be answered."
+                f"Task '{task.name}': the template {template.text!r} holds '{answer}', which is the answer.",
+                code="invalid-value",
             )
 
 
@@ -213,10 +231,13 @@ def make(plan: Plan, task: Task, source: ModelSource, seat: FormulationContext) 
     if plan["model_kind"] == "seq2seq":
         start = seat.config.decoder_start_token_id
         if start is None:
-            raise RequestError(f"Model '{source.name}': its config.json has no decoder_start_token_id.")
+            raise RequestError(f"Model '{source.name}': its config.json has no decoder_start_token_id.", code="damaged")
     words = Words(seat.tokenizer, start)
     if words.end is None:
-        raise RequestError(f"Model '{source.name}': its tokenizer has no end-of-text token, which answers end with.")
+        raise RequestError(
+            f"Model '{source.name}': its tokenizer has no end-of-text token, which answers end with.",
+            code="unsupported",
+        )
     if plan["name"] == "lm":
         return LanguageModelling(task, seat, words)
     template = Template(plan["template"])

@@ -25,7 +25,7 @@ DECIDE = (
     "tasks/text_classification.py", "tasks/formulations/classifier_head.py", "tasks/metrics/compute.py",
     "tasks/metrics/accuracy.py",
 )  # fmt: skip
-DECIDE_NOTHING = ("report/formats.py", "cli/parser.py", "planner/planner.py", "analysis/power.py", "methods/prompt.py")
+DECIDE_NOTHING = ("report/formats.py", "cli/parser.py", "planner/planner.py", "analysis/power.py", "methods/adalora.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What a seed changes, what it does not, and what methods under one seed share."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import torch
 from bench.models.backbone import trainable
 from bench.store.store import Store
 from bench.training.job import Job
-from bench.training.run import Run, seed_everything
+from bench.training.prepare import plan_run, prepare, read_data, seed_everything
 from bench.training.trainer import Trainer
 from tests import tiny
 
@@ -25,11 +26,11 @@ def place(tmp_path_factory):
 
 
 def prepared(place, method, seed):
-    """A run whose model is attached and whose first step is still to come."""
+    """The data and the module of a run whose first step is still to come."""
     (spec,) = place.specs(method, seed=seed)
-    run = Run(Job(spec.run_id, spec.spec, (str(tiny.TASK),), None, "unused", None), lambda _: None)
-    run._prepare()
-    return run
+    plan = plan_run(Job(spec.run_id, spec.spec, (str(tiny.TASK),), None, "unused", None), lambda _: None)
+    data = read_data(plan, torch.device("cpu"))
+    return SimpleNamespace(module=prepare(plan, data).module, batches=data.batches, data=data.rows)
 
 
 def test_a_seed_decides_the_initialisation(place):

@@ -72,7 +72,9 @@ class RayExecutor:
         try:
             import ray
         except ImportError:
-            raise RequestError("--executor ray needs Ray: pip install 'tunebench[ray]'") from None
+            raise RequestError(
+                "--executor ray needs Ray: pip install 'tunebench[ray]'", code="package-missing"
+            ) from None
         self._ray: Any = ray
         self.slots, self._cpus = slots or IN_FLIGHT, cpus
         self._ours = not self._ray.is_initialized()
@@ -82,7 +84,9 @@ class RayExecutor:
                 self._ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 first = str(error).strip().splitlines()[0]
-                raise RequestError(f"--address {address}: the Ray cluster does not answer ({first}).") from error
+                raise RequestError(
+                    f"--address {address}: the Ray cluster does not answer ({first}).", code="unavailable"
+                ) from error
         here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             self._ray.get_runtime_context().get_node_id(), soft=False
         )

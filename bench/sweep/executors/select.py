@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, fault, unknown
 from bench.sweep import plan_snapshot
 from bench.sweep.executors.base import Executor
 from bench.sweep.executors.local import Pool, cores
@@ -61,24 +61,26 @@ def opener(
     """
     kind, wrong = str(values.get("executor", "local")), []
     if kind not in EXECUTORS:
-        wrong.append(f"--executor: {unknown('executor', kind, EXECUTORS)}")
+        wrong.append(unknown("executor", kind, EXECUTORS).within("--executor: "))
     for flag, owners in (("address", ("ray",)), ("cluster", ("slurm",)), ("cpus", ("ray", "slurm"))):
         if flag in values and kind in EXECUTORS and kind not in owners:
-            wrong.append(f"--{flag} is for --executor {' or '.join(owners)}.")
+            wrong.append(fault(f"--{flag} is for --executor {' or '.join(owners)}.", "conflict"))
     text = str(values.get("cpus", 1))
     cpus = int(text) if text.isdigit() else 0
     if cpus < 1:
-        wrong.append(f"--cpus: '{text}' is not a whole number of at least 1.")
+        wrong.append(fault(f"--cpus: '{text}' is not a whole number of at least 1.", "invalid-value"))
     parameters = {}
     for item in values.get("cluster", ()):
         name, equals, value = str(item).partition("=")
         if not equals or not name.isidentifier():
-            wrong.append(f"--cluster {item}: write it as NAME=VALUE, for example partition=gpu.")
+            wrong.append(
+                fault(f"--cluster {item}: write it as NAME=VALUE, for example partition=gpu.", "invalid-value")
+            )
         elif name == "time" and not value.isdigit():
-            wrong.append(f"--cluster {item}: time is a whole number of minutes.")
+            wrong.append(fault(f"--cluster {item}: time is a whole number of minutes.", "invalid-value"))
         parameters[name] = value
     if wrong:
-        raise RequestError(wrong)
+        raise RequestError(wrong, code="invalid-value")
     if kind == "ray":
         return lambda: _ray(values.get("address"), workers, cpus)
     if kind == "slurm":

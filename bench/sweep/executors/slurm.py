@@ -80,7 +80,9 @@ class SlurmExecutor:
         try:
             import submitit
         except ImportError:
-            raise RequestError("--executor slurm needs submitit: pip install 'tunebench[slurm]'") from None
+            raise RequestError(
+                "--executor slurm needs submitit: pip install 'tunebench[slurm]'", code="package-missing"
+            ) from None
         self.slots, self._cpus = slots or IN_FLIGHT, cpus
         self._folder = (folder / "cluster").resolve()
         self._given = {"time": str(60 * HOURS), **(parameters or {})}
@@ -90,7 +92,7 @@ class SlurmExecutor:
             self._executor = submitit.AutoExecutor(folder=self._folder / "logs", cluster=cluster)
             self._parameters({})
         except (RuntimeError, ValueError, NameError, TypeError) as error:
-            raise RequestError(f"--executor slurm: {str(error).strip().splitlines()[0]}") from error
+            raise RequestError(f"--executor slurm: {str(error).strip().splitlines()[0]}", code="unavailable") from error
 
     def _parameters(self, more: dict[str, Any]) -> None:
         minutes = int(self._given["time"])

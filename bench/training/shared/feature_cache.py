@@ -180,7 +180,8 @@ def refuse(size: int, limit: int, what: str) -> None:
         raise RequestError(
             f"--cache-trunk: the features of {what} take {formatting.size(size)}, more than the limit of "
             f"{formatting.size(limit)}. Allow it with --cache-limit {-(-size // 10**6)}MB, take fewer rows "
-            "(--train-size) or a smaller --max-length, or leave --cache-trunk out."
+            "(--train-size) or a smaller --max-length, or leave --cache-trunk out.",
+            code="too-large",
         )
 
 
@@ -240,7 +241,8 @@ def room(folder: Path, size: int) -> None:
     if size > free:
         raise RequestError(
             f"--cache-trunk: the features take {formatting.size(size)}, and the disk of {folder} "
-            f"has {formatting.size(free)} left. Make room, or choose another disk with the variable XDG_CACHE_HOME."
+            f"has {formatting.size(free)} left. Make room, or choose another disk with the variable XDG_CACHE_HOME.",
+            code="too-large",
         )
 
 

@@ -1,12 +1,16 @@
-"""A run among others that share its frozen trunk: its own speed, measured before it joins them; one trunk for all."""
+"""The layer around a run's stages: a run by itself, or one of several that share a frozen backbone.
+
+A run among others measures its own speed before it joins them; one backbone serves all.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +18,83 @@ from torch import Tensor, nn
 from bench.data.encoding import Rows
 from bench.data.sampling import evaluation_batches
 from bench.models.frozen_backbone import readers
-from bench.tasks.formulations.base import Formulation
+from bench.tasks.formulations.base import EvalResult, Formulation
 from bench.training.checks import digests
 from bench.training.memory import undone
 from bench.training.shared.lockstep import Member
 from bench.training.trainer import Trainer, TrainResult
 
+if TYPE_CHECKING:
+    from bench.training.prepare import Facts, Prepared, RunData, RunPlan
+
 # Optimizer steps of the probe: a fortieth of the run's, since each of the runs that share does them by itself.
 _FEWEST, _MOST, _SHARE = 6, 20, 40
 _PLANNED = 2000  # batches that it chooses from, at most
 _EVALUATED = 2  # evaluation batches of its inference probe
+
+
+class SingleRun:
+    """How the stages of a run that runs by itself read data, compute outputs and measure speed."""
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, made once for all runs of the process that ask for ``key``."""
+        return make()
+
+    def join(self, plan: RunPlan, data: RunData, prepared: Prepared) -> Facts:
+        """Take the run's place among those that share a backbone, before training."""
+        return {}
+
+    def feeding(self, module: nn.Module) -> AbstractContextManager[None]:
+        """While open, the frozen backbone is read together with the other runs."""
+        return nullcontext()
+
+    def training_speed(self, result: TrainResult) -> dict[str, Any]:
+        """The record's ``speed`` members that training gave."""
+        return {**speeds(result), "train_seconds": result.train_seconds}
+
+    def inference_rate(self, form: Formulation, module: nn.Module, rows: Rows, result: EvalResult, size: int) -> float:
+        """Examples per second of an evaluation pass.
+
+        Args:
+            result: of the pass over ``rows``.
+            size: rows of an evaluation batch.
+        """
+        return result.rows / result.seconds
+
+    def durations(self, seconds: dict[str, float]) -> Mapping[str, float | None]:
+        """The record's durations of the stages."""
+        return seconds
+
+
+class SharedRun(SingleRun):
+    """A run among others over one frozen backbone; its own speed is measured while it is still alone."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.backbones: dict[str, str] = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        return self.member.once(key, make)
+
+    def join(self, plan: RunPlan, data: RunData, prepared: Prepared) -> Facts:
+        plan.phase("measuring speed")
+        trainer = Trainer(prepared.module, plan.method, plan.settings, data.engine)
+        probe = own_training(trainer, data.rows.train, data.batches.rows())
+        plan.phase("waiting for the runs that share its frozen backbone")
+        self.backbones = join(self.member, prepared.module, prepared.frozen_digests, data.engine.device)
+        return {"speed": speeds(probe), "shared": {"runs": self.member.company.size}}
+
+    def feeding(self, module: nn.Module) -> AbstractContextManager[None]:
+        return self.member.feeding(module, self.backbones)
+
+    def training_speed(self, result: TrainResult) -> dict[str, Any]:
+        return {}
+
+    def inference_rate(self, form: Formulation, module: nn.Module, rows: Rows, result: EvalResult, size: int) -> float:
+        return own_inference(form, module, rows, size)
+
+    def durations(self, seconds: dict[str, float]) -> Mapping[str, float | None]:
+        return dict.fromkeys((*seconds, "train_seconds"))  # other runs worked meanwhile
 
 
 def own_training(trainer: Trainer, data: Rows, planned: Iterator[list[int]]) -> TrainResult:

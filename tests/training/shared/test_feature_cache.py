@@ -375,7 +375,7 @@ def test_the_command_names_every_method_that_cannot(bench_here: Bench, tiny_mode
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert [line.split(": ")[2] for line in lines] == ["lora", "lst"]
-    assert all(line.endswith("Say it for those that can: --set lst.train.cache_trunk=true.") for line in lines)
+    assert all(line.endswith("--set lst.train.cache_trunk=true. [unsupported]") for line in lines)
     done = bench_here(*asked, "--methods", "lst,head", "--cache-limit", "2kB", "--train-size", 100)
     assert done.returncode == 2 and done.stderr.count("more than the limit of 2 kB") == 2
     assert not list(Path("o").rglob("*.json"))

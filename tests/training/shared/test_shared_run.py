@@ -27,7 +27,8 @@ from bench.sweep.executors.local import Pool
 from bench.sweep.grouping import MOST, bundled
 from bench.sweep.scheduler import Options, Sweep
 from bench.training.job import Job
-from bench.training.run import Run, execute
+from bench.training.prepare import plan_run, read_data
+from bench.training.run import execute
 from bench.training.shared.lockstep import Lockstep, Member
 from tests import tiny, writers
 from tests.sweep.test_scheduler import start, whole_records
@@ -196,9 +197,8 @@ def test_the_batch_order_is_a_setting_that_old_runs_do_not_have(tmp_path: Path) 
         (moved,) = expanded(model, "train.data_seed=5")
         orders = []
         for spec in (plain, chosen, moved):
-            run = Run(job(spec, tmp_path), lambda _: None)
-            run._prepare()
-            orders.append(list(islice(run.batches.rows(), 6)))
+            data = read_data(plan_run(job(spec, tmp_path), lambda _: None), torch.device("cpu"))
+            orders.append(list(islice(data.batches.rows(), 6)))
     assert orders[0] == orders[1] != orders[2], "seed 0's own order is that of data_seed 0"
 
 
