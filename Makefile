@@ -15,9 +15,14 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(LAID_OUT)
 	$(BIN)/mypy
 	$(BIN)/python -m compileall -q bench methods tasks results tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# The packages as they are once installed, for mypy: methods/ and tasks/ are bench.methods and bench.tasks there.
+LAID_OUT = rm -rf build/typed && mkdir -p build/typed/bench && ln -s ../../../methods ../../../tasks \
+	$(addprefix ../../../,$(wildcard bench/*)) build/typed/bench/
 
 GATE := results/gate
 CI := results/baselines/ci

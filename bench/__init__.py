@@ -10,24 +10,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.api import option
-from bench.errors import RequestError
-from bench.registry import register_method, register_task
+from bench.core.errors import RequestError
+from bench.core.protocols import option
+from bench.core.registry import register_method, register_task
 
 if TYPE_CHECKING:
-    from bench.card import load
-    from bench.python import compare_runs, plan, run
+    from bench.cli.python_api import compare_runs, plan, run
+    from bench.models.saved_adapter import load
 
 __all__ = ["RequestError", "compare_runs", "load", "option", "plan", "register_method", "register_task", "run"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("run", "plan", "compare_runs"):
-        from bench import python
+        from bench.cli import python_api
 
-        return getattr(python, name)
+        return getattr(python_api, name)
     if name == "load":
-        from bench.card import load
+        from bench.models.saved_adapter import load
 
         return load
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

@@ -1,316 +1,90 @@
-"""What a method, a task and their options are: small structural contracts, no base classes.
+"""The public plug-in module: what a file with a method or a task of your own imports.
 
-This module imports neither torch nor transformers, so that a plugin's options can be read cheaply.
+Names here keep their meaning between versions; everything else in the package may move. Importing this module loads
+neither torch nor transformers; the classes to build tasks from are loaded when they are first used.
 """
 
 from __future__ import annotations
 
-import abc
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bench.core.errors import RequestError
+from bench.core.protocols import (
+    KINDS,
+    TASK_KINDS,
+    AlreadyTrained,
+    Batch,
+    CountsParameters,
+    DataInitialized,
+    DataSource,
+    Encodes,
+    ExportsToPeft,
+    FollowsSteps,
+    Generates,
+    GroupedPrediction,
+    GroupsParameters,
+    Limits,
+    Mergeable,
+    Method,
+    Resolves,
+    SharesBackbone,
+    Splits,
+    Task,
+    option,
+)
+from bench.core.registry import register_method, register_task
 
 if TYPE_CHECKING:
-    import torch
-    from datasets import Dataset
-    from torch import nn
-
-    from bench.backbone import Backbone
-
-# Heads that a backbone can have and methods are tested on.
-KINDS = ("classification", "regression", "causal-lm", "seq2seq", "image-classification")
-# What a task asks for; ``bench.forms`` says which head answers it in which family of models.
-TASK_KINDS = ("classification", "regression", "generation", "language-modelling", "image-classification")
-
-Batch = dict[str, "torch.Tensor"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What an option accepts: inclusive bounds for numbers, or a closed set of words."""
-
-    help: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-
-
-def option(
-    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: Sequence[str] = ()
-) -> Any:
-    """Declare a documented dataclass field: its default, one line of help, and what it accepts.
-
-    Args:
-        default: the value when nobody sets it; its type comes from the field's annotation.
-        help: one line, shown by ``bench show`` and in the report.
-        low, high: inclusive bounds of a number.
-        choices: the words a string option accepts.
-    """
-    limits = Limits(help, low, high, tuple(choices))
-    return dataclasses.field(default=default, metadata={"limits": limits})
-
-
-@runtime_checkable
-class Method(Protocol):
-    """A fine-tuning method: a frozen dataclass that is both the method and its hyper-parameters.
-
-    Class attributes: ``name`` (what ``--methods`` takes) and ``swept`` (the field ``--ranks`` sets, or None).
-    Every method has a field ``lr``, its own sensible peak learning rate.
-    """
-
-    name: ClassVar[str]
-    swept: ClassVar[str | None]
-
-    @property
-    def lr(self) -> float:
-        """Peak learning rate."""
-        ...
-
-    def attach(self, backbone: Backbone) -> nn.Module:
-        """Change ``backbone`` into the tuned module and return it.
-
-        The module's forward takes a batch's tensors by keyword and gives an output with ``.loss`` and
-        ``.logits``. What is trainable is what has ``requires_grad``.
-
-        Raises:
-            ValueError: when the method cannot apply to this model; the message says why.
-        """
-        ...
-
-
-@runtime_checkable
-class CountsParameters(Protocol):
-    """A method that states its number of trainable parameters from shapes alone, as its paper does."""
-
-    def trainable_count(self, backbone: Backbone) -> int:
-        """Trainable parameters, head included, computed from an untouched backbone by formula."""
-        ...
-
-
-class Mergeable(abc.ABC):
-    """A method whose result can be folded into the base weights, so that inference costs nothing extra.
-
-    Structural like the protocols here, but ``merge`` must be a method: an option may have that name too (LST's).
-    """
-
-    @classmethod
-    def __subclasshook__(cls, other: type) -> bool:
-        return callable(getattr(other, "merge", None))
-
-    @abc.abstractmethod
-    def merge(self, module: nn.Module) -> nn.Module:
-        """Fold the tuned weights into the base weights, in place, and return the module."""
-        ...
-
-
-@runtime_checkable
-class GroupsParameters(Protocol):
-    """A method with its own optimizer groups (LoRA+: a higher rate for B)."""
-
-    def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """Groups as torch.optim takes them; ``lr_scale`` multiplies the run's learning rate (default 1)."""
-        ...
-
-
-@runtime_checkable
-class DataInitialized(Protocol):
-    """A method that looks at training batches before the first step (LST's Fisher pruning)."""
-
-    def initialize(self, module: nn.Module, batches: Iterable[Batch]) -> None:
-        """Set initial values from training batches (on the module's device); changes parameters in place."""
-        ...
-
-
-@runtime_checkable
-class FollowsSteps(Protocol):
-    """A method that acts after every optimizer step (AdaLoRA's rank budget)."""
-
-    def after_step(self, module: nn.Module, step: int, steps: int) -> None:
-        """Called after optimizer step ``step`` of ``steps`` (1-based), gradients still in place."""
-        ...
-
-
-@runtime_checkable
-class AlreadyTrained(Protocol):
-    """A method whose module comes trained: a run scores it and measures inference, and trains nothing."""
-
-    already_trained: ClassVar[bool]
-
-
-@runtime_checkable
-class SharesTrunk(Protocol):
-    """A method whose module reads a frozen trunk (``bench.trunk.Reads``), so that runs may share one pass of it."""
-
-    @property
-    def shares_trunk(self) -> bool:
-        """Whether with these options the trunk's features depend on the input alone."""
-        ...
-
-
-@runtime_checkable
-class ExportsToPeft(Protocol):
-    """A method that peft knows too, so that a tuned module can be written in peft's file format."""
-
-    def to_peft(
-        self, module: nn.Module, original: Mapping[str, torch.Tensor]
-    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """What ``adapter_config.json`` and ``adapter_model.safetensors`` hold for this module.
-
-        Task, base model, head and other weights of the base model that were trained are added by the caller.
-
-        Args:
-            module: the tuned module.
-            original: the base model's tensors before the method was attached, by name.
-
-        Raises:
-            ValueError: when these settings have no counterpart in peft; says what to do instead.
-        """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSource:
-    """Where data sets come from: a mirror in the Hub's layout (``BENCH_DATA``, ``--data-dir``), then the Hub.
-
-    With ``fill``, what the mirror lacks is copied into it from the Hub first (``bench fetch``).
-    """
-
-    mirror: Path | None = None
-    fill: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Splits:
-    """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint.
-
-    Attributes:
-        group: column of train, or several, whose equal rows must not be torn apart when dev rows are held out of it.
-        others: further rows that are scored at the end, by the suffix of their scores ("mismatched").
-    """
-
-    train: Dataset
-    validation: Dataset
-    fingerprint: str
-    source: str
-    group: str | tuple[str, ...] | None = None
-    others: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A data set with a score: loads its splits and scores predictions; what else it has depends on its kind."""
-
-    @property
-    def name(self) -> str:
-        """What ``--task`` takes, such as ``glue/sst2``."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """One of TASK_KINDS."""
-        ...
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names in label order; empty where there are no classes."""
-        ...
-
-    @property
-    def main_score(self) -> str:
-        """The score to rank by."""
-        ...
-
-    @property
-    def higher_is_better(self) -> bool:
-        """The main score's direction."""
-        ...
-
-    @property
-    def help(self) -> str:
-        """One line for ``bench list tasks``."""
-        ...
-
-    def load(self, source: DataSource) -> Splits:
-        """Load and check the splits.
-
-        Raises:
-            RequestError: when the data cannot be had or is not what the task expects.
-        """
-        ...
-
-    def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        """Score predictions (class indices or numbers) against references; each score by its standard name."""
-        ...
-
-
-@runtime_checkable
-class Encodes(Protocol):
-    """What a task of classification or regression has: its texts as a model with a head reads them."""
-
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """Encode a batch of rows (columns of equal length) into model inputs and ``labels``, unpadded."""
-        ...
-
-
-@runtime_checkable
-class Generates(Protocol):
-    """What a task of the kind ``generation`` has: prompts, and texts to answer them."""
-
-    @property
-    def template(self) -> str:
-        """The prompt, with ``{column}`` where a row's text goes."""
-        ...
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens an answer may have: training answers are cut to it, generation stops there."""
-        ...
-
-    def targets(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
-        """The text to learn for each row."""
-        ...
-
-    def references(self, rows: Mapping[str, Sequence[Any]]) -> list[Any]:
-        """What the written text is scored against: a text a row, or a list of texts that are all right."""
-        ...
-
-    def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
-        """The main score of each example by itself, where the whole score is their mean; else None."""
-        ...
-
-
-@runtime_checkable
-class Settles(Protocol):
-    """A task of classification whose examples are answered together: the candidates of one question.
-
-    Rows of one ``group`` are one example of the score, its standard error and the table of predictions; they are
-    never torn apart, and each is trained on by itself.
-    """
-
-    @property
-    def group(self) -> str | None:
-        """The column that rows of one example share."""
-        ...
-
-    def settle(self, logits: Any, rows: Dataset) -> tuple[list[Any], list[Any]]:
-        """Predictions and references of the examples, one each, as ``score`` takes them.
-
-        Args:
-            logits: (rows, classes) of the encoded rows, in their order.
-            rows: the same rows; those of an example stand in any order.
-        """
-        ...
-
-
-@runtime_checkable
-class Resolves(Protocol):
-    """A task that finds out from its data what nobody said (columns, labels) before anything else is asked of it."""
-
-    def resolve(self, source: DataSource) -> Task:
-        """The same task with nothing left open; the same data and options give an equal one in every process.
-
-        Raises:
-            RequestError: when the data cannot be had or does not say enough.
-        """
-        ...
+    from bench.data.hub_datasets import Loaded
+    from bench.models.backbone import Backbone
+    from bench.tasks.prompted import ModellingTask, PromptTask, Source
+    from bench.tasks.text_classification import TextTask
+
+__all__ = [
+    "AlreadyTrained",
+    "Backbone",
+    "Batch",
+    "CountsParameters",
+    "DataInitialized",
+    "DataSource",
+    "Encodes",
+    "ExportsToPeft",
+    "FollowsSteps",
+    "Generates",
+    "GroupedPrediction",
+    "GroupsParameters",
+    "KINDS",
+    "Limits",
+    "Loaded",
+    "Mergeable",
+    "Method",
+    "ModellingTask",
+    "PromptTask",
+    "RequestError",
+    "Resolves",
+    "SharesBackbone",
+    "Source",
+    "Splits",
+    "TASK_KINDS",
+    "Task",
+    "TextTask",
+    "option",
+    "register_method",
+    "register_task",
+]
+
+_LOADED_WHEN_USED = {
+    "Backbone": "bench.models.backbone",
+    "Loaded": "bench.data.hub_datasets",
+    "ModellingTask": "bench.tasks.prompted",
+    "PromptTask": "bench.tasks.prompted",
+    "Source": "bench.tasks.prompted",
+    "TextTask": "bench.tasks.text_classification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOADED_WHEN_USED:
+        return getattr(importlib.import_module(_LOADED_WHEN_USED[name]), name)
+    raise AttributeError(f"module 'bench.api' has no attribute '{name}'")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.backbone import Backbone, widths
+from bench.core.protocols import option
+from bench.core.registry import register_method
 from bench.methods.lora import (
     LAYERS_HELP,
     TARGETS_HELP,
@@ -20,7 +20,7 @@ from bench.methods.lora import (
     full_precision,
     plus_product,
 )
-from bench.registry import register_method
+from bench.models.backbone import Backbone, widths
 
 _STD = 0.02  # of P and Q, as in the authors' code (SVDLinear.reset_parameters)
 _FACTORS = ("p", "l", "q")

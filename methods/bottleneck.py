@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.backbone import Backbone, Site, widths
-from bench.methods.selective import norm_count, train_norms
-from bench.registry import register_method
+from bench.core.protocols import option
+from bench.core.registry import register_method
+from bench.methods.partial_finetuning import norm_count, train_norms
+from bench.models.backbone import Backbone, Site, widths
 
 _HOULSBY_STD = 1e-3  # init_scale of feedforward_adapter in the authors' code (google-research/adapter-bert)
 _PFEIFFER_STD = 0.02  # the authors' code initialises adapters as BERT does its own linear maps

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.backbone import Backbone, widths
+from bench.core.protocols import option
+from bench.core.registry import register_method
 from bench.methods.bottleneck import SerialAdapter, serial_sites
-from bench.methods.selective import norm_count, train_norms
-from bench.registry import register_method
+from bench.methods.partial_finetuning import norm_count, train_norms
+from bench.models.backbone import Backbone, widths
 
 _RULE_STD = 0.01  # phm_init_range of the authors' code
 

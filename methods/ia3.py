@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.api import option
-from bench.backbone import Backbone, widths
+from bench.core.protocols import option
+from bench.core.registry import register_method
 from bench.methods.bottleneck import Wrapped
-from bench.registry import register_method
+from bench.models.backbone import Backbone, widths
 
 
 def _rescale(x: Tensor, scale: Tensor) -> Tensor:

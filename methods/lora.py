@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.api import option
-from bench.backbone import Backbone, Site, count, trainable, widths
-from bench.errors import unknown
-from bench.registry import register_method
+from bench.core.errors import unknown
+from bench.core.protocols import option
+from bench.core.registry import register_method
+from bench.models.backbone import Backbone, Site, count, trainable, widths
 
 _ATTENTION = ("query", "key", "value")
 TARGETS_HELP = (

@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.api import Batch, option
-from bench.backbone import Backbone, Tower, choose_layers
-from bench.methods import _fisher as fisher
-from bench.methods import _side as parts
-from bench.methods._ladder import Ladder, Place
-from bench.registry import register_method
+from bench.core.protocols import Batch, option
+from bench.core.registry import register_method
+from bench.methods import lst_pruning as fisher
+from bench.methods import lst_side_network as parts
+from bench.methods.lst_module import Ladder, Place
+from bench.models.backbone import Backbone, Tower, choose_layers
 
 
 @register_method

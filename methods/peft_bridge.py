@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.api import option
-from bench.backbone import Backbone
-from bench.errors import RequestError, unknown
+from bench.core.errors import RequestError, unknown
+from bench.core.protocols import option
+from bench.core.registry import Family, register_family, register_method
 from bench.methods.peft_options import Field, fields_of
-from bench.registry import Family, register_family, register_method
+from bench.models.backbone import Backbone
 
 _PREFIX = "peft:"
 INSTALL = "peft is not installed. Install the extra: pip install 'tunebench[peft]'"

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.attention import Prefix
 from bench.methods.ia3 import ScaledInput, ScaledKeyValue, ScaledOutput
 from bench.methods.lora import LoraLinear
 from bench.methods.prefix import Place
 from bench.methods.prompt import VirtualTokens
 from bench.methods.vera import VeraLinear
+from bench.models.prefix_attention import Prefix
 
 Content = tuple[dict[str, Any], dict[str, Tensor]]
 _BELOW = "base_model.model."

@@ -23,7 +23,7 @@ class Field:
 
     Attributes:
         name: as peft calls it.
-        type: as ``bench.options`` reads it: bool, int, float, str, ``X | None``, or ``tuple[str, ...]`` for lists.
+        type: as ``bench.core.options`` reads it: bool, int, float, str, ``X | None``, or ``tuple[str, ...]`` for lists.
         default: peft's own, in that type.
         help: the first sentence of peft's.
         choices: words that it accepts; empty where peft does not list them.

@@ -10,12 +10,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.attention import PaddedAttention, Prefix, Shared, implementation
-from bench.backbone import Backbone, Tower, widths
-from bench.calls import accepts, by_name, check_length, count_argument, positions, seen, stack
-from bench.errors import unknown
-from bench.registry import register_method
+from bench.core.errors import unknown
+from bench.core.protocols import option
+from bench.core.registry import register_method
+from bench.models.backbone import Backbone, Tower, widths
+from bench.models.forward_args import accepts, by_name, check_length, count_argument, positions, seen, stack
+from bench.models.prefix_attention import PaddedAttention, Prefix, Shared, implementation
 
 PLACES = ("encoder", "decoder", "cross")
 POSITIONS = ("auto", "shifted", "kept")

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.backbone import Backbone
-from bench.calls import by_name, check_length, positions, seen, stack
-from bench.registry import register_method
+from bench.core.protocols import option
+from bench.core.registry import register_method
+from bench.models.backbone import Backbone
+from bench.models.forward_args import by_name, check_length, positions, seen, stack
 
 PLACES = ("auto", "start", "after-first")
 _PLACE_HELP = (

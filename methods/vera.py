@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.backbone import Backbone, widths
+from bench.core.protocols import option
+from bench.core.registry import register_method
 from bench.methods.lora import LAYERS_HELP, TARGETS_HELP, AdaptedLinear, find, fold, plus_product
-from bench.registry import register_method
+from bench.models.backbone import Backbone, widths
 
 
 class Projections(nn.Module):

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.errors import RequestError
-from bench.registry import register_task
-from bench.tasks.text import TextTask
+from bench.core.errors import RequestError
+from bench.core.registry import register_task
+from bench.tasks.text_classification import TextTask
 
 if TYPE_CHECKING:
-    from bench.api import DataSource
-    from bench.datasource import Loaded
+    from bench.core.protocols import DataSource
+    from bench.data.hub_datasets import Loaded
 
 NAME = "demo/docstrings"
 
@@ -84,7 +84,7 @@ class DocstringsTask(TextTask):
         """Return the rows of ``split``: text, label (a ClassLabel) and group; ``source`` is not needed."""
         import datasets
 
-        from bench.datasource import Loaded
+        from bench.data.hub_datasets import Loaded
 
         rows = _kept_splits()[split]
         features = datasets.Features(
@@ -106,7 +106,7 @@ class DocstringsTask(TextTask):
 @functools.cache
 def _kept_splits() -> dict[str, tuple[Row, ...]]:
     """The same as ``splits``, kept on disk: every run has a process of its own and would parse the sources again."""
-    from bench.tasks._kept import kept
+    from bench.tasks._row_cache import kept
 
     files = [path for _, path in sources(Path(sysconfig.get_path("stdlib")))]
     found = kept(lambda: {side: list(rows) for side, rows in splits().items()}, files, Path(__file__))

@@ -11,15 +11,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.api import option
-from bench.registry import register_task
-from bench.tasks.prompts import LOSS, PromptTask, Source
+from bench.core.protocols import option
+from bench.core.registry import register_task
+from bench.tasks.prompted import LOSS, PromptTask, Source
 
 if TYPE_CHECKING:
     import datasets
 
-    from bench.api import DataSource
-    from bench.datasource import Loaded
+    from bench.core.protocols import DataSource
+    from bench.data.hub_datasets import Loaded
 
 METAMATH = "meta-math/MetaMathQA"
 _NUMBER = re.compile(r"####\s*\$?\s*(-?[\d.,]*\d)")
@@ -45,7 +45,7 @@ class Gsm8k(PromptTask):
 
     def read(self, source: DataSource, split: str) -> Loaded:
         """Fetch a split; that of MetaMathQA in gsm8k's columns."""
-        from bench.datasource import load_split
+        from bench.data.hub_datasets import load_split
 
         if self.train == "metamathqa" and split == (self.train_split or self.source.train_split):
             return load_split(source, METAMATH, None, "train", None)

@@ -6,8 +6,8 @@ those of the Hub's data set card.
 
 from __future__ import annotations
 
-from bench.registry import register_group, register_task
-from bench.tasks.text import TextTask
+from bench.core.registry import register_group, register_task
+from bench.tasks.text_classification import TextTask
 
 DATASET = "nyu-mll/glue"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"

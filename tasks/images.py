@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.api import DataSource, Splits, Task, option
-from bench.errors import RequestError
-from bench.metrics import compute
-from bench.registry import register_opener, register_task
+from bench.core.errors import RequestError
+from bench.core.protocols import DataSource, Splits, Task, option
+from bench.core.registry import register_opener, register_task
+from bench.tasks.metrics.compute import compute
 
 if TYPE_CHECKING:
     import datasets
@@ -27,7 +27,7 @@ _LEAST = 2  # images of a class: one to learn from, one to score
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTask:
-    """Images with a class each; satisfies ``bench.api.Task``.
+    """Images with a class each; satisfies ``bench.core.protocols.Task``.
 
     Args:
         image, label: columns of images and of class indices.
@@ -71,7 +71,7 @@ class Cifar10(ImageTask):
     """60,000 photographs of 32 x 32 pixels; the test split is scored."""
 
     def load(self, source: DataSource) -> Splits:
-        from bench.datasource import load_split
+        from bench.data.hub_datasets import load_split
 
         parts = [load_split(source, "uoft-cs/cifar10", "plain_text", split, None) for split in ("train", "test")]
         for part in parts:

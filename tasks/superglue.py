@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.registry import register_group, register_task
-from bench.tasks.text import TextTask
+from bench.core.registry import register_group, register_task
+from bench.tasks.text_classification import TextTask
 
 if TYPE_CHECKING:
     import datasets
 
-    from bench.api import DataSource
-    from bench.datasource import Loaded
+    from bench.core.protocols import DataSource
+    from bench.data.hub_datasets import Loaded
 
 DATASET = "aps/super_glue"
 _MARKS = ("False", "True")

@@ -11,15 +11,15 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.api import option
-from bench.registry import register_task
-from bench.tasks.prompts import ModellingTask, Source
+from bench.core.protocols import option
+from bench.core.registry import register_task
+from bench.tasks.prompted import ModellingTask, Source
 
 if TYPE_CHECKING:
     import datasets
 
-    from bench.api import DataSource
-    from bench.datasource import Loaded
+    from bench.core.protocols import DataSource
+    from bench.data.hub_datasets import Loaded
 
 CONFIGS = ("wikitext-2-v1", "wikitext-2-raw-v1", "wikitext-103-v1", "wikitext-103-raw-v1")
 _TITLE = re.compile(r" = [^=].* = \n?")
@@ -46,7 +46,7 @@ class Wikitext(ModellingTask):
 
     def read(self, source: DataSource, split: str) -> Loaded:
         """Fetch a split of the chosen configuration."""
-        from bench.datasource import load_split
+        from bench.data.hub_datasets import load_split
 
         return load_split(source, self.source.dataset, self.config, split, self.source.revision)
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 if TYPE_CHECKING:
-    from bench.pool import Pool
+    from bench.sweep.executors.local import Pool
 
 WORDS = {"good": 1, "great": 1, "fine": 1, "lovely": 1, "bad": 0, "awful": 0, "poor": 0, "dull": 0}
 FILLER = ("the", "film", "is", "a", "very", "story", "with", "and", "of", "plot")
@@ -116,7 +116,7 @@ def bench(mirror: Path, tmp_path: Path) -> Bench:
 @pytest.fixture(scope="session")
 def kept_worker(mirror: Path) -> Iterator[Pool]:
     """A worker that outlives the command it works for, so that torch is imported once, not by every test."""
-    from bench.pool import Pool
+    from bench.sweep.executors.local import Pool
 
     class Kept(Pool):
         def close(self) -> None:
@@ -142,9 +142,9 @@ def bench_here(
     request: pytest.FixtureRequest,
 ) -> Bench:
     """The same in this process, its runs in children of one worker: saves importing torch each time."""
-    from bench import where
-    from bench.cli import main
-    from bench.pool import Pool
+    from bench.cli.parser import main
+    from bench.sweep.executors import select
+    from bench.sweep.executors.local import Pool
 
     def worker(slots: int) -> Pool:
         kept: Pool = request.getfixturevalue("kept_worker")
@@ -152,8 +152,8 @@ def bench_here(
         return kept
 
     monkeypatch.chdir(tmp_path)
-    if where.Pool is Pool:  # a test may have put its own there
-        monkeypatch.setattr(where, "Pool", worker)
+    if select.Pool is Pool:  # a test may have put its own there
+        monkeypatch.setattr(select, "Pool", worker)
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         for name, value in {"BENCH_DATA": str(mirror), "COLUMNS": "160", **environment}.items():

@@ -8,7 +8,8 @@ import math
 import random
 from typing import Any
 
-from bench.record import PHASES, SPLIT, blank
+from bench.core import code_fingerprint
+from bench.store.record import PHASES, SPLIT, blank
 
 # trainable, [weights, gradients, optimizer, activations, other] in bytes, train and inference samples/s, score, lr
 _METHODS: dict[str, tuple[int, list[int], float, float, float, float]] = {
@@ -69,7 +70,12 @@ def spec(method: str = "lora", seed: int = 0, task: str = "glue/sst2", **options
             "gradient_checkpointing": False,
         },
         "seed": seed,
-        "code": {"method": "aa11bb22cc33dd44", "task": "bb22cc33dd44ee55", "bench": "0.1.0"},
+        "code": {
+            "method": "aa11bb22cc33dd44",
+            "task": "bb22cc33dd44ee55",
+            "harness": code_fingerprint.harness(),
+            "bench": "0.1.0",
+        },
     }
 
 

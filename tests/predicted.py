@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.store import Store
+from bench.store.store import Store
 from tests import factories
 
 

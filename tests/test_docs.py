@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.cli import build_parser
+from bench.cli.parser import build_parser
 from tests.conftest import Bench, sentences
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from bench import registry, specs
-from bench.job import Job
-from bench.runner import execute
-from bench.store import Store
+from bench.core import registry
+from bench.store.store import Store
+from bench.sweep import expand
+from bench.training.job import Job
+from bench.training.run import execute
 
 WORDS = ("good", "fine", "bad", "poor", "film", "book", "day", "road", "the", "a", "was", "is", "very")
 TASK = Path(__file__).parent / "plugins" / "tiny_task.py"
@@ -74,7 +75,7 @@ class Place:
         """The run specifications of one method on the tiny task."""
         settings = {"steps": "12", "batch_size": "16", "device": "cpu", "dev_size": "0", **train}
         seed = str(settings.pop("seed", 0))
-        request = specs.Request(
+        request = expand.Request(
             methods=(method,),
             tasks=("tiny/mood",),
             models=(str(self.model),),
@@ -83,7 +84,7 @@ class Place:
             train={name: str(value) for name, value in settings.items()},
             plugins=(TASK, *plugins),
         )
-        return specs.expand(request)
+        return expand.expand(request)
 
     def run(
         self, method: str, plugins: Sequence[Path] = (), sets: Sequence[str] = (), save: bool = False, **train: Any

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from bench import specs
-from bench.job import Job
-from bench.models import model_class
-from bench.runner import execute
-from bench.store import Store
+from bench.models.loading import model_class
+from bench.store.store import Store
+from bench.sweep import expand
+from bench.training.job import Job
+from bench.training.run import execute
 from tests import tiny, zoo
 
 PAD, UNK, BOS, EOS = range(4)
@@ -47,10 +47,10 @@ def folder(where: Path, family: str, **changes: Any) -> Path:
     return where
 
 
-def spec(model: Path, task: str, method: str, sets: Sequence[str] = (), **train: Any) -> specs.RunSpec:
+def spec(model: Path, task: str, method: str, sets: Sequence[str] = (), **train: Any) -> expand.RunSpec:
     """The specification of one run; twelve steps at a time unless told otherwise."""
     settings = {"steps": 12, "batch_size": 16, "device": "cpu", "max_length": 24, **train}
-    request = specs.Request(
+    request = expand.Request(
         methods=(method,),
         tasks=(task,),
         models=(str(model),),
@@ -58,13 +58,13 @@ def spec(model: Path, task: str, method: str, sets: Sequence[str] = (), **train:
         train={name: str(value) for name, value in settings.items()},
         plugins=(TASKS, tiny.TASK),
     )
-    found = specs.expand(request)
-    specs.check_methods(found)
+    found = expand.expand(request)
+    expand.check_methods(found)
     (one,) = found
     return one
 
 
-def run(out: Path, made: specs.RunSpec, save: bool = False) -> dict[str, Any]:
+def run(out: Path, made: expand.RunSpec, save: bool = False) -> dict[str, Any]:
     """Do a run in this process and return its record, which is also in the store."""
     store = Store(out)
     store.prepare()

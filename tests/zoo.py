@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
-from bench.backbone import Backbone
-from bench.models import fresh_head, model_class
+from bench.models.backbone import Backbone
+from bench.models.loading import fresh_head, model_class
 
 VOCABULARY, SEQUENCE = 96, 12
 _ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

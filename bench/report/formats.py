@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import units
-from bench.record import Record
-from bench.report.chart import Scene, scenes
-from bench.report.command import reproduce
-from bench.report.measures import MEASURES, Measure, measured
-from bench.report.setups import Setup
-from bench.statistics.configurations import ALPHA
-from bench.table import doubts, meanings
+from bench.analysis.configurations import ALPHA
+from bench.analysis.measures import MEASURES, Measure, measured
+from bench.analysis.setups import Setup
+from bench.core import formatting
+from bench.report.html.chart_base import Scene, scenes
+from bench.report.html.reproduce_command import reproduce
+from bench.report.terminal.comparison_table import doubts, meanings
+from bench.store.record import Record
 
 FORMATS = ("md", "csv", "json", "latex")
 
@@ -36,7 +36,7 @@ def write(records: Sequence[Record], kind: str, folder: Path | None = None) -> s
         kind: one of ``FORMATS``.
         folder: the store's, for the predictions that rank groups are told from.
     """
-    from bench.statistics.analysis import analyse
+    from bench.analysis.analysis import analyse
 
     found = scenes(records, analyse(records, folder))
     return {"md": _markdown, "csv": _csv, "json": _json, "latex": _latex}[kind](found)
@@ -66,7 +66,7 @@ def _row(setup: Setup) -> dict[str, Any]:
         "lr": spec["train"]["lr"],
         "seeds": ",".join(map(str, seeds)),
         "checks_failed": "; ".join(f"{name}: {why}" for name, why in setup.doubts.items()),
-        "error": next((units.first_line(run["error"]) for run in setup.lost if run["error"]), None),
+        "error": next((formatting.first_line(run["error"]) for run in setup.lost if run["error"]), None),
         "command": reproduce(spec, seeds),
     }
 
@@ -89,7 +89,7 @@ def _harmless(value: Any) -> Any:
     """A text that a spreadsheet would take for a formula, with an apostrophe before it."""
     if not isinstance(value, str):
         return value
-    shown = units.clean(value)
+    shown = formatting.clean(value)
     return f"'{shown}" if shown[:1] in ("=", "+", "-", "@", "\t", "\r") else shown
 
 
@@ -101,21 +101,21 @@ def _cells(scene: Scene, setup: Setup, columns: Sequence[Measure]) -> Iterator[s
     """A row for people: label, runs, score, rank group, measures, checks."""
     yield setup.label
     yield f"{len(setup.done)} of {len(setup.runs)}" if setup.lost and setup.done else str(len(setup.runs))
-    share = units.is_share(scene.score_name)
+    share = formatting.is_share(scene.score_name)
     if setup.score is None:
         yield setup.status
     else:
-        written = units.score(scene.score_name, setup.score, setup.margin)
+        written = formatting.score(scene.score_name, setup.score, setup.margin)
         yield written.removesuffix(" %") if share else written
     if any(other.group for other in scene.setups):
-        yield setup.group or units.DASH
+        yield setup.group or formatting.DASH
     for column in columns:
         yield column.show(setup.of(column))
-    yield f"{len(setup.doubts)} failed" if setup.doubts else "passed" if setup.first["checks"] else units.DASH
+    yield f"{len(setup.doubts)} failed" if setup.doubts else "passed" if setup.first["checks"] else formatting.DASH
 
 
 def _heads(scene: Scene, columns: Sequence[Measure]) -> list[str]:
-    share = " %" if units.is_share(scene.score_name) else ""
+    share = " %" if formatting.is_share(scene.score_name) else ""
     heads = ["method", "runs", f"{scene.score_name or 'score'}{share}"]
     heads += ["group"] if any(setup.group for setup in scene.setups) else []
     return [*heads, *(f"{column.head} {column.unit}".strip() for column in columns), "checks"]
@@ -147,7 +147,7 @@ def _title(scene: Scene, escape: Callable[[str], str]) -> str:
 
 def _in_markdown(words: str) -> str:
     """Words on one line in which nothing is markup or HTML."""
-    shown = " ".join(units.clean(words).split())
+    shown = " ".join(formatting.clean(words).split())
     return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", shown)
 
 
@@ -175,10 +175,10 @@ def _latex(found: Sequence[Scene]) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", units.DASH: "--", "…": r"\ldots{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", formatting.DASH: "--", "…": r"\ldots{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
 }  # fmt: skip
 
 
 def _in_latex(words: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(units.clean(words).split()))
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(formatting.clean(words).split()))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.record import Record, shown
+from bench.store.labels import format_value
+from bench.store.record import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _averages(
 def _differences(about: Mapping[str, Any], records: Sequence[Record]) -> Iterator[str]:
     """What the source says of its setting, and where the runs' own settings are others."""
     for name, value in about.get("setting", {}).items():
-        here = {shown(run["spec"]["train"].get(name)) for run in records}
-        if here != {shown(value)}:
-            yield f"{name.replace('_', ' ')} {shown(value)} there, {' or '.join(sorted(here))} here"
+        here = {format_value(run["spec"]["train"].get(name)) for run in records}
+        if here != {format_value(value)}:
+            yield f"{name.replace('_', ' ')} {format_value(value)} there, {' or '.join(sorted(here))} here"
     yield from about.get("differs", ())

@@ -23,9 +23,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from bench.errors import RequestError
-from bench.record import Record
-from bench.report import Extras
+from bench.core.errors import RequestError
+from bench.report.inputs import Extras
+from bench.store.record import Record
 
 DEFAULT_PORT = 8321
 _PORTS = 20  # tried one after the other when none was asked for
@@ -67,7 +67,7 @@ class Page:
 
     def html(self) -> tuple[str, bytes]:
         """The state, and the page that shows it."""
-        from bench.report.page import document
+        from bench.report.html.page import document
 
         with self._lock:  # several windows wait for one page rather than each making its own
             state = self.state()
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer the two addresses, and refuse everything else."""
-        if not self._called_rightly():
+        if not self.is_allowed_host():
             self._say(HTTPStatus.FORBIDDEN, "This report is only served under this machine's own name.")
             return
         path = self.path.split("?", 1)[0]
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _called_rightly(self) -> bool:
+    def is_allowed_host(self) -> bool:
         """Whether the Host header names this machine: a loopback or IP address, or the name it was told to use."""
         given = self.headers.get_all("Host") or []
         if len(given) != 1:

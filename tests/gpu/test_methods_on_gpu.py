@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.engine import Engine
+from bench.models.inference import Engine
 from tests.methods import matrix
 
 pytestmark = [

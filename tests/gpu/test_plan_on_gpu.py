@@ -14,17 +14,17 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from bench import registry
-from bench.api import Batch
-from bench.backbone import Backbone, recompute_activations
-from bench.engine import Engine
-from bench.memory import CUDA_BLOCK_BYTES, Loop, MemoryReport, measure_training
-from bench.models import fresh_head, model_class
-from bench.planner import shape
-from bench.planner.plans import Planner
-from bench.planner.request import Setting
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+from bench.core import registry
+from bench.core.protocols import Batch
+from bench.core.train_config import TrainSettings
+from bench.models.backbone import Backbone, recompute_activations
+from bench.models.inference import Engine
+from bench.models.loading import fresh_head, model_class
+from bench.planner import meta_model
+from bench.planner.plan_config import Setting
+from bench.planner.planner import Planner
+from bench.training.memory import CUDA_BLOCK_BYTES, Loop, MemoryReport, measure_training
+from bench.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,7 +68,7 @@ def filled(batch: Batch) -> Batch:
     return found
 
 
-def measured(where: shape.Shape, method: Any, setting: Setting) -> MemoryReport:
+def measured(where: meta_model.Shape, method: Any, setting: Setting) -> MemoryReport:
     """What the allocator says of two steps."""
     torch.manual_seed(0)
     with torch.device("cuda"):
@@ -80,7 +80,7 @@ def measured(where: shape.Shape, method: Any, setting: Setting) -> MemoryReport:
     precision = "fp32" if setting.precision == "fp32" else "bf16"
     trainer = Trainer(module, method, settings, Engine(torch.device("cuda"), precision, {}))
     loop = Loop(trainer.forward, trainer.backward, trainer.step)
-    batches = [filled(shape.batch(where, setting))] * setting.grad_accum
+    batches = [filled(meta_model.batch(where, setting))] * setting.grad_accum
     return measure_training(module, trainer.optimizer, batches, loop)
 
 
@@ -101,7 +101,7 @@ def test_a_plan_is_within_three_percent_of_the_allocator(
     registry.load()
     AutoConfig.for_model(model.split()[1], **MODELS[model]).save_pretrained(tmp_path)
     method = registry.method_entry(name).value()
-    where = shape.find(str(tmp_path), None, None)
+    where = meta_model.find(str(tmp_path), None, None)
     plan = Planner(where, method, setting).plan()
     gc.collect()  # modules of other tests, and below the blocks that were theirs
     torch.cuda.empty_cache()

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 import bench.methods
-from bench import registry
-from bench.api import Batch, CountsParameters, DataInitialized, Method
-from bench.backbone import Backbone, count, trainable
-from bench.data import to_device
-from bench.engine import Engine
-from bench.models import fresh_head
-from bench.runner import load_state, save_state, saved_state
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+from bench.core import registry
+from bench.core.protocols import Batch, CountsParameters, DataInitialized, Method
+from bench.core.train_config import TrainSettings
+from bench.data.encoding import to_device
+from bench.models.backbone import Backbone, count, trainable
+from bench.models.inference import Engine
+from bench.models.loading import fresh_head
+from bench.training.run import load_state, save_state, saved_state
+from bench.training.trainer import Trainer
 from tests import zoo
 
 _TOLERANCE = 1e-5

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
-from bench import options
-from bench.backbone import trainable
-from bench.engine import Engine
-from bench.errors import RequestError
-from bench.memory import Loop, measure_training
+from bench.core import options
+from bench.core.errors import RequestError
+from bench.core.train_config import TrainSettings
 from bench.methods.adalora import AdaLora, AdaLoraLinear
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+from bench.models.backbone import trainable
+from bench.models.inference import Engine
+from bench.training.memory import Loop, measure_training
+from bench.training.trainer import Trainer
 from tests import zoo
 from tests.methods import low_rank
 from tests.methods.low_rank import CELLS, FEW

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from bench.api import Method
-from bench.backbone import Backbone, count, trainable
+from bench.core.protocols import Method
 from bench.methods.bottleneck import Bottleneck, Houlsby, Parallel, Pfeiffer
+from bench.models.backbone import Backbone, count, trainable
 from tests import zoo
 
 METHODS: tuple[Method, ...] = (Houlsby(width=6), Pfeiffer(width=6), Parallel(width=6))

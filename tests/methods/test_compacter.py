@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from bench.backbone import Backbone, count, trainable
 from bench.methods.compacter import Compacter, CompacterBlock, KroneckerLinear
+from bench.models.backbone import Backbone, count, trainable
 from tests import zoo
 
 

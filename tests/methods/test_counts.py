@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from bench.backbone import Backbone
 from bench.methods.lora import Lora
+from bench.methods.partial_finetuning import BitFit
 from bench.methods.prompt import PromptTuning
-from bench.methods.selective import BitFit
+from bench.models.backbone import Backbone
 
 
 def t5_base() -> Backbone:

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from bench.backbone import Backbone, count, trainable
 from bench.methods.ia3 import Ia3, ScaledInput, ScaledKeyValue, ScaledOutput
+from bench.models.backbone import Backbone, count, trainable
 from tests import zoo
 
 FAMILIES = [(family, kind) for family, kinds in zoo.KINDS.items() for kind in kinds]

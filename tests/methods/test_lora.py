@@ -12,16 +12,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
-from bench import options
-from bench.backbone import Backbone, count, trainable
-from bench.engine import Engine
-from bench.errors import RequestError
-from bench.memory import Loop, measure_training
+from bench.core import options
+from bench.core.errors import RequestError
+from bench.core.train_config import TrainSettings
 from bench.methods.lora import Lora, LoraLinear
-from bench.models import fresh_head, model_class
-from bench.settings import TrainSettings
-from bench.tracker import StorageTracker
-from bench.trainer import Trainer
+from bench.models.backbone import Backbone, count, trainable
+from bench.models.inference import Engine
+from bench.models.loading import fresh_head, model_class
+from bench.training.memory import Loop, measure_training
+from bench.training.storage_tracker import StorageTracker
+from bench.training.trainer import Trainer
 from tests import zoo
 from tests.methods import low_rank
 from tests.methods.low_rank import CELLS, FEW

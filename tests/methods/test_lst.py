@@ -13,13 +13,13 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.pytorch_utils import Conv1D
 
-from bench.api import DataInitialized, Mergeable
-from bench.backbone import Backbone, count, trainable
-from bench.memory import Loop, measure_call, measure_training
-from bench.methods._ladder import Ladder
+from bench.core.protocols import DataInitialized, Mergeable
 from bench.methods.lora import Lora
 from bench.methods.lst import Lst
-from bench.runner import Run, load_state, save_state, saved_state
+from bench.methods.lst_module import Ladder
+from bench.models.backbone import Backbone, count, trainable
+from bench.training.memory import Loop, measure_call, measure_training
+from bench.training.run import Run, load_state, save_state, saved_state
 from tests import zoo
 
 CELLS = [(family, kind) for family, kinds in zoo.KINDS.items() for kind in kinds]

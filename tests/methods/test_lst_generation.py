@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from bench.backbone import trainable
-from bench.methods._ladder import Ladder
 from bench.methods.lst import Lst
+from bench.methods.lst_module import Ladder
+from bench.models.backbone import trainable
 from tests import zoo
 
 CELLS = [(family, kind) for family, kinds in zoo.KINDS.items() for kind in kinds if kind in ("causal-lm", "seq2seq")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.backbone import Backbone
+from bench.models.backbone import Backbone
 from tests.methods import matrix, matrix_table
 
 

@@ -7,10 +7,13 @@ import peft
 import pytest
 import torch
 
-from bench import explain, options, registry, specs, weights
-from bench.backbone import trainable
-from bench.errors import RequestError
+from bench.cli import describe
+from bench.core import options, registry
+from bench.core.errors import RequestError
 from bench.methods import peft_bridge
+from bench.models import checkpoint
+from bench.models.backbone import trainable
+from bench.sweep import expand
 from tests import tiny, zoo
 
 pytestmark = [
@@ -93,7 +96,7 @@ def test_what_became_of(kind, family, tmp_path):
         return
     chosen, batch = method(kind), zoo.batch(family, CASES[family])
     backbone = zoo.backbone(family, CASES[family])
-    originals, head = weights.original_tensors(backbone), {id(p) for p in backbone.head_parameters}
+    originals, head = checkpoint.original_tensors(backbone), {id(p) for p in backbone.head_parameters}
     module = chosen.attach(backbone)
     names = {name: tuple(value.shape) for name, value in trainable(module).items()}
     frozen = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
@@ -108,10 +111,10 @@ def test_what_became_of(kind, family, tmp_path):
     assert all(torch.equal(after[name], value) for name, value in frozen.items())
 
     expected = logits(module, batch)
-    weights.save_state(tmp_path / "a.safetensors", weights.saved_state(module, originals))
+    checkpoint.save_state(tmp_path / "a.safetensors", checkpoint.saved_state(module, originals))
     torch.manual_seed(7)
     fresh = chosen.attach(zoo.backbone(family, CASES[family]))
-    weights.load_state(tmp_path / "a.safetensors", fresh)
+    checkpoint.load_state(tmp_path / "a.safetensors", fresh)
     torch.testing.assert_close(logits(fresh, batch), expected, atol=1e-6, rtol=1e-5)
     assert_merges(chosen, module, batch, expected, (kind, family) in UNMERGED)
 
@@ -225,17 +228,17 @@ def test_types_that_need_token_ids_say_so():
 def test_unknown_types_and_a_missing_peft_teach(monkeypatch):
     with pytest.raises(RequestError, match="Unknown method 'peft:lorra'. Did you mean 'peft:lora'?"):
         registry.method_entry("peft:lorra")
-    request = specs.Request(methods=("peft:bone2",), tasks=("glue/sst2",), models=("no-such-model",))
+    request = expand.Request(methods=("peft:bone2",), tasks=("glue/sst2",), models=("no-such-model",))
     monkeypatch.setattr(peft_bridge, "names", dict)
     with pytest.raises(RequestError) as caught:
-        specs.expand(request)
+        expand.expand(request)
     assert "peft:bone2: peft is not installed. Install the extra: pip install 'tunebench[peft]'." in str(caught.value)
 
 
 def test_listing_does_not_import_peft():
     code = (
-        "import sys; from bench import explain; rows = explain.listing('methods', []);"
+        "import sys; from bench.cli import describe; rows = describe.listing('methods', []);"
         "sys.exit('peft' in sys.modules or not any('lora' in r['help'] for r in rows if r['name'] == 'peft:NAME'))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert [row["name"] for row in explain.listing("methods", [])][-2:] == ["adapter", "peft:NAME"]
+    assert [row["name"] for row in describe.listing("methods", [])][-2:] == ["adapter", "peft:NAME"]

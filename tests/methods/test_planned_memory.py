@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.api import Method
-from bench.engine import Engine
-from bench.memory import MemoryReport, measure_training
+from bench.core.protocols import Method
+from bench.core.train_config import TrainSettings
 from bench.methods.bottleneck import Houlsby, Parallel, Pfeiffer
 from bench.methods.compacter import Compacter
 from bench.methods.ia3 import Ia3
-from bench.methods.selective import BitFit, LastK, Norm
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+from bench.methods.partial_finetuning import BitFit, LastK, Norm
+from bench.models.inference import Engine
+from bench.training.memory import MemoryReport, measure_training
+from bench.training.trainer import Trainer
 from tests import zoo
 
 METHODS = (Houlsby(), Pfeiffer(), Parallel(), Compacter(), Ia3(), BitFit(add=True), LastK(), Norm())

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, DynamicCache
 
-from bench.api import Mergeable
-from bench.attention import Prefix
-from bench.backbone import Backbone, count, trainable
+from bench.core.protocols import Mergeable
 from bench.methods.prefix import PrefixTuning, PTuning2, spots
-from bench.models import fresh_head, model_class
-from bench.runner import load_state, save_state, saved_state
+from bench.models.backbone import Backbone, count, trainable
+from bench.models.loading import fresh_head, model_class
+from bench.models.prefix_attention import Prefix
+from bench.training.run import load_state, save_state, saved_state
 from tests import zoo
 
 LENGTH = 5

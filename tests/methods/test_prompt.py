@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from bench.api import CountsParameters, Mergeable
-from bench.backbone import Backbone, count, trainable
+from bench.core.protocols import CountsParameters, Mergeable
 from bench.methods.prompt import PromptTuning, PTuning, VirtualTokens
-from bench.models import fresh_head, model_class
-from bench.runner import load_state, save_state, saved_state
+from bench.models.backbone import Backbone, count, trainable
+from bench.models.loading import fresh_head, model_class
+from bench.training.run import load_state, save_state, saved_state
 from tests import zoo
 
 LENGTH = 5

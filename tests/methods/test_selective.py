@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from bench.api import Method
-from bench.backbone import Backbone, count, trainable
-from bench.methods.selective import BiasedNorm, BitFit, Full, Head, LastK, Norm
+from bench.core.protocols import Method
+from bench.methods.partial_finetuning import BiasedNorm, BitFit, Full, Head, LastK, Norm
+from bench.models.backbone import Backbone, count, trainable
 from tests import zoo
 
 

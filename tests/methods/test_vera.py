@@ -10,13 +10,13 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
-from bench import options
-from bench.backbone import Backbone, count, trainable
-from bench.errors import RequestError
+from bench.core import options
+from bench.core.errors import RequestError
 from bench.methods.vera import Projections, Vera, VeraLinear
-from bench.models import model_class
-from bench.runner import saved_state
-from bench.tracker import StorageTracker
+from bench.models.backbone import Backbone, count, trainable
+from bench.models.loading import model_class
+from bench.training.run import saved_state
+from bench.training.storage_tracker import StorageTracker
 from tests import zoo
 from tests.methods import low_rank
 from tests.methods.low_rank import CELLS, FEW

@@ -10,7 +10,7 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from bench.backbone import trainable
+from bench.models.backbone import trainable
 from tests import zoo
 
 FAMILIES = [("bert", "classification"), ("llama", "causal-lm"), ("gpt2", "causal-lm"), ("t5", "seq2seq")]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.backbone import trainable
 from bench.methods.ia3 import Ia3, ScaledInput, ScaledKeyValue, ScaledOutput
+from bench.models.backbone import trainable
 from tests import zoo
 
 # peft reads an attribute that transformers has renamed.

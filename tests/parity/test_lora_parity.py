@@ -11,9 +11,9 @@ from peft import LoraConfig
 from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 
-from bench.backbone import trainable
-from bench.memory import Loop, measure_training
 from bench.methods.lora import Lora, LoraLinear
+from bench.models.backbone import trainable
+from bench.training.memory import Loop, measure_training
 from tests import zoo
 from tests.parity import peft_twin
 from tests.parity.peft_twin import FAMILIES, TARGETS, Twins

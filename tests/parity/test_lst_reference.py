@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from bench.backbone import trainable
 from bench.methods.lst import Lst
+from bench.models.backbone import trainable
 from tests import zoo
 
 D, R, LR = 32, 2, 0.1

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.backbone import trainable
-from bench.methods.selective import Norm
+from bench.methods.partial_finetuning import Norm
+from bench.models.backbone import trainable
 from tests import zoo
 
 pytestmark = [

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.attention import Prefix
-from bench.backbone import count, trainable
-from bench.memory import Loop, measure_training
 from bench.methods.prefix import PrefixTuning, PTuning2, Trunk
 from bench.methods.prompt import PromptTuning, PTuning, VirtualTokens
+from bench.models.backbone import count, trainable
+from bench.models.prefix_attention import Prefix
+from bench.training.memory import Loop, measure_training
 from tests import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

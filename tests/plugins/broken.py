@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.api import option
-from bench.backbone import Backbone
-from bench.registry import register_method
+from bench.api import Backbone, option, register_method
 
 
 class Shifted(nn.Module):

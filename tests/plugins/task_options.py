@@ -5,9 +5,7 @@ import dataclasses
 import datasets
 
 from bench import option
-from bench.datasource import Loaded
-from bench.registry import register_task
-from bench.tasks.text import TextTask
+from bench.api import Loaded, TextTask, register_task
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,7 @@ import random
 
 import datasets
 
-from bench.datasource import Loaded
-from bench.registry import register_task
-from bench.tasks.text import TextTask
+from bench.api import Loaded, TextTask, register_task
 
 WORDS = ("good", "fine", "bad", "poor", "film", "book", "day", "road", "the", "a", "was", "is", "very")
 

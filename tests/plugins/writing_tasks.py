@@ -4,9 +4,7 @@ import random
 
 import datasets
 
-from bench.datasource import Loaded
-from bench.registry import register_task
-from bench.tasks.prompts import ModellingTask, PromptTask, Source
+from bench.api import Loaded, ModellingTask, PromptTask, Source, register_task
 
 WORDS = ("good", "fine", "bad", "poor", "film", "book", "day", "road")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.data import hold_out
+from bench.core.train_config import TrainSettings
+from bench.data.sampling import hold_out
 from bench.pretraining import corpus
-from bench.settings import TrainSettings
 from bench.tasks import docstrings
 
-PRETRAINED = Path(bench.__file__).parent / "pretrained"
+PRETRAINED = Path(bench.__file__).parent / "models" / "pretrained"
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import bench
-from bench import models, specs
-from bench.catalogue import ALIASES
-from bench.job import Job
-from bench.runner import execute
+from bench.models import loading
+from bench.models.aliases import ALIASES
+from bench.sweep import expand
+from bench.training.job import Job
+from bench.training.run import execute
 
-PRETRAINED = Path(bench.__file__).parent / "pretrained"
+PRETRAINED = Path(bench.__file__).parent / "models" / "pretrained"
 TEXTS = ("tiny-bert", "tiny-llama", "tiny-t5")
 MARGIN = 0.12  # of accuracy, after 60 steps; after three epochs it is twice as much (bench/pretrained/MODELS.md)
 
@@ -32,14 +33,14 @@ def random_twin(name: str, folder: Path) -> Path:
 
 
 def trained(model: str, folder: Path) -> dict[str, Any]:
-    request = specs.Request(
+    request = expand.Request(
         methods=("lora",),
         tasks=("demo/docstrings",),
         models=(model,),
         sets=("train.dev_size=0", "lora.lr=0.005", "task.form=head"),
         train={"steps": "60", "batch_size": "16", "eval_size": "200", "device": "cpu", "checkpoint": "last"},
     )
-    (spec,) = specs.expand(request)
+    (spec,) = expand.expand(request)
     job = Job(spec.run_id, spec.spec, (), None, str(folder / "predictions.parquet"), None)
     record = execute(job, lambda _: None)
     assert record["status"] == "ok", record["traceback"]
@@ -55,13 +56,13 @@ def test_all_of_them_fit_into_ten_megabytes() -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_about_a_million_parameters_in_fp32_and_an_own_tokenizer(name: str) -> None:
-    source = models.resolve(name)
+    source = loading.resolve(name)
     assert source.source == "package:tunebench" and source.revision is None
-    backbone = models.load(source, "classification", ("a", "b"))
+    backbone = loading.load(source, "classification", ("a", "b"))
     values = list(backbone.model.parameters())
     assert 0.9e6 < sum(value.numel() for value in values) < 1.5e6
     assert {value.dtype for value in values} == {torch.float32}
-    tokenizer = models.tokenizer(source)
+    tokenizer = loading.tokenizer(source)
     ids = tokenizer("Return the socket's name.")["input_ids"]
     assert "socket" in tokenizer.decode(ids) and len(tokenizer) == backbone.config.vocab_size and len(ids) < 10
 
@@ -85,7 +86,7 @@ def test_the_image_model_knows_digits_it_has_never_seen(tmp_path: Path) -> None:
 
     def accuracy(name: str) -> float:
         torch.manual_seed(0)
-        backbone = models.load(models.resolve(name), "image-classification", tuple("0123456789"))
+        backbone = loading.load(loading.resolve(name), "image-classification", tuple("0123456789"))
         backbone.freeze()
         optimizer = torch.optim.AdamW(backbone.head_parameters, lr=1e-2)
         for step in range(60):

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.report import build
-from bench.report.chart import scenes
-from bench.statistics.analysis import analyse
-from bench.store import Store
+from bench.analysis.analysis import analyse
+from bench.report.build import build
+from bench.report.html.chart_base import scenes
+from bench.store.store import Store
 
 # Elements that HTML closes by itself.
 _VOID = {"meta", "link", "br", "hr", "img", "input"}

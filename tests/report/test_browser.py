@@ -7,11 +7,13 @@ import threading
 
 import pytest
 
-from bench.report import Extras, build, serve
-from bench.store import Store
+from bench.report import serve
+from bench.report.build import build
+from bench.report.inputs import Extras
+from bench.store.store import Store
 from tests import factories
+from tests.report.html.test_page import HOSTILE, hostile_records
 from tests.report.pages import stored
-from tests.report.test_report import HOSTILE, hostile_records
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browsers")
 

@@ -9,8 +9,8 @@ import pytest
 
 from bench.report.formats import FORMATS, write
 from tests import factories
+from tests.report.html.test_page import HOSTILE, hostile_records
 from tests.report.pages import stored
-from tests.report.test_report import HOSTILE, hostile_records
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import threading
 
 import pytest
 
-from bench.errors import RequestError
-from bench.report import Extras, serve
-from bench.store import Store
+from bench.core.errors import RequestError
+from bench.report import serve
+from bench.report.inputs import Extras
+from bench.store.store import Store
 from tests import factories
 
 

@@ -1,10 +1,10 @@
-"""What passing the work from thread to thread costs (``bench.lockstep``): small operations after each change.
+"""Cost of passing work from thread to thread (``training.shared.lockstep``): small operations after each change.
 
 python tests/speed/baton.py [--threads 8] [--turns 30] [--repeats 3]
 
 Each thread takes its turns of sixty small linear maps with a team of OpenMP's threads of its own. Prints how much
-longer a turn takes than sixty times its last maps: as it is, and without what ``bench.openmp`` does to have that team
-on other cores.
+longer a turn takes than sixty times its last maps: as it is, and without what ``training.shared.openmp`` does to have
+that team on other cores.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import time
 
 import torch
 
-from bench import openmp
-from bench.lockstep import Lockstep, Member
+from bench.training.shared import openmp
+from bench.training.shared.lockstep import Lockstep, Member
 
 _MAPS = 60
 

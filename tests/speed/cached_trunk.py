@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import units
+from bench.core import formatting
 
 _NO_CACHE, _CACHE = (), ("--cache-trunk", "--cache-limit", "20GB")
 
@@ -90,8 +90,8 @@ def _cells(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
         f"{kept:.4f}",
         f"{without / kept:.2f}",
         f"{filled['fill_seconds']:.1f}",
-        units.size(filled["bytes"]),
-        *(units.megabytes(found["memory"]["train_peak_bytes"]) for found in pairs[0]),
+        formatting.size(filled["bytes"]),
+        *(formatting.megabytes(found["memory"]["train_peak_bytes"]) for found in pairs[0]),
         f"{max(abs(one['loss'] - other['loss']) for one, other in losses):.1e}",
     ]
 

@@ -18,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import models, registry
+from bench.core import registry
+from bench.models import loading
 
 HERE = Path(__file__).resolve().parent
 MODEL, RATE = "smollm2-135m", "1e-3"
@@ -42,7 +43,7 @@ def peers(steps: int, batch: int, length: int) -> float:
     """Training samples per second of the Trainer + peft script."""
     registry.load()
     template = registry.task_entry("gsm8k").value.template.replace("\\n", "\n")
-    model = models.resolve(MODEL).location
+    model = loading.resolve(MODEL).location
     parquet = next(Path(os.environ["BENCH_DATA"]).resolve().glob("openai/gsm8k/main/train-*.parquet"))
     command = [sys.executable, str(HERE / "trainer_peft_causal.py"), model, str(parquet)]
     command += [template, "--steps", str(steps), "--batch-size", str(batch), "--max-length", str(length), "--lr", RATE]

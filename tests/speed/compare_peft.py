@@ -21,7 +21,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import models, registry
+from bench.core import registry
+from bench.models import loading
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"lst": "lora"}  # what stands in for a method that peft has not
@@ -56,7 +57,7 @@ def peers(method: str, seed: int, chosen: argparse.Namespace) -> dict[str, float
     registry.load()
     rate = registry.method_entry(method).value().lr
     data = Path(os.environ["BENCH_DATA"]).resolve() / "nyu-mll/glue/sst2"
-    command = [sys.executable, str(HERE / "trainer_peft.py"), method, models.resolve(chosen.model).location]
+    command = [sys.executable, str(HERE / "trainer_peft.py"), method, loading.resolve(chosen.model).location]
     command += [str(data), str(chosen.steps), "--seed", str(seed), "--lr", str(rate)]
     command += [*(["--bf16"] if chosen.precision == "bf16" else []), *(["--score"] if chosen.quality else [])]
     with tempfile.TemporaryDirectory() as folder:

@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from transformers import AutoConfig
 
-from bench import registry
-from bench.backbone import Backbone
-from bench.engine import Engine
-from bench.models import fresh_head, model_class
-from bench.probe import measure
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+from bench.core import registry
+from bench.core.train_config import TrainSettings
+from bench.models.backbone import Backbone
+from bench.models.inference import Engine
+from bench.models.loading import fresh_head, model_class
+from bench.training.memory_probe import measure
+from bench.training.trainer import Trainer
 from tests.speed.fits import exponent
 
 VOCABULARY = 1000

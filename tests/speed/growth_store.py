@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from bench import plans, status, table
-from bench.predictions import write_predictions
-from bench.report import build
-from bench.reporting import extras
-from bench.store import Store
+from bench.cli.report import extras
+from bench.report.build import build
+from bench.report.terminal import comparison_table
+from bench.store.predictions import write_predictions
+from bench.store.store import Store
+from bench.sweep import plan_snapshot, status
 from tests import factories
 from tests.speed.fits import exponent
 
@@ -68,7 +69,7 @@ def filled(folder: Path, number: int) -> Store:
         columns = {"prediction": np.where(right, truth, 1 - truth).tolist(), "reference": truth.tolist()}
         write_predictions(folder / record["predictions"], columns)
     runs = [SimpleNamespace(run_id=path.stem, spec={}) for path in (folder / "runs").glob("*.json")]
-    plans.write(folder, [{}], runs)  # type: ignore[arg-type]
+    plan_snapshot.write(folder, [{}], runs)  # type: ignore[arg-type]
     return store
 
 
@@ -94,7 +95,7 @@ def main() -> None:
             records, _ = store.records()
             rows["list the folder"].append(timed(store.records, repeats))
             rows["bench status"].append(timed(lambda store=store: status.look(store.folder).lines(), repeats))
-            rows["table"].append(timed(lambda records=records: table.frame(records), repeats))
+            rows["table"].append(timed(lambda records=records: comparison_table.frame(records), repeats))
             shown = extras(records, store.folder, ())
             target = Path(made) / "report.html"
             rows["HTML report"].append(

@@ -31,14 +31,16 @@ import numpy as np
 import torch
 from torch import nn
 
-import bench.trainer
-from bench import models, registry
-from bench.data import Encoded, training_batches
-from bench.emitter import Emitter
-from bench.engine import Engine
-from bench.reference import TIMES, Reference
-from bench.settings import TrainSettings
-from bench.trainer import Trainer
+import bench.training.trainer
+from bench.core import registry
+from bench.core.train_config import TrainSettings
+from bench.data.encoding import Encoded
+from bench.data.sampling import training_batches
+from bench.models import loading
+from bench.models.inference import Engine
+from bench.training.events import Emitter
+from bench.training.reference_workload import TIMES, Reference
+from bench.training.trainer import Trainer
 
 ENGINE = Engine(torch.device("cpu"), "fp32", {"input_ids": 0, "attention_mask": 0})
 ROWS = 3200
@@ -53,13 +55,13 @@ def rows() -> Encoded:
     return Encoded({"input_ids": ids, "attention_mask": np.ones_like(ids)}, offsets, generator.integers(0, 2, ROWS))
 
 
-class Subject:
+class FakeStep:
     """A module under a method, and the two ways to train it for some steps."""
 
     def __init__(self, model: str, method: str, steps: int) -> None:
         torch.manual_seed(0)
         self.method: Any = registry.method_entry(method).value()
-        self.module: nn.Module = self.method.attach(models.load(models.resolve(model), "classification", ("a", "b")))
+        self.module: nn.Module = self.method.attach(loading.load(loading.resolve(model), "classification", ("a", "b")))
         self.settings, self.data = TrainSettings(steps=steps, batch_size=32), rows()
         reading, self.pipe = os.pipe()
         os.set_blocking(reading, False)
@@ -116,13 +118,13 @@ class _NoReference(Reference):
 def reference_seconds(steps: int) -> float:
     """CPU seconds of all reference work of a run, setting it up included."""
     begun = time.process_time()
-    made = Reference(ENGINE.device, bench.trainer._Clock(ENGINE.device), steps)
+    made = Reference(ENGINE.device, bench.training.trainer._Clock(ENGINE.device), steps)
     for step in range(1, steps + 1):
         made.at(step)
     return time.process_time() - begun
 
 
-def overhead(subject: Subject, pairs: int) -> tuple[float, float, float]:
+def overhead(subject: FakeStep, pairs: int) -> tuple[float, float, float]:
     """Percent that "on" takes longer, its standard error, and CPU seconds of a bare step."""
     subject.on(), subject.off()  # what first calls set up
     ratios, bare = [], []
@@ -147,17 +149,17 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     registry.load()
-    bench.trainer.Reference = _NoReference  # type: ignore[misc]
+    bench.training.trainer.Reference = _NoReference  # type: ignore[misc]
     reference = min(reference_seconds(chosen.steps) for _ in range(3))
     sys.stdout.write(
         "| model | method | bare step, CPU ms | steps a block | meters, % of a step | reference work, CPU s a run | "
         f"% of {chosen.steps} steps | together % |\n|---|---|---|---|---|---|---|---|\n"
     )
     for model, method in itertools.product(chosen.models.split(","), chosen.methods.split(",")):
-        probe = Subject(model, method, 5)
+        probe = FakeStep(model, method, 5)
         probe.off()
         steps = max(10, min(400, round(chosen.block_seconds / (probe.off() / 5))))
-        more, error, bare = overhead(Subject(model, method, steps), chosen.pairs)
+        more, error, bare = overhead(FakeStep(model, method, steps), chosen.pairs)
         share = 100 * reference / (chosen.steps * bare)
         sys.stdout.write(
             f"| {model} | {method} | {1e3 * bare:.1f} | {steps} | {more:.2f} ± {error:.2f} | "

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import models, registry
-from bench.api import DataSource
-from bench.data import encode, training_batches
+from bench.core import registry
+from bench.core.protocols import DataSource
+from bench.data.encoding import encode
+from bench.data.sampling import training_batches
+from bench.models import loading
 
 BATCH = 32
 
@@ -26,7 +28,7 @@ def lengths(name: str) -> np.ndarray[Any, Any]:
     """Tokens of each training row."""
     task = registry.task_entry(name).value
     rows = task.load(DataSource(Path(os.environ["BENCH_DATA"]))).train
-    tokenizer = models.tokenizer(models.resolve("minilm"))
+    tokenizer = loading.tokenizer(loading.resolve("minilm"))
     if hasattr(task, "encode"):
         return encode(rows, task, tokenizer, 128).lengths
     texts = [f"{row['question']} {row['answer']}" for row in rows]

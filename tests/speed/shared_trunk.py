@@ -33,13 +33,13 @@ def bert_base(folder: Path) -> Path:
     import torch
     from transformers import BertConfig, BertModel, logging
 
-    from bench import models
+    from bench.models import loading
 
     logging.set_verbosity_error()
     torch.manual_seed(0)
-    source = models.resolve("minilm", models.Loading(), None)
+    source = loading.resolve("minilm", loading.Loading(), None)
     BertModel(BertConfig()).save_pretrained(folder)
-    models.tokenizer(source).save_pretrained(folder)
+    loading.tokenizer(source).save_pretrained(folder)
     return folder
 
 

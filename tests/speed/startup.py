@@ -48,11 +48,12 @@ class Stamps:
 
 def inside(arguments: list[str]) -> int:
     """``bench run`` in this process, with the stamps printed in place of its table."""
-    import bench.progress
-    from bench import cli, running
+    import bench.sweep.progress
+    from bench.cli import parser as cli
+    from bench.cli import run
 
-    bench.progress.Lines = bench.progress.Bars = Stamps  # type: ignore[assignment, misc]
-    running._show = lambda *_: None
+    bench.sweep.progress.Lines = bench.sweep.progress.Bars = Stamps  # type: ignore[assignment, misc]
+    run._show = lambda *_: None
     return cli.main(["run", *arguments])
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 import bench
-from bench import registry, taskoptions
+from bench.core import registry, task_options
 
 _ENCODER = ("glue/cola", "glue/sst2", "glue/mrpc", "glue/rte", "glue/wnli", "glue/stsb", "superglue/cb",
             "superglue/copa", "superglue/wic", "trec", "rotten_tomatoes")  # fmt: skip
@@ -48,7 +48,7 @@ def runs() -> dict[str, dict[str, Any]]:
 def unlearned(arguments: dict[str, Any], row: pd.Series, folder: str) -> float:
     """What the commonest class, or the untrained model, scores."""
     chosen = registry.task_entry(arguments["task"]).value
-    task = taskoptions.resolved(chosen, bench.api.DataSource(Path(os.environ["BENCH_DATA"])))
+    task = task_options.resolved(chosen, bench.core.protocols.DataSource(Path(os.environ["BENCH_DATA"])))
     if task.kind in ("generation", "language-modelling"):
         again = bench.run(**arguments | {"steps": 1, "lr": 0.0}, out=folder, quiet=True)
         return float(again.iloc[0]["score"])

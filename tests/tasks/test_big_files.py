@@ -15,10 +15,11 @@ _MUCH = 25 << 20  # bytes; the column of texts alone has 30 MB, in python or in 
 _MEASURE = """
 import json, sys, tracemalloc
 import pyarrow as pa
-from bench import registry, tables
-from bench.api import DataSource
+from bench.core import registry
+from bench.data import file_reader
+from bench.core.protocols import DataSource
 registry.load()
-tables._BLOCK, tables._ROWS = 256 << 10, 1000  # arrow may read 32 blocks ahead: 8 MB
+file_reader._BLOCK, file_reader._ROWS = 256 << 10, 1000  # arrow may read 32 blocks ahead: 8 MB
 def load(name):
     splits = registry.task_entry(name).value.resolve(DataSource()).load(DataSource())
     return len(splits.train), len(splits.validation)

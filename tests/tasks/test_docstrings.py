@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.api import DataSource
-from bench.errors import RequestError
-from bench.registry import task_entry
+from bench.core.errors import RequestError
+from bench.core.protocols import DataSource
+from bench.core.registry import task_entry
 from bench.tasks import docstrings
-from bench.tasks._kept import kept
+from bench.tasks._row_cache import kept
 from bench.tasks.docstrings import LABELS, NAME, Row, area_of, first_sentence, read_module, sources, splits, unique
 
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench import registry, taskoptions
-from bench.api import DataSource, Generates
-from bench.errors import RequestError
+from bench.core import registry, task_options
+from bench.core.errors import RequestError
+from bench.core.protocols import DataSource, Generates
 from bench.tasks.generation import _gsm8k_style, final_number
-from bench.tasks.prompts import PromptTask, Source, held_out
+from bench.tasks.prompted import PromptTask, Source, held_out
 from bench.tasks.wikitext import articles
 
 REAL = Path(os.environ.get("BENCH_DATA", "missing"))
@@ -25,7 +25,7 @@ def registered() -> None:
 
 
 def task(name: str, **given: str) -> PromptTask:
-    return taskoptions.changed(registry.task_entry(name).value, given)  # type: ignore[return-value]
+    return task_options.changed(registry.task_entry(name).value, given)  # type: ignore[return-value]
 
 
 def mirror(root: Path, dataset: str, **splits: dict[str, list[object]]) -> DataSource:
@@ -103,7 +103,7 @@ def test_e2e_groups_the_references_of_a_meaning_where_it_is_scored(tmp_path: Pat
 
 
 def test_a_context_is_part_of_the_prompt_only_where_there_is_one(tmp_path: Path) -> None:
-    from bench.forms.prompting import Template
+    from bench.tasks.formulations.prompt_template import Template
 
     rows: dict[str, list[object]] = {
         "instruction": [f"do {i}" for i in range(20)], "context": ["", "facts"] * 10, "response": ["done"] * 20,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry
-from bench.api import DataSource, Task
-from bench.errors import RequestError
+from bench.core import registry
+from bench.core.errors import RequestError
+from bench.core.protocols import DataSource, Task
 from bench.tasks import glue
 
 MAIN = {

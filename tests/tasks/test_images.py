@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import registry, taskoptions
-from bench.api import DataSource
-from bench.errors import RequestError
-from bench.forms.images import Look, Pixels, look, pixel_values
+from bench.core import registry, task_options
+from bench.core.errors import RequestError
+from bench.core.protocols import DataSource
+from bench.tasks.formulations.image_inputs import Look, Pixels, look, pixel_values
 from bench.tasks.images import ImageFolder, stratified
 from tests import zoo
 
@@ -33,8 +33,8 @@ def pictures(folder: Path, count: int = 5) -> Path:
 
 
 def opened(folder: Path, **given: str) -> ImageFolder:
-    found = taskoptions.changed(registry.task_entry(str(folder)).value, given)
-    return taskoptions.resolved(found, DataSource())  # type: ignore[return-value]
+    found = task_options.changed(registry.task_entry(str(folder)).value, given)
+    return task_options.resolved(found, DataSource())  # type: ignore[return-value]
 
 
 def test_digits_are_split_alike_in_every_class_and_never_differently() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import registry
-from bench.api import DataSource, Settles, Splits
+from bench.core import registry
+from bench.core.protocols import DataSource, GroupedPrediction, Splits
 from bench.tasks import superglue
 from tests.conftest import Bench
 
@@ -48,7 +48,7 @@ def test_copa_rows_are_choices_and_the_likelier_one_answers() -> None:
     rows = made(copa, superglue.copa(COPA, True))
     assert rows["label"] == [1, 0, 0, 1] and rows["group"] == [0, 0, 1, 1]
     assert rows["question"][2] == "He fell. What was the cause of this?" and rows["choice"][3] == "He slipped."
-    assert isinstance(copa, Settles)
+    assert isinstance(copa, GroupedPrediction)
     # both choices of the first look wrong, the second less so; of the other question the second looks right
     logits = np.array([[3.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 2.0]])
     predictions, references = copa.settle(logits, rows)

@@ -1,0 +1,1 @@
+"""Statistics, comparison of folders and the regression check: numbers in, numbers out, no printing."""

@@ -1,0 +1,87 @@
+"""What a person sees when a request cannot be carried out: what was wrong, the nearest match, what exists."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+# The kinds of wrong request. Scripts and tests compare these, not sentences; a name that does not exist has
+# ``unknown-`` with what it should have been (``unknown-method``, ``unknown-option``).
+Code = Literal[
+    "ambiguous",  # several readings: the request must choose one
+    "conflict",  # two parts of the request that exclude each other
+    "damaged",  # a file that should be one of ours, or of a known format, and cannot be read as such
+    "duplicate",  # one name defined twice
+    "exists",  # would overwrite what is there
+    "incomparable",  # runs or folders that cannot be compared
+    "invalid-data",  # rows, labels or texts that cannot be used
+    "invalid-value",  # a value of the wrong type or outside its range
+    "missing",  # something required was not given
+    "no-records",  # a folder without (finished) runs
+    "not-found",  # a file or folder that does not exist
+    "package-missing",  # an optional package that is not installed, or too old
+    "plugin",  # an error inside a plug-in
+    "too-large",  # more memory, disk or rows than there is, or than a limit allows
+    "unavailable",  # not on this machine and not to be fetched: Hub, network, device
+    "unsafe",  # needs a flag that permits it: remote code, pickled weights
+    "unsupported",  # a combination that cannot work: method and model, task and model, option and method
+]
+
+
+class Fault(str):
+    """One mistake in a request: complete sentences, with the code of its kind.
+
+    Attributes:
+        code: one of ``Code``, or ``unknown-NAME``.
+    """
+
+    code: str
+
+    def __new__(cls, text: str, code: str) -> "Fault":
+        fault = super().__new__(cls, text)
+        fault.code = code
+        return fault
+
+    def __reduce__(self) -> tuple[type["Fault"], tuple[str, str]]:
+        return Fault, (str(self), self.code)
+
+
+class RequestError(Exception):
+    """A request that was wrong; the command line prints every message with its code and exits with 2.
+
+    Args:
+        messages: one or more mistakes, each one or more complete sentences; a ``Fault`` keeps its own code.
+        code: of the messages that have none; ``plugin`` is for errors that a plug-in raises.
+    """
+
+    def __init__(self, messages: str | Sequence[str], code: Code = "plugin") -> None:
+        given = [messages] if isinstance(messages, str) else messages
+        self.messages = [one if isinstance(one, Fault) else Fault(one, code) for one in given]
+        super().__init__("\n".join(self.messages))
+
+    @property
+    def codes(self) -> list[str]:
+        """The kind of each message."""
+        return [message.code for message in self.messages]
+
+    def __reduce__(self) -> tuple[type["RequestError"], tuple[list[Fault]]]:
+        return RequestError, (self.messages,)
+
+
+def fault(text: str, code: Code) -> Fault:
+    """A mistake to be reported together with others."""
+    return Fault(text, code)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> Fault:
+    """Return the message for a name that does not exist: the nearest match first, then what there is.
+
+    Args:
+        kind: what the name should have been, such as ``option of lora``; its last word before "of" is in the code.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    there = ", ".join(names) if names else "none"
+    what = re.split(r" of | in |:", kind)[0].split()[-1]
+    return Fault(f"Unknown {kind} '{name}'.{hint} Known: {there}.", f"unknown-{what}")

@@ -1,0 +1,56 @@
+"""Write files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+from bench.core.errors import RequestError
+
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that a person named: a link's target, into a pipe or device, else whole or not at all.
+
+    Raises:
+        RequestError: when it is the record of a run, which nothing but a run may replace.
+        OSError: when it cannot be written.
+    """
+    if path.parent.name == "runs" and path.suffix == ".json" and _RUN_ID.fullmatch(path.stem):
+        raise RequestError(f"{path} is the record of a run; choose another file to write to.")
+    place = path.resolve() if path.is_symlink() else path
+    if place.exists() and not place.is_file() and not place.is_dir():
+        with place.open("wb") as file:
+            file.write(data)
+        return
+    write_atomically(place, data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file through a temporary one in its folder, so that it is there whole or as it was before.
+
+    Raises:
+        OSError: when the disk does not take it.
+    """
+    try:
+        _write_and_rename(path, data)
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise
+        _write_and_rename(path, data)  # another process swept the temporary file up: its clock is a day ahead
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there only when the disk, or Ctrl-C, stopped us half-way

@@ -1,0 +1,158 @@
+"""Turn the text of ``--set lora.rank=4`` into typed, checked values of a documented dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from bench.core.errors import RequestError, unknown
+from bench.core.protocols import Limits
+
+_NAMES = {bool: "true/false", str: "text", int: "int", float: "float"}
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a dataclass: its name, type, default and limits."""
+
+    name: str
+    type: Any
+    default: Any
+    limits: Limits
+
+    @property
+    def type_name(self) -> str:
+        """The type as a person would say it: int, float, true/false, text, list."""
+        if _is_tuple(self.type):
+            return "list"
+        inner, optional = _unwrap(self.type)
+        return _NAMES[inner] + (" or none" if optional else "")
+
+
+def options(cls: type) -> dict[str, Option]:
+    """The options of a dataclass in the order of its definition."""
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        if field.init:
+            limits = field.metadata.get("limits", Limits(""))
+            default = None if field.default is dataclasses.MISSING else field.default
+            found[field.name] = Option(field.name, hints[field.name], default, limits)
+    return found
+
+
+def check_types(cls: type) -> None:
+    """Raise TypeError for an option whose type no text can be turned into; says which there are."""
+    for option in options(cls).values():
+        inner = _element(option.type) if _is_tuple(option.type) else _unwrap(option.type)[0]
+        if inner not in _NAMES:
+            raise TypeError(
+                f"option {option.name} of {cls.__name__} is of a type that cannot be set ({option.type}): use bool, "
+                "str, int, float, one of them or None, or tuple[int, ...] and its like; a choice is a str with "
+                "bench.option(…, choices=(…))"
+            )
+
+
+def build(cls: type, given: Mapping[str, Any], where: str) -> Any:
+    """Make an instance of a dataclass from texts or values, checking every one.
+
+    Args:
+        cls: a dataclass whose fields are declared with ``bench.core.protocols.option``.
+        given: option name → text from the command line, or a value of the right type.
+        where: what the options belong to, for messages (``lora``, ``train``).
+
+    Raises:
+        RequestError: with one message per mistake: unknown names, texts that do not parse, values out of bounds.
+    """
+    known, values, wrong = options(cls), {}, []
+    for name, value in given.items():
+        if name not in known:
+            wrong.append(unknown(f"option of {where}", name, known))
+            continue
+        try:
+            values[name] = convert(known[name], value)
+        except ValueError as error:
+            wrong.append(f"{where}.{name}: {error}")
+    if wrong:
+        raise RequestError(wrong)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise RequestError(f"{where}: {error}") from error
+
+
+def convert(option: Option, value: Any) -> Any:
+    """Convert text or a value to the option's type and check its limits; ValueError says what is wrong."""
+    if _is_tuple(option.type):
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        element = _element(option.type)
+        parsed: Any = tuple(_scalar(element, part) for part in parts if str(part).strip())
+        if option.limits.choices:
+            for part in parsed:
+                _check_choice(part, option.limits.choices)
+        return parsed
+    inner, optional = _unwrap(option.type)
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none" and optional):
+        if not optional:
+            raise ValueError("needs a value")
+        return None
+    parsed = _scalar(inner, value)
+    limits = option.limits
+    if limits.choices:
+        _check_choice(parsed, limits.choices)
+    if isinstance(parsed, int | float) and not isinstance(parsed, bool):
+        if limits.low is not None and parsed < limits.low:
+            raise ValueError(f"is {value}, but must be at least {limits.low:g}")
+        if limits.high is not None and parsed > limits.high:
+            raise ValueError(f"is {value}, but must be at most {limits.high:g}")
+    return parsed
+
+
+def is_list(option: Option) -> bool:
+    """Whether commas in the option's text separate the items of one value."""
+    return _is_tuple(option.type)
+
+
+def _check_choice(value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(unknown("value", str(value), choices))
+
+
+def _scalar(kind: type, value: Any) -> Any:
+    text = str(value).strip()
+    if kind is bool:
+        if text.lower() not in _WORDS:
+            raise ValueError(f"'{text}' is neither true nor false")
+        return _WORDS[text.lower()]
+    if kind is str:
+        return text
+    try:
+        number = kind(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not {'a whole number' if kind is int else 'a number'}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"'{text}' is not finite")
+    return number
+
+
+def _is_tuple(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple
+
+
+def _element(kind: Any) -> Any:
+    """int of ``tuple[int, ...]``; tuple itself where its elements are not all of one type."""
+    inner = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    return inner[0] if len(set(inner)) == 1 else tuple
+
+
+def _unwrap(kind: Any) -> tuple[type, bool]:
+    """Split ``int | None`` into (int, True); a plain type into (type, False)."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        inner = [part for part in typing.get_args(kind) if part is not type(None)]
+        return inner[0], True
+    return kind, False

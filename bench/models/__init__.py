@@ -1,0 +1,1 @@
+"""Find, load, quantise, take apart and save a pretrained model."""

@@ -1,0 +1,264 @@
+"""Find a model by alias, local folder, GGUF file or Hub id, and say what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import RequestError, unknown
+from bench.models.aliases import ALIASES, Alias
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w./+-]*", re.ASCII)
+_WHOLE_BYTES = 512 * 2**20
+_SAMPLE_BYTES = 2**20
+_PICKLES = ("pytorch_model*.bin",)
+PINNED = "mirror.json"  # what a mirror knows of a model's origin
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is to be loaded, beyond its name; what is not the default is part of a run's identity.
+
+    Attributes:
+        quantize: ``int8`` or ``nf4`` for the frozen base, or None.
+        trust_remote_code: run the model repository's own Python code.
+        allow_pickle: read ``pytorch_model.bin`` where there are no safetensors (torch's ``weights_only`` reader).
+    """
+
+    quantize: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Loading:
+        """The options that a specification's ``model`` part holds."""
+        return cls(spec.get("quantize"), bool(spec.get("trust_remote_code")), bool(spec.get("allow_pickle")))
+
+    def changed(self) -> dict[str, Any]:
+        """What is not the default."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was found.
+
+    Attributes:
+        name: as the person asked for it, ``@revision`` included.
+        location: a folder or Hub id that transformers loads.
+        source: where it came from, without machine paths: ``package:…``, ``folder:…``, ``gguf:…``, ``mirror:…`` or
+            ``hub:…``.
+        revision: the Hub's commit, where it comes from the Hub.
+        fingerprint: 16 hex digits that change with its configuration, tokenizer or weights.
+        loading: how its weights are loaded.
+    """
+
+    name: str
+    location: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    loading: Loading = field(default_factory=Loading)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a run's specification keeps of it."""
+        facts = {name: getattr(self, name) for name in ("name", "source", "revision", "fingerprint")}
+        return {**facts, **self.loading.changed()}
+
+
+def resolve(name: str, loading: Loading | None = None, mirror: Path | None = None) -> ModelSource:
+    """Find a model by alias, local folder, GGUF file or Hub id; ``name@revision`` pins a commit, branch or tag.
+
+    An installed package is used before the mirror, and the mirror (``<mirror>/models/<owner>/<name>``) before the
+    Hub and its cache.
+
+    Raises:
+        RequestError: when there is none, or the Hub cannot be reached and its cache does not hold it.
+    """
+    loading = loading or Loading()
+    path = Path(name).expanduser()
+    if name not in ALIASES and path.exists():
+        return _local(name, path, loading)
+    plain, _, revision = name.partition("@")
+    if revision and Path(plain).expanduser().exists():
+        raise RequestError(f"Model '{name}': a local folder or file has no revisions.")
+    if "@" in name and not _REVISION.fullmatch(revision):
+        raise RequestError(f"Model '{name}': '{revision}' is not a revision: a commit, branch or tag of the Hub.")
+    alias = ALIASES.get(plain)
+    if alias is None and not HUB_ID.fullmatch(plain):
+        raise RequestError(
+            f"{unknown('model', plain, ALIASES)} Or give a local folder with config.json and *.safetensors, a .gguf "
+            "file, or a Hub id such as owner/name."
+        )
+    packaged = alias.packaged() if alias is not None and not revision else None
+    if alias is not None and packaged is not None:
+        return _from_package(name, alias, packaged, loading)
+    hub_id = plain if alias is None else alias.hub
+    if hub_id is None:
+        raise RequestError(
+            f"Model '{name}': {plain} is not on the Hub, so it has no revisions." if revision
+            else f"Model '{name}' is missing from this installation of tunebench; install it again."
+        )  # fmt: skip
+    mirrored = mirror / "models" / hub_id if mirror is not None else None
+    if mirrored is not None and (mirrored / "config.json").is_file():
+        return _from_mirror(name, hub_id, mirrored, revision, loading)
+    return _from_hub(name, hub_id, revision or None, loading)
+
+
+def alias_of(name: str) -> str:
+    """The alias of a Hub id, or of the place where its package or shipped files lie; any other name as it is."""
+    there = Path(name).expanduser()
+    place = there.resolve() if there.exists() else None
+    for alias, known in ALIASES.items():
+        packaged = known.packaged() if place is not None else None
+        if name == known.hub or (packaged is not None and packaged.resolve() == place):
+            return alias
+    return name
+
+
+def _local(name: str, path: Path, loading: Loading) -> ModelSource:
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise RequestError(f"Model file {name} is not a .gguf file. Give one, or a folder with config.json.")
+        return _from_gguf(name, path, f"gguf:{path.name}", loading)
+    if not (path / "config.json").is_file():
+        packed = sorted(path.glob("*.gguf"))
+        if len(packed) == 1:
+            return _from_gguf(name, packed[0], f"gguf:{packed[0].name}", loading)
+        if packed:
+            names = ", ".join(file.name for file in packed)
+            raise RequestError(f"Model folder {name} has {len(packed)} GGUF files ({names}): name the one to use.")
+        raise RequestError(f"Model folder {name} has no config.json (nor a .gguf file).")
+    _check_weights(f"Model folder {name}", path, loading)
+    return ModelSource(name, str(path.resolve()), f"folder:{path.resolve().name}", None, fingerprint(path), loading)
+
+
+def _check_weights(what: str, folder: Path, loading: Loading) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if not any(file for pattern in _PICKLES for file in folder.glob(pattern)):
+        raise RequestError(f"{what} has no *.safetensors weights.")
+    if not loading.allow_pickle:
+        raise RequestError(
+            f"{what} has no *.safetensors weights, only pickled ones, which can run code as they are read. If you "
+            "trust them, --allow-pickle reads them with torch's weights-only reader."
+        )
+
+
+def _from_package(name: str, alias: Alias, path: Path, loading: Loading) -> ModelSource:
+    source = f"package:{alias.distribution}"
+    if path.suffix == ".gguf":
+        return _from_gguf(name, path, source, loading)
+    return ModelSource(name, str(path), source, None, fingerprint(path), loading)
+
+
+def _from_gguf(name: str, path: Path, source: str, loading: Loading) -> ModelSource:
+    from bench.models import gguf
+
+    digest = hashlib.sha256()
+    _add(digest, path)
+    return ModelSource(
+        name, str(gguf.unpacked(path, digest.hexdigest()[:16])), source, None, digest.hexdigest()[:16], loading
+    )
+
+
+def _from_mirror(name: str, hub_id: str, folder: Path, revision: str, loading: Loading) -> ModelSource:
+    """A model that ``bench fetch`` brought, the same run as from the Hub: its commit identifies it."""
+    try:
+        pinned = json.loads((folder / PINNED).read_bytes())
+        commit, asked, sizes = str(pinned["revision"]), pinned["asked"], dict(pinned["bytes"])
+    except FileNotFoundError:  # put there by hand
+        if revision:
+            raise RequestError(
+                f"Model '{name}': the mirror's {folder} does not say which revision it is (no {PINNED}). Fetch it with "
+                "bench fetch, or name it without the revision."
+            ) from None
+        _check_weights(f"Model folder {folder}", folder, loading)
+        return ModelSource(name, str(folder), f"mirror:{hub_id}", None, fingerprint(folder), loading)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RequestError(f"{folder / PINNED} cannot be read: {error}. Fetch the model again.") from error
+    if revision and revision not in (commit, asked):
+        raise RequestError(
+            f"Model '{name}': the mirror has {hub_id} at {commit} (asked for as {asked}), not {revision}. Fetch that "
+            f"one: bench fetch --models {hub_id}@{revision} --to {folder.parents[2]}"
+        )
+    damaged = [file for file, size in sizes.items() if not _has(folder / file, size)]
+    if damaged:
+        raise RequestError(
+            f"Model '{name}': {folder / damaged[0]} is missing or cut off in the mirror; fetch it again."
+        )
+    _check_weights(f"Model folder {folder}", folder, loading)
+    return ModelSource(name, str(folder), f"mirror:{hub_id}", commit, identity(hub_id, commit), loading)
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _from_hub(name: str, hub_id: str, revision: str | None, loading: Loading) -> ModelSource:
+    from transformers import AutoConfig
+
+    from bench.data import hub
+
+    try:
+        with hub.no_retries_without_network():
+            config = AutoConfig.from_pretrained(
+                hub_id, revision=revision or "main", trust_remote_code=loading.trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise RequestError(_not_had(name, hub_id, revision, error)) from error
+    commit = getattr(config, "_commit_hash", None)
+    if commit is None:
+        raise RequestError(f"Model '{name}': neither the Hub nor its cache says which commit of {hub_id} this is.")
+    return ModelSource(name, hub_id, f"hub:{hub_id}", commit, identity(hub_id, commit), loading)
+
+
+def _not_had(name: str, hub_id: str, revision: str | None, error: BaseException) -> str:
+    from bench.data import hub
+
+    alias = ALIASES.get(name.partition("@")[0])
+    install = f"pip install 'tunebench[{alias.extra}]', " if alias and alias.extra else ""
+    told = hub.reason(hub_id, revision, error)
+    if told is None and "trust_remote_code" in str(error):
+        return (
+            f"Model '{name}': {hub_id} brings Python code of its own, which would run on this machine. If you have "
+            "read and trust it, add --trust-remote-code."
+        )
+    return (
+        f"Model '{name}' ({hub_id}) cannot be had from the Hub or its cache: {told or hub.first_line(error)}. "
+        f"Ways out: {install}a mirror filled by bench fetch (BENCH_DATA), a Hub cache named by HF_HOME, or --model "
+        "FOLDER with a local copy."
+    )
+
+
+def identity(hub_id: str, commit: str) -> str:
+    """The fingerprint of a repository's commit, which fixes every byte: the same from the Hub and from a mirror."""
+    return hashlib.sha256(f"{hub_id}@{commit}".encode()).hexdigest()[:16]
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash configuration, tokenizer and weights; files above 512 MiB by size and 64 samples of 1 MiB."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".json", ".txt", ".model", ".safetensors", ".bin") and path.is_file():
+            _add(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{path.name}:{size}\n".encode())
+    with path.open("rb") as file:
+        if size <= _WHOLE_BYTES:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+            return
+        for index in range(64):
+            file.seek(index * (size - _SAMPLE_BYTES) // 63)
+            digest.update(file.read(_SAMPLE_BYTES))

@@ -1,0 +1,86 @@
+"""Several tasks at once: methods against tasks, each cell the score and its distance to the task's best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.analysis.setups import Setup
+from bench.core import formatting
+from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace
+from bench.report.html.escape import plot
+
+_MOST_ROWS = 24  # with more labels than this, a method is shown by its best configuration per task
+
+
+def charts(found: Sequence[Scene]) -> list[Chart]:
+    """One heatmap for every model that ran on at least two tasks."""
+    by_model: dict[str, dict[str, list[Setup]]] = {}
+    for scene in found:
+        scored = [setup for setup in scene.setups if setup.score is not None]
+        if scored:
+            by_model.setdefault(scene.model, {})[scene.task] = scored
+    return [_chart(model, tasks) for model, tasks in by_model.items() if len(tasks) > 1]
+
+
+def _chart(model: str, tasks: Mapping[str, Sequence[Setup]]) -> Chart:
+    labels = dict.fromkeys(setup.label for found in tasks.values() for setup in found)
+    whole = len(labels) <= _MOST_ROWS
+    cells: dict[str, dict[str, Setup]] = {}
+    for task, found in tasks.items():
+        for setup in found:  # best first
+            cells.setdefault(setup.label if whole else setup.method, {}).setdefault(task, setup)
+    best = {task: found[0] for task, found in tasks.items()}
+    rows = sorted(cells, key=lambda row: _mean_loss(cells[row], best))
+    note = "Score in the cell; colour says how far below the task's best it is. Least loss on average first."
+    note += "" if whole else " Each method by its best configuration per task."
+    trace: Trace = {
+        "type": "heatmap",
+        "x": list(range(len(tasks))),
+        "y": list(range(len(rows))),
+        "z": [[_loss(cells[row].get(task), best[task]) for task in tasks] for row in rows],
+        "text": [[_written(cells[row].get(task)) for task in tasks] for row in rows],
+        "texttemplate": "%{text}",
+        "hoverinfo": "skip",
+        "showscale": False,
+        "zmin": 0,
+        "xgap": 2,
+        "ygap": 2,
+        "meta": {"ink": "heat"},
+    }
+    layout: dict[str, Any] = {
+        "height": 110 + 32 * len(rows),
+        "xaxis": {
+            "tickvals": list(range(len(tasks))),
+            "ticktext": [plot(task, LONGEST_LABEL) for task in tasks],
+            "side": "top",
+            "showgrid": False,
+        },
+        "yaxis": {
+            "tickvals": list(range(len(rows))),
+            "ticktext": [plot(row, LONGEST_LABEL) for row in rows],
+            "range": [len(rows) - 0.5, -0.5],
+            "automargin": True,
+            "showgrid": False,
+        },
+    }
+    return Chart("heatmap", f"Methods and tasks on {plot(model)}", note, [trace], layout, wide=True)
+
+
+def _loss(setup: Setup | None, best: Setup) -> float | None:
+    """How far a score is below the task's best, as a share of that best; 0 is the best."""
+    if setup is None or setup.score is None or best.score is None:
+        return None
+    return abs(setup.score - best.score) / (abs(best.score) or 1.0)
+
+
+def _mean_loss(row: Mapping[str, Setup], best: Mapping[str, Setup]) -> tuple[int, float]:
+    """Rows with all tasks come first, then by their mean loss."""
+    losses = [loss for task, setup in row.items() if (loss := _loss(setup, best[task])) is not None]
+    return len(best) - len(losses), sum(losses) / max(1, len(losses))
+
+
+def _written(setup: Setup | None) -> str:
+    if setup is None:
+        return ""
+    return plot(formatting.score(setup.first["main_score"], setup.score).removesuffix(" %"))

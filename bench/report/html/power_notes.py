@@ -1,0 +1,38 @@
+"""What it would take to tell apart what is tied with the best, in sentences."""
+
+from __future__ import annotations
+
+from bench.analysis.configurations import Group, Pair
+from bench.core import formatting
+
+_MOST = 5
+
+
+def sentences(group: Group) -> list[str]:
+    """One sentence for each of the first ties with the best that were compared; plain text."""
+    best = next((one.label for one in group.configurations if one.runs), "")
+    ties = [pair for pair in group.pairs if best in (pair.first, pair.second) and pair.settling and pair.comparison]
+    return [sentence(pair, group) for pair in ties[:_MOST]]
+
+
+def sentence(pair: Pair, group: Group) -> str:
+    """What it would take to tell a tied pair apart.
+
+    Raises:
+        ValueError: when the pair is settled or was not compared.
+    """
+    found, settling = pair.comparison, pair.settling
+    if found is None or settling is None:
+        raise ValueError("a pair that is settled, or was not compared, has nothing to settle")
+    seen = f"{pair.first} and {pair.second} differ by {formatting.gap(group.score, found.difference)}"
+    if settling.detectable is None:
+        return f"{seen}: they never disagreed."
+    shows = f"this comparison finds {formatting.gap(group.score, settling.detectable)} four times in five"
+    ways = [
+        f"{number:,} {what}"
+        for number, what in ((settling.seeds, "seeds"), (settling.examples, "examples"))
+        if number is not None
+    ]
+    if ways:
+        return f"{seen}; {shows}. To find a difference as small as the one seen takes {' or '.join(ways)} in all."
+    return f"{seen}; {shows}. Neither more seeds nor more examples alone would find one as small as the one seen."

@@ -1,0 +1,1 @@
+"""What the commands print: tables of results, plans, comparisons, checks and statistics."""

@@ -1,0 +1,312 @@
+"""The comparison as a data frame and as a table in the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.core import formatting
+from bench.store.labels import groups, labels, mixed, model_title, of_another_version, ranked, tuned
+from bench.store.record import SPLIT, Record, failed_checks, had_concurrent_runs, main_value, scored, without_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from bench.analysis.analysis import Analysis
+    from bench.analysis.configurations import Configuration, Group
+
+# Column of the frame → where it stands in the record; units are in the names.
+_MEASURES = {
+    "trainable": ("parameters", "trainable"),
+    "total": ("parameters", "total"),
+    "trainable_percent": ("parameters", "trainable_percent"),
+    "checkpoint_bytes": ("parameters", "checkpoint_bytes"),
+    "train_peak_bytes": ("memory", "train_peak_bytes"),
+    **{f"{part}_bytes": ("memory", "train_peak", part) for part in SPLIT},
+    "reserved_peak_bytes": ("memory", "reserved_peak_bytes"),
+    "inference_peak_bytes": ("memory", "inference_peak_bytes"),
+    "train_samples_per_second": ("speed", "train_samples_per_second"),
+    "train_tokens_per_second": ("speed", "train_tokens_per_second"),
+    "inference_samples_per_second": ("speed", "inference_samples_per_second"),
+    "inference_latency_ms": ("speed", "inference_latency_ms"),
+    "merged_inference_samples_per_second": ("speed", "merged_inference_samples_per_second"),
+    "merged_inference_latency_ms": ("speed", "merged_inference_latency_ms"),
+    "train_seconds": ("speed", "train_seconds"),
+    "eval_seconds": ("speed", "eval_seconds"),
+    "total_seconds": ("speed", "total_seconds"),
+    "steps": ("spec", "train", "steps"),
+    "lr": ("spec", "train", "lr"),
+}
+_COUNTS = ("trainable", "total", "steps")
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row per run: by task and model, best score first in its direction, unscored runs last.
+
+    Columns, in this order (what was not measured is missing, NaN or NA):
+
+    - ``label``, ``method``, ``task``, ``model``, ``seed``, ``status``
+    - ``score`` (the value to rank by), ``score_name``, ``stderr``, and every score as ``score.<name>``
+    - ``trainable``, ``total`` (parameters), ``trainable_percent``, ``checkpoint_bytes``
+    - ``train_peak_bytes`` and its split ``weights_bytes``, ``gradients_bytes``, ``optimizer_bytes``,
+      ``activations_bytes``, ``other_bytes``; ``reserved_peak_bytes``, ``inference_peak_bytes``
+    - ``train_samples_per_second``, ``train_tokens_per_second``, ``inference_samples_per_second``,
+      ``inference_latency_ms``, the same two ``merged_…`` (weights folded into the base), ``train_seconds``,
+      ``eval_seconds``, ``total_seconds``, ``steps``, ``lr``
+    - ``checks_failed`` (text, empty when none did), ``run_id``, and every hyper-parameter as ``method.<option>``
+    """
+    import pandas as pd
+
+    names = labels(records)
+    ordered = [record for members in groups(records).values() for record in ranked(members)]
+    scores = sorted({name for record in ordered for name in record["scores"]})
+    hyper = sorted({name for record in ordered for name in record["spec"]["method"]} - {"name"})
+    columns: dict[str, list[Any]] = {
+        "label": [names[record["run_id"]] for record in ordered],
+        "method": [record["spec"]["method"]["name"] for record in ordered],
+        "task": [record["spec"]["task"]["name"] for record in ordered],
+        "model": [model_title(record["spec"]["model"]) for record in ordered],
+        "seed": [record["spec"]["seed"] for record in ordered],
+        "status": [record["status"] for record in ordered],
+        "score": [main_value(record) for record in ordered],
+        "score_name": [record["main_score"] for record in ordered],
+        "stderr": [record["stderr"] for record in ordered],
+        **{f"score.{name}": [record["scores"].get(name) for record in ordered] for name in scores},
+        **{name: [_at(record, path) for record in ordered] for name, path in _MEASURES.items()},
+        "checks_failed": [
+            "; ".join(f"{name}: {why}" for name, why in failed_checks(record).items()) for record in ordered
+        ],
+        "run_id": [record["run_id"] for record in ordered],
+        **{f"method.{name}": [record["spec"]["method"].get(name) for record in ordered] for name in hyper},
+    }
+    whole = {name for name in _MEASURES if name in _COUNTS or name.endswith("_bytes")}
+    numbers = {"score", "stderr", *(f"score.{name}" for name in scores), *_MEASURES} - whole
+    whole |= {f"method.{name}" for name in hyper if _whole(columns[f"method.{name}"])}
+    made = {
+        name: pd.Series(values, dtype="Int64" if name in whole else "float64" if name in numbers else None)
+        for name, values in columns.items()
+    }
+    return pd.DataFrame(made)
+
+
+def _whole(values: Sequence[Any]) -> bool:
+    return all(value is None or (isinstance(value, int) and not isinstance(value, bool)) for value in values)
+
+
+def _at(record: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = record
+    for name in path:
+        value = value[name]
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A column of the terminal table: up to three header lines, and how a configuration fills a cell."""
+
+    head: str
+    cell: Callable[[Configuration], str]
+    rank: int = 0  # 0 is always shown; where the width does not do, the highest rank goes first
+
+
+def _measured(head: str, write: Callable[[Record], str], rank: int = 0) -> _Column:
+    return _Column(head, lambda row: write(row.record), rank)
+
+
+def _speed(head: str, name: str, rank: int) -> _Column:
+    def cell(record: Record) -> str:
+        value = record["speed"][name]
+        mark = "*" if value is not None and had_concurrent_runs(record) else ""
+        return formatting.significant(value) + mark
+
+    return _measured(head, cell, rank)
+
+
+_COLUMNS = (
+    _measured("peak\nmemory\nMB", lambda record: formatting.megabytes(record["memory"]["train_peak_bytes"])),
+    _measured("minus\nweights\nMB", lambda record: formatting.megabytes(without_weights(record))),
+    _measured("trained\nparams", lambda record: formatting.count(record["parameters"]["trainable"])),
+    _measured("of all\n%", lambda record: formatting.percent(record["parameters"]["trainable_percent"]).rstrip(" %")),
+    _speed("train\nsamples\nper s", "train_samples_per_second", 1),
+    _speed("infer\nsamples\nper s", "inference_samples_per_second", 3),
+    _speed("infer\nlatency\nms", "inference_latency_ms", 4),
+    _speed("merged\nsamples\nper s", "merged_inference_samples_per_second", 7),
+    _speed("merged\nlatency\nms", "merged_inference_latency_ms", 8),
+    _measured("check-\npoint", lambda record: formatting.size(record["parameters"]["checkpoint_bytes"]), 5),
+    _speed("train\ntime\ns", "train_seconds", 2),
+    _measured("checks", lambda record: _checks(record), 6),
+)
+COMPANY = "* measured in company: other runs were at work on this machine, so speeds are lower than alone."
+_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
+
+
+def render(records: Sequence[Record], console: Console, analysis: Analysis | None = None) -> None:
+    """Print one table per task and model, best score first: a row for each configuration, its seeds together.
+
+    Below it stands what its intervals cover and what casts doubt on a score. On a narrow console the columns of least
+    weight are left out and named; score, memory and parameters stay.
+
+    Args:
+        records: also those of failed runs.
+        analysis: of these records; without it, runs are not paired and there are no groups.
+    """
+    from rich.text import Text
+
+    from bench.analysis.analysis import analyse
+
+    if not records:
+        console.print("No runs yet.")
+        return
+    names = labels(records)
+    members = groups(records)
+    for group in (analysis or analyse(records, None)).groups:
+        alpha = analysis.alpha if analysis else 0.05
+        columns, hidden, least = _choose(group, alpha, console.width)
+        table = _table(group, columns)
+        console.print(Text(f"\n{formatting.clean(group.task)} on {formatting.clean(group.model)}", style="bold"))
+        if least > console.width:  # even score, memory and parameters do not fit: then lines wrap whole
+            table.width = least
+        console.print(table, crop=False, no_wrap=True, overflow="ignore")
+        rows = {row.label: row for row in group.configurations}
+        there = [run for run in members[(group.task, group.model)] if rows[names[run["run_id"]]].shows(run)]
+        for line in doubts(there, names):
+            console.print(Text(line, style="yellow"))
+        for line in meanings(there, group, alpha):
+            console.print(Text(line, style="dim"))
+        if hidden:
+            console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))
+
+
+def meanings(records: Sequence[Record], group: Group, alpha: float) -> list[str]:
+    """What one must know to read a group's table, in sentences: how values were chosen, speeds taken, ± and letters."""
+    company = [COMPANY] if any(had_concurrent_runs(record) for record in records) else []
+    return [*filter(None, [tuned(records)]), *company, *covered(group, alpha)]
+
+
+def covered(group: Group, alpha: float) -> list[str]:
+    """What a group's intervals and letters mean, in sentences."""
+    from bench.analysis import configurations
+
+    said = {
+        configurations.BOTH: "other seeds and other examples of this kind",
+        configurations.EXAMPLES: "other examples of this kind, for the one model that was trained: one seed, so how "
+        "much seeds vary is not in it",
+        configurations.SEEDS: "other seeds on the same examples",
+    }
+    found = list(dict.fromkeys(c.covers for c in group.configurations if c.covers))
+    lines = []
+    if found:
+        start = f"± is half a {100 * (1 - alpha):g} % interval"
+        parts = [said[cover] for cover in found]
+        lines.append(f"{start}; it covers {parts[0]}" + (f" ({found[0]}), or {parts[1]}" if parts[1:] else "") + ".")
+    if any(c.group for c in group.configurations):
+        lines.append("Methods that share a letter cannot be told apart (pairs: bench stats).")
+    return lines
+
+
+def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list[str], int]:
+    """Choose a group's columns for a width; also the headers of those left out, and the width they need."""
+    head = formatting.clean(group.score or "score")
+    unit = ("% " if formatting.is_share(head) else "") + ("↑" if group.higher_is_better else "↓")
+    columns = [_Column(f"{head}\n{unit}", lambda row: _score(row, alpha))]
+    rows = group.configurations
+    if any(row.group for row in rows):
+        columns.append(_Column("group", lambda row: row.group or formatting.DASH))
+    if any(len(row.runs) + row.lost > 1 for row in rows):
+        columns.insert(0, _Column("seeds", _seeds))
+    columns += _COLUMNS
+    label = min(_LABEL_LEAST, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
+    hidden: list[str] = []
+    while (least := label + sum(_width(column, rows) + 2 for column in columns)) > width:
+        last = max(columns, key=lambda column: column.rank)
+        if last.rank == 0:
+            break
+        columns.remove(last)
+        hidden.insert(0, last.head.replace("-\n", "").replace("\n", " "))
+    return columns, hidden, least
+
+
+def _table(group: Group, columns: Sequence[_Column]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    def head(text: str) -> Text:
+        return Text("\n" * (2 - text.count("\n")) + text)
+
+    rows = group.configurations
+    label = min(_LABEL_LEAST, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column(head("method"), overflow="fold", min_width=label)
+    for column in columns:
+        table.add_column(head(column.head), justify="right", no_wrap=True, min_width=_width(column, rows))
+    for row in rows:
+        table.add_row(*_cells(row, columns))
+    return table
+
+
+def _width(column: _Column, rows: Sequence[Configuration]) -> int:
+    cells = [column.cell(row) for row in rows]
+    return max(len(line) for text in (column.head, *cells) for line in text.split("\n"))
+
+
+def _cells(row: Configuration, columns: Sequence[_Column]) -> list[Text]:
+    """A row's cells; Text throughout, because names and errors may hold what rich would read as markup."""
+    from rich.text import Text
+
+    doubtful = "" if row.runs else "red"
+    cells = [Text(formatting.clean(row.label), style=doubtful)]
+    for column in columns:
+        text = column.cell(row)
+        style = "yellow" if text.endswith("!") else doubtful
+        cells.append(Text(text, style=style))
+    return cells
+
+
+def _score(row: Configuration, alpha: float) -> str:
+    record = row.record
+    if row.estimate is None:
+        return str(record["status"]) if record["status"] != "ok" else formatting.DASH
+    text = formatting.score(record["main_score"], row.estimate.mean, row.half(alpha)).removesuffix(" %")
+    return text + (" !" if failed_checks(record) else "  ")
+
+
+def _seeds(row: Configuration) -> str:
+    total = len(row.runs) + row.lost
+    return f"{len(row.runs)} of {total}" if row.lost else str(total)
+
+
+def _checks(record: Record) -> str:
+    if not record["checks"]:
+        return formatting.DASH
+    failed = len(failed_checks(record))
+    passed = sum(result == "pass" for result in record["checks"].values())
+    return f"{failed} fail !" if failed else f"{passed} pass"
+
+
+def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
+    """What casts doubt on a table, a sentence each: failed checks, runs without a score, data or weights that differ.
+
+    Args:
+        ordered: the records of one task and model.
+        names: their labels, by run id.
+    """
+    found: dict[str, list[str]] = {}
+    for record in ordered:
+        who = f"{names[record['run_id']]} (seed {record['spec']['seed']})"
+        for name, why in failed_checks(record).items():
+            found.setdefault(f"check failed, {name}: {formatting.first_line(why)}", []).append(who)
+        if not scored(record):
+            reason = formatting.first_line(record["error"]) or "no reason was recorded"
+            said = "its main score is no number" if record["status"] == "ok" else f"{record['status']}: {reason}"
+            found.setdefault(said, []).append(who)
+    lines = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
+    for what, prints in mixed(ordered).items():
+        lines.append(f"! rows mix {len(prints)} versions of the {what} ({', '.join(prints)}) and do not compare")
+    if (version := of_another_version(ordered)) is not None:
+        lines.append(f"! {version}")
+    return [formatting.clean(line) for line in lines]

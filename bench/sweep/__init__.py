@@ -1,0 +1,1 @@
+"""From a request to runs: grid, tuning, scheduling, executors."""

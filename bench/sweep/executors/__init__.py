@@ -1,0 +1,1 @@
+"""Where runs are carried out: local worker processes, Ray, Slurm."""

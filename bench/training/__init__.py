@@ -1,0 +1,1 @@
+"""One run: prepare, measure, train, evaluate, verify; and the meters that it reads."""

@@ -1,0 +1,93 @@
+"""Did the method do what it claims? Each check answers ``pass``, ``fail: why`` or ``skip: why``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.models.backbone import trainable
+from bench.store.record import PASS
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of each tensor's bytes."""
+    return {name: hashlib.sha256(_bytes(tensor)).hexdigest() for name, tensor in tensors.items()}
+
+
+def _bytes(tensor: Tensor) -> Any:
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).cpu().numpy()
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """One SHA-256 over named tensors, in name order."""
+    whole = hashlib.sha256()
+    for name, value in sorted(digests(tensors).items()):
+        whole.update(f"{name}:{value}\n".encode())
+    return whole.hexdigest()
+
+
+def frozen(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are not trained, by name."""
+    return {name: value for name, value in module.named_parameters() if not value.requires_grad}
+
+
+def frozen_unchanged(declared: frozenset[str], before: Mapping[str, str], module: nn.Module) -> str:
+    """Only the parameters that were trainable at the start may have moved.
+
+    Args:
+        declared: names of the trainable parameters before training.
+        before: digests of the frozen ones before training.
+    """
+    extra = sorted(set(trainable(module)) - declared)
+    if extra:
+        return f"fail: became trainable during training: {_some(extra)}"
+    after = digests({name: value for name, value in module.named_parameters() if name in before})
+    moved = sorted(name for name in before if after.get(name) != before[name])
+    return f"fail: frozen parameters changed: {_some(moved)}" if moved else PASS
+
+
+def trained_differs(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> str:
+    """The trained module must not answer exactly as the untrained one did (logits of the same rows)."""
+    return "fail: outputs are identical to the untrained model's" if np.array_equal(before, after) else PASS
+
+
+def reload_reproduces(expected: np.ndarray[Any, Any], reloaded: np.ndarray[Any, Any], tolerance: float) -> str:
+    """Saved and loaded into a fresh base model, the tuned weights must give the same logits."""
+    gap = float(np.max(np.abs(expected - reloaded)))
+    return PASS if gap <= tolerance else f"fail: logits differ by up to {gap:.3g} after save and load"
+
+
+def merge_equivalent(unmerged: np.ndarray[Any, Any], merged: np.ndarray[Any, Any], tolerance: float) -> str:
+    """Merged into the base weights, the tuned model must give the same logits."""
+    gap = float(np.max(np.abs(unmerged - merged)))
+    scale = max(1.0, float(np.max(np.abs(unmerged))))
+    return PASS if gap <= tolerance * scale else f"fail: logits differ by up to {gap:.3g} after merging"
+
+
+def count_matches(counted: int, expected: int | None) -> str:
+    """The number of trainable parameters must equal the method's own formula."""
+    if expected is None:
+        return "skip: the method states no formula"
+    return PASS if counted == expected else f"fail: {counted:,} trainable parameters, the formula gives {expected:,}"
+
+
+def seeds_differ(trained_sha256: str | None, others: Mapping[int, str | None]) -> str:
+    """Runs that differ in nothing but the seed must end in different weights.
+
+    Args:
+        others: seed → digest of the trained weights of the runs that are there.
+    """
+    if trained_sha256 is None or not others:
+        return "skip: no other seed of this run is there"
+    same = sorted(seed for seed, sha in others.items() if sha == trained_sha256)
+    return f"fail: the trained weights equal those of seed {same[0]}" if same else PASS
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,1 @@
+"""Runs that are trained together over one frozen backbone, and the features that they share."""

@@ -1,0 +1,68 @@
+"""Greedy generation in batches, until the end-of-text token or a number of new tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from bench.models.inference import Engine
+from bench.tasks.formulations.prompt_batches import Pairs
+
+
+def config(module: Any, tokenizer: Any, new_tokens: int) -> Any:
+    """Plain greedy decoding, whatever the checkpoint's own habits of sampling are; its special tokens are kept."""
+    from transformers import GenerationConfig
+
+    own = getattr(module, "generation_config", None)
+    ends = [getattr(own, "eos_token_id", None), tokenizer.eos_token_id]
+    known = {token for end in ends for token in (end if isinstance(end, list) else [end]) if token is not None}
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=sorted(known) or None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+    )
+
+
+def check(module: nn.Module, name: str) -> None:
+    """Raise ValueError where a method's module cannot generate."""
+    if not callable(getattr(module, "generate", None)):
+        raise ValueError(
+            f"{name}: its module has no generate(), which a task that is scored by generated text needs: return the "
+            "transformers model from attach, or choose a task with classes"
+        )
+
+
+def texts(
+    engine: Engine, module: Any, data: Pairs, tokenizer: Any, setting: Any, batch_size: int
+) -> tuple[list[str], float]:
+    """The text that the model writes after each row's prompt, stripped of special tokens and outer blanks.
+
+    Args:
+        setting: of ``config``.
+
+    Returns:
+        One text a row, and the seconds it took.
+    """
+
+    def act(rows: list[int]) -> list[str]:
+        batch = engine.moved(data.asked(rows, engine.padding))
+        ids = module.generate(**batch, generation_config=setting)
+        if data.start is None:
+            ids = ids[:, batch["input_ids"].shape[1] :]
+        decoded: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in decoded]
+
+    parts, order, seconds = engine.over(module, data.prompts.lengths, batch_size, act)
+    found: Any = np.empty(len(data), dtype=object)
+    found[order] = [text for part in parts for text in part]
+    return found.tolist(), seconds

@@ -1,0 +1,72 @@
+"""A task in a TOML file, ``--task mytask.toml``: where the rows are, and what no guess can know.
+
+The keys are ``data`` and the options of ``--set task.…``; paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from bench.core import options, task_options
+from bench.core.errors import RequestError, unknown
+from bench.core.protocols import Task
+from bench.core.registry import register_opener
+from bench.data import custom_splits
+from bench.tasks.custom import OwnTask
+
+
+def open_task(name: str) -> Task | None:
+    """The task of a TOML file; None for other names.
+
+    Raises:
+        RequestError: with everything that is wrong in the file.
+    """
+    if not name.lower().endswith(".toml"):
+        return None
+    path = Path(name).expanduser()
+    found = _read(path)
+    data = found.pop("data", None)
+    empty = OwnTask(name=name, dataset="", help=f"your own data, {name}")
+    known = task_options.declared(empty)
+    wrong = [fault for key, value in found.items() if (fault := _fault(known, key, value))]
+    if not isinstance(data, str):
+        wrong.append('say where the rows are: data = "reviews.csv", or "hub:owner/name:config".')
+    if wrong or not isinstance(data, str):
+        raise RequestError([f"Task file {name}: {fault}" for fault in wrong])
+    where = data if data.startswith(custom_splits.HUB) else str(path.parent / Path(data).expanduser())
+    given = {key: _value(known[key], value) for key, value in found.items()}
+    return task_options.changed(dataclasses.replace(empty, dataset=where), given)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"Task file {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"Task file {path} is not valid TOML: {error}.") from error
+
+
+def _fault(known: dict[str, options.Option], key: str, value: Any) -> str | None:
+    if key not in known:
+        return unknown("key", key, {*known, "data"})
+    if isinstance(value, dict):
+        return f"{key} is one value or a list, not a table."
+    if isinstance(value, list) and not options.is_list(known[key]):
+        return f"{key} is one value, not a list."
+    try:
+        options.convert(known[key], _value(known[key], value))
+    except ValueError as error:
+        return f"{key}: {error}"
+    return None
+
+
+def _value(option: options.Option, value: Any) -> Any:
+    """A text in the place of a list is its one item, commas and all."""
+    return [value] if options.is_list(option) and not isinstance(value, list) else value
+
+
+register_opener(open_task)
