@@ -1,4 +1,4 @@
-"""The tiny files that tasks/DATA.md talks of."""
+"""The tiny files that docs/your-own-data.md uses."""
 
 from __future__ import annotations
 

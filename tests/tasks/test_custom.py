@@ -25,7 +25,7 @@ from tests import writers, zoo
 from tests.conftest import Bench
 from tests.tasks.custom_files import write_all, write_csv
 
-PAGE = Path(__file__).parents[2] / "tasks" / "DATA.md"
+PAGE = Path(__file__).parents[2] / "docs" / "your-own-data.md"
 
 
 @pytest.fixture(autouse=True)

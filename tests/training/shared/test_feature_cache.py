@@ -34,7 +34,7 @@ from bench.training.shared.feature_store import FeatureStore, Shape, prune
 from tests import tiny, zoo
 from tests.conftest import Bench
 
-# Padding to another length changes the last bits of fp32 sums on a CPU: README states these bounds.
+# Padding to another length changes the last bits of fp32 sums on a CPU: docs/sweeps-and-tuning.md states the bound.
 RTOL, ATOL = 1e-4, 1e-5
 ONE_TRUNK = [(family, kind) for family, kinds in zoo.KINDS.items() for kind in kinds if family not in ("t5", "bart")]
 HEADS = [
