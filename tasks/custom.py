@@ -104,7 +104,7 @@ class OwnTask(TextTask):
     # -- rows -----------------------------------------------------------------------------------------------
 
     def load(self, source: DataSource) -> Splits:
-        """The rows to learn from and those to score, labels as class indices or numbers.
+        """The training and evaluation rows, labels as class indices or numbers.
 
         Raises:
             RequestError: with every fault of the rows.
@@ -217,7 +217,7 @@ class OwnTask(TextTask):
         return self.text if len(np.unique(texts)) < len(texts) else None
 
     def _held_out(self, part: Part) -> tuple[Part, Part]:
-        """Rows to learn from and rows to score, of one split; equal texts and groups stay together."""
+        """Training and evaluation rows of one split; equal texts and groups stay together."""
         rows = part.rows if part.rows is not None else np.arange(part.table.num_rows)
         if len(rows) < _LEAST:
             raise RequestError(

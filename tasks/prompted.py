@@ -65,7 +65,7 @@ class Rows:
         """Fetch and check both splits; without a split to score, seeded rows are held out of train.
 
         Raises:
-            RequestError: when a split cannot be had or lacks a column.
+            RequestError: when a split is not available or lacks a column.
         """
         scored = self.scored_split or self.source.scored_split
         train = self._train(source)
@@ -91,7 +91,7 @@ class Rows:
         )
 
     def _train(self, source: DataSource) -> Loaded:
-        """The split to learn from; where it cannot be had, the message says how to learn from another."""
+        """The split to learn from; where it is not available, the message names another."""
         try:
             return self.read(source, self.train_split or self.source.train_split)
         except RequestError as error:

@@ -91,7 +91,7 @@ class TextTask:
         """Fetch the splits and check them; the columns of the data set are kept as they are.
 
         Raises:
-            RequestError: when a split cannot be had, or with one message for everything that is wrong in it.
+            RequestError: when a split is not available, or with one message for everything that is wrong in it.
         """
         others = dict(self.other_splits)
         parts = {

@@ -16,7 +16,8 @@ from bench.analysis import gate_measures
 from bench.analysis.seed_spread import Spread, limit, spreads
 from bench.core.errors import RequestError
 from bench.store.matching import Setup, match, model_name
-from bench.store.record import Record, faults_by
+from bench.store.record import Record
+from bench.store.validation import problems
 
 VERSION = 1
 ALARM_RATE = 0.005  # chance that a check of unchanged code fails on any score or speed at all
@@ -238,7 +239,7 @@ def read(path: Path) -> Baseline:
             f"{how}",
             code="damaged",
         )
-    faults = faults_by(found, schema(), "baseline") or _unlike(found)
+    faults = problems(found, schema, "baseline") or _unlike(found)
     if faults:
         raise RequestError([f"--baseline: {path}: {fault}." for fault in faults[:8]], code="invalid-value")
     return found

@@ -41,7 +41,7 @@ class Configuration:
         estimate: of the main score; None where no run has one.
         covers: what its interval covers: BOTH (new seeds, new examples), EXAMPLES (new examples for the one trained
             model), SEEDS (new seeds, the same examples: the score has no standard error), or None without an interval.
-        group: letters; configurations that share one cannot be told apart.
+        group: letters; configurations that share one do not differ significantly.
         samples, references: by seed, and what they were scored against, where predictions could be read; else
             ``unpaired`` says why not.
     """
@@ -208,7 +208,7 @@ class Group:
     notes: tuple[str, ...]
 
     def tied(self, label: str) -> list[str]:
-        """The configurations that were compared with this one and not told apart from it, best first."""
+        """The configurations that were compared with this one and do not differ significantly from it, best first."""
         return [
             pair.second if pair.first == label else pair.first
             for pair in self.pairs

@@ -1,4 +1,4 @@
-"""Many comparisons at once: Holm's correction, and groups of methods that cannot be told apart."""
+"""Many comparisons at once: Holm's correction, and groups of methods that do not differ significantly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
 
 
 def all_compared(names: Sequence[str], compared: Collection[tuple[str, str]]) -> list[str]:
-    """The names that may have letters: a set of which every two were compared, for a letter says "not told apart".
+    """The names that may share letters: a set of which every two were compared.
 
     One after the other is left out that was compared with the fewest of the rest, the worst of them first.
 
@@ -61,7 +61,7 @@ def letters(names: Sequence[str], different: Collection[tuple[str, str]]) -> dic
 
     Args:
         names: best first; the first group with a better member gets the earlier letter.
-        different: pairs that were told apart, in either order.
+        different: pairs that differ significantly, in either order.
     """
     place = {name: index for index, name in enumerate(names)}
     apart = {index: {index} for index in range(len(names))}

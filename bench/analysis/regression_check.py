@@ -45,7 +45,7 @@ class Finding:
 
     @property
     def failed(self) -> bool:
-        """Whether the gate fails on it."""
+        """Whether the check fails on it."""
         return self.verdict in FAILURES
 
 
@@ -58,7 +58,7 @@ class Result:
 
     @property
     def failures(self) -> list[Finding]:
-        """The findings on which the gate fails."""
+        """The findings on which the check fails."""
         return [finding for finding in self.findings if finding.failed]
 
 

@@ -21,7 +21,7 @@ class Setup:
     Attributes:
         margin: half of the score's 95 % interval over seeds and examples; None where it cannot be told.
         covers: what the interval is over: seeds, examples, or both.
-        group: letters of the rank groups it belongs to: configurations that share one cannot be told apart.
+        group: letters of the rank groups it belongs to: configurations that share one do not differ significantly.
     """
 
     label: str

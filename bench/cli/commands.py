@@ -8,8 +8,8 @@ import sys
 
 from rich.console import Console
 
-from bench.cli.run_request import split
 from bench.core.errors import RequestError
+from bench.core.options import comma_list
 from bench.data.mirror import usual_mirror
 
 
@@ -66,7 +66,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     from bench.core import registry
     from bench.core.quiet import quiet
 
-    tasks, names = split(arguments.tasks), split(arguments.models)
+    tasks, names = comma_list(arguments.tasks), comma_list(arguments.models)
     if not tasks and not names:
         raise RequestError("Say what to fetch: --tasks glue/sst2,glue/rte, --models minilm, or both.", code="missing")
     registry.load(arguments.plugin)
@@ -80,7 +80,7 @@ def fetch(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """``bench status``: how far the sweep on a folder is."""
+    """``bench status``: progress of a sweep."""
     from bench.sweep.status import look
 
     found = look(arguments.folder)
@@ -109,7 +109,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def list_what(arguments: argparse.Namespace) -> int:
-    """``bench list``: what there is, a line each."""
+    """``bench list``: available methods, tasks or models, one per line."""
     from bench.cli import list as listing
 
     rows = listing.rows(arguments.what, arguments.plugin)

@@ -17,7 +17,7 @@ from bench.models.resolve import HUB_ID
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to bring.
+    """What to download.
 
     Attributes:
         tasks, models: names as ``bench run`` takes them.

@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
         choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         if message.startswith(prefix):
             wrong = message.removeprefix(prefix).split()[0].split("=")[0]
-            message = unknown("flag", wrong, flags) if wrong.startswith("-") else f"'{wrong}' is one argument too many."
+            message = unknown("flag", wrong, flags) if wrong.startswith("-") else f"'{wrong}': unexpected argument."
         elif choice is not None:
             kind = {"what": "list"}.get(choice[1], choice[1].removeprefix("--").lower())
             message = unknown(kind, choice[2], [word.strip(" '") for word in choice[3].split(",")])
@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0 fine, 1 a run failed or a check fell short, 2 a wrong request."""
+    """Run the command; returns the exit code: 0 fine, 1 a run or a check failed, 2 usage error."""
     parser = build_parser()
     _Parser.given = sys.argv[1:] if argv is None else argv
     try:
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _compare(commands)
     _gate(commands)
     _fetch(commands)
-    listing = commands.add_parser("list", help="what there is: methods, tasks or models")
+    listing = commands.add_parser("list", help="list available methods, tasks or models")
     listing.add_argument("what", choices=("methods", "tasks", "models"))
     listing.add_argument("--json", action="store_true", help="print JSON")
     _plugin_flag(listing)
@@ -140,7 +140,7 @@ def _run(commands: Any) -> None:
     where = run.add_argument_group("where and how")
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
     where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
-    where.add_argument("--workers", metavar="N", help="runs at once (default: 1; on a cluster: as many as it takes)")
+    where.add_argument("--workers", metavar="N", help="parallel runs (default: 1; on a cluster: as many as it takes)")
     where.add_argument("--cache-limit", metavar="SIZE", help="most that --cache-trunk may take (default: 8GB)")
     where.add_argument("--save", action="store_true", help="keep the tuned weights (safetensors)")
     where.add_argument("--fresh", action="store_true", help="run again what is already there")
@@ -166,16 +166,18 @@ def _cluster_flags(group: Any) -> None:
 def _train_flags(group: Any) -> None:
     group.add_argument("--steps", metavar="N", help="optimizer steps")
     group.add_argument("--epochs", metavar="N", help="passes over the training rows (default: 3)")
-    group.add_argument("--batch-size", metavar="N", help="rows per pass (default: 32)")
-    group.add_argument("--eval-batch-size", metavar="N", help="rows per evaluation pass (default: 64)")
-    group.add_argument("--grad-accum", metavar="N", help="passes per optimizer step (default: 1)")
+    group.add_argument(
+        "--batch-size", metavar="N", help="batch size per forward/backward pass (micro-batch; default: 32)"
+    )
+    group.add_argument("--eval-batch-size", metavar="N", help="evaluation batch size (default: 64)")
+    group.add_argument("--grad-accum", metavar="N", help="gradient accumulation steps (default: 1)")
     group.add_argument("--lr", metavar="X", help="learning rate for all methods (default: each method's own)")
-    group.add_argument("--max-length", metavar="N", help="tokens an example is cut to (default: 128)")
+    group.add_argument("--max-length", metavar="N", help="truncate examples to N tokens (default: 128)")
     group.add_argument("--train-size", metavar="N", help="training rows to use (default: all)")
-    group.add_argument("--eval-size", metavar="N", help="validation rows to score (default: all)")
+    group.add_argument("--eval-size", metavar="N", help="evaluation rows (default: all)")
     group.add_argument("--device", metavar="D", help="auto, cpu or cuda (default: auto)")
     group.add_argument("--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32)")
-    group.add_argument("--checkpoint", metavar="C", help="score the best weights on dev, or the last (default: best)")
+    group.add_argument("--checkpoint", metavar="C", help="checkpoint to score: best (on dev) or last (default: best)")
     group.add_argument(
         "--forgetting",
         metavar="TEXT",
@@ -195,7 +197,7 @@ def _train_flags(group: Any) -> None:
 def _tune_flags(group: Any) -> None:
     group.add_argument(
         "--tune", metavar="O[,P]",
-        help="options to tune, for every method (lr) or one (lora.alpha): from a tenth of the default to ten times it, "
+        help="options to tune, for every method (lr) or one (lora.alpha): 0.1x to 10x the default, "
         "or lr=1e-4:1e-2 for a range, lr=1e-4|1e-3 for a grid",
     )  # fmt: skip
     group.add_argument("--trials", metavar="N", help="trials of every configuration (default: 6, or the whole grid)")
@@ -214,7 +216,7 @@ TRAIN_FLAGS = (
 def _plan(commands: Any) -> None:
     plan = commands.add_parser(
         "plan",
-        help="say how much memory methods need, without weights or a GPU",
+        help="estimate the memory that methods need, without weights or a GPU",
         description="Plan the memory of fine-tuning from a model's configuration alone: peak, its split, whether it "
         "fits a budget, and how far batch size and length can go. The step of bench run is done with fake tensors "
         "under CUDA's rules.",
@@ -229,10 +231,12 @@ def _plan(commands: Any) -> None:
     what.add_argument("--task", metavar="T", help="take the kind and the number of classes from a task")
     _plugin_flag(what)
     how = plan.add_argument_group("how it is trained")
-    how.add_argument("--batch-size", metavar="N", help="rows per pass (default: 32)")
+    how.add_argument(
+        "--batch-size", metavar="N", help="batch size per forward/backward pass (micro-batch; default: 32)"
+    )
     how.add_argument("--max-length", metavar="N", help="tokens of every row (default: 128)")
     how.add_argument("--target-length", metavar="N", help="tokens of an encoder-decoder's targets (default: as input)")
-    how.add_argument("--grad-accum", metavar="N", help="passes per optimizer step (default: 1)")
+    how.add_argument("--grad-accum", metavar="N", help="gradient accumulation steps (default: 1)")
     how.add_argument("--precision", metavar="P", help="fp32; bf16: base weights in bf16, what a method adds in fp32, "
                      "autocast; bf16-autocast: all weights in fp32, autocast, as bench run --precision bf16 does; "
                      "bf16-plain: as bf16 without autocast, as peft's scripts do (default: fp32)")  # fmt: skip
@@ -246,7 +250,7 @@ def _plan(commands: Any) -> None:
     where.add_argument("--device", metavar="D", help="whose rules: cuda or cpu (default: cuda)")
     where.add_argument("--gpu", metavar="G", help="hopper (H100, H200: cuBLAS takes 48 MiB more), other, or auto: "
                        "as the GPU here, other without one (default: auto)")  # fmt: skip
-    where.add_argument("--budget", metavar="SIZE", help="does it fit, and how much would? such as 24GB or 22.5GiB")
+    where.add_argument("--budget", metavar="SIZE", help="check against a memory budget, such as 24GB or 22.5GiB")
     where.add_argument("--json", action="store_true", help="print the plans as JSON instead of the table")
     where.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")
     where.add_argument("--quiet", action="store_true", help="no progress")
@@ -278,7 +282,7 @@ def _fetch(commands: Any) -> None:
         description="Copy what runs need from the Hub into a folder. Elsewhere, BENCH_DATA=DIR HF_HUB_OFFLINE=1 "
         "bench run … reads it. What the folder holds already is not fetched again.",
     )
-    fetch.add_argument("--tasks", metavar="T,U", help="tasks whose data to bring; see: bench list tasks")
+    fetch.add_argument("--tasks", metavar="T,U", help="tasks whose data to download; see: bench list tasks")
     fetch.add_argument("--models", metavar="M,N", help="aliases or Hub ids, with @REVISION where it matters")
     fetch.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to fill")
     fetch.add_argument("--revision", metavar="R", help="commit, branch or tag of the models")
@@ -319,7 +323,7 @@ def _report(commands: Any) -> None:
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
     _plugin_flag(view)
     view.set_defaults(act=_command("view", "cli.report"), parser=view)
-    status = commands.add_parser("status", help="how far the sweep on a folder is: done, running, failed, time left")
+    status = commands.add_parser("status", help="progress of a sweep: finished, running, failed, time left")
     status.add_argument("folder", type=Path, metavar="DIR")
     status.set_defaults(act=_command("status"), parser=status)
 
@@ -327,9 +331,9 @@ def _report(commands: Any) -> None:
 def _stats(commands: Any) -> None:
     stats = commands.add_parser(
         "stats",
-        help="intervals over seeds, paired tests, groups that are tied, and what would settle them",
+        help="intervals over seeds, paired tests, non-significant pairs and the sample size needed",
         description="Print the table of a folder again, with every pair of methods compared on their per-example "
-        "predictions, what would settle a tie, the Pareto front, and averages over tasks.",
+        "predictions, the sample size needed for the others, the Pareto front, and averages over tasks.",
     )
     stats.add_argument("folder", type=Path, metavar="DIR")
     stats.add_argument("--baseline", metavar="M", help="method to compare all others with, corrected on its own")

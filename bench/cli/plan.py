@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.core import options, registry, task_options
 from bench.core.errors import RequestError, fault, unknown
+from bench.core.options import comma_list
 from bench.core.protocols import KINDS, AlreadyTrained, DataSource, Method, Task
 from bench.data.mirror import usual_mirror
 from bench.planner import cuda_rules, suggestions
@@ -50,14 +51,18 @@ def check(values: Mapping[str, Any]) -> Wanted:
     text = values.get("budget")
     budget = mistakes.attempt(lambda: parse_size(str(text))) if text is not None else None
     kind, task = mistakes.attempt(lambda: _head(values)) or (None, None)
-    names, models = split(values.get("methods")), split(values.get("model"))
+    names, models = comma_list(values.get("methods")), comma_list(values.get("model"))
     for name, example, there in (("methods", "lora,lst", "methods"), ("model", "llama-3.2-1b", "models")):
-        if not split(values.get(name)):
+        if not comma_list(values.get(name)):
             mistakes.messages.append(
                 fault(f"Say which {name} to plan: --{name} {example} (see: bench list {there}).", "missing")
             )
     request = expand.Request(
-        methods=names, tasks=(), ranks=split(values.get("ranks")), sets=tuple(values.get("set", ())), plugins=plugins
+        methods=names,
+        tasks=(),
+        ranks=comma_list(values.get("ranks")),
+        sets=tuple(values.get("set", ())),
+        plugins=plugins,
     )
     methods = mistakes.attempt(lambda: expand.methods_of(request)) or []
     if any(isinstance(method, AlreadyTrained) for method in methods):
@@ -107,12 +112,6 @@ def _head(values: Mapping[str, Any]) -> tuple[str | None, Task | None]:
     if kind is not None and kind not in KINDS:
         raise RequestError([unknown("kind", str(kind), KINDS).within("--kind: ")])
     return kind, None
-
-
-def split(text: Any) -> tuple[str, ...]:
-    """The parts of a list or of a text with commas, without duplicates."""
-    parts = text if isinstance(text, list | tuple) else str(text or "").split(",")
-    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
 def rows(wanted: Wanted, say: Say, grid: bool = False) -> list[dict[str, Any]]:

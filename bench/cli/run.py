@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.cli import run_request
 from bench.cli.parser import DEFAULT_OUT
 from bench.core.errors import RequestError
+from bench.core.options import comma_list
 from bench.core.quiet import gc_paused
 from bench.store.record import Record, scored
 from bench.store.store import Store
@@ -120,7 +121,7 @@ def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
         try:
             request, options, out = run_request.request(values)
             found = expand.expand(request)
-            tune = run_request.split(values.get("tune")), values.get("trials"), values.get("prune")
+            tune = comma_list(values.get("tune")), values.get("trials"), values.get("prune")
             if search := tuning.search(*tune, request):
                 found, groups = tuning.groups(search, found)
                 for group in groups:
@@ -159,7 +160,7 @@ def _tell(work: _Work) -> None:
     for spec in [*work.plain, *(group.base for group in work.tuned)]:
         notes = getattr(spec.task, "notes", ())
         facts = spec.spec["task"]
-        rows = f"{facts['train_rows']:,} rows to learn from, {facts['validation_rows']:,} to score"
+        rows = f"{facts['train_rows']:,} training rows, {facts['validation_rows']:,} evaluation rows"
         if notes:
             said["; ".join((f"{spec.task.name}: {notes[0]}", *notes[1:], rows))] = None
     for line in said:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli.parser import DEFAULT_OUT, TRAIN_FLAGS
 from bench.core.errors import Fault, RequestError, fault
+from bench.core.options import comma_list
 from bench.data.mirror import mirror_folder
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
@@ -28,7 +29,7 @@ def merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from bench.sweep import plan_file
 
     flags = {name: value for name, value in vars(arguments).items() if value not in (None, False, [])}
-    path, chosen = flags.pop("plan", None), split(flags.pop("experiment", None))
+    path, chosen = flags.pop("plan", None), comma_list(flags.pop("experiment", None))
     if path is None:
         if chosen:
             raise RequestError("--experiment chooses from a plan file: name it with --plan FILE.", code="missing")
@@ -37,9 +38,9 @@ def merged(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     experiments = []
     for found in plan.requests:
         if "cluster" in found:
-            found["cluster"] = found["cluster"].split(",")
+            found["cluster"] = list(comma_list(found["cluster"]))
         if "plugin" in found:
-            found["plugin"] = [path.parent / name for name in found["plugin"].split(",")]
+            found["plugin"] = [path.parent / name for name in comma_list(found["plugin"])]
         for one, other in (("steps", "epochs"), ("epochs", "steps")):
             if one in flags:
                 found.pop(other, None)
@@ -57,7 +58,7 @@ def _swept(values: dict[str, Any]) -> bool:
 
     registry.load([Path(plugin) for plugin in values.get("plugin", ())])
     known = registry.methods()
-    return any(name not in known or known[name].swept is not None for name in split(values["methods"]))
+    return any(name not in known or known[name].swept is not None for name in comma_list(values["methods"]))
 
 
 def plan_keys() -> dict[str, type]:
@@ -82,11 +83,15 @@ def request(values: dict[str, Any]) -> tuple[Request, Options, Path]:
     from bench.sweep.scheduler import Options
 
     wrong: list[Fault] = []
-    methods, adapters, sets = split(values.get("methods")), split(values.get("adapter")), tuple(values.get("set", ()))
+    methods, adapters, sets = (
+        comma_list(values.get("methods")),
+        comma_list(values.get("adapter")),
+        tuple(values.get("set", ())),
+    )
     if adapters:
         methods, sets = (*methods, "adapter"), (*sets, f"adapter.path={','.join(adapters)}")
     for name, example in (("methods", "--methods lora,lst"), ("task", "--task glue/sst2")):
-        if not (methods if name == "methods" else split(values.get(name))):
+        if not (methods if name == "methods" else comma_list(values.get(name))):
             there = "bench list methods" if name == "methods" else "bench list tasks"
             wrong.append(fault(f"Say which {name} to run: {example} (see: {there}).", "missing"))
     workers = 1
@@ -104,10 +109,10 @@ def request(values: dict[str, Any]) -> tuple[Request, Options, Path]:
     loading = Loading(values.get("quantize"), *(bool(values.get(name)) for name in _LOADING))
     request = Request(
         methods=methods,
-        tasks=split(values["task"]),
+        tasks=comma_list(values["task"]),
         models=_models(values, _base(adapters, loading, mirror) if adapters and "model" not in values else "minilm"),
-        ranks=split(values.get("ranks")),
-        seeds=split(values.get("seeds")) or ("0",),
+        ranks=comma_list(values.get("ranks")),
+        seeds=comma_list(values.get("seeds")) or ("0",),
         sets=sets,
         train={name: values[name] for name in TRAIN_FLAGS if name in values},
         plugins=plugins,
@@ -136,7 +141,7 @@ def _base(adapters: tuple[str, ...], loading: Loading, mirror: Path | None) -> s
     """The model that adapters in peft's format say they were trained on; ``minilm`` where none says it.
 
     Raises:
-        RequestError: when they say several, or one that cannot be had.
+        RequestError: when they say several, or one that is not available.
     """
     from bench.models import loading as models
 
@@ -159,7 +164,7 @@ def _base(adapters: tuple[str, ...], loading: Loading, mirror: Path | None) -> s
             models.resolve(base, loading, mirror)
         except RequestError as error:
             raise RequestError(
-                f"--adapter: {folder} says that it was trained on {base}, which cannot be had here: "
+                f"--adapter: {folder} says that it was trained on {base}, which is not available here: "
                 f"{' '.join(error.messages)} Where it is elsewhere: --model.",
                 code="unavailable",
             ) from error
@@ -169,11 +174,5 @@ def _base(adapters: tuple[str, ...], loading: Loading, mirror: Path | None) -> s
 
 def _models(values: dict[str, Any], base: str) -> tuple[str, ...]:
     """The models of a request, ``base`` where it names none; ``--revision`` is written into those without one."""
-    names, revision = split(values.get("model")) or (base,), values.get("revision")
+    names, revision = comma_list(values.get("model")) or (base,), values.get("revision")
     return tuple(name if not revision or "@" in name else f"{name}@{revision}" for name in names)
-
-
-def split(text: Any) -> tuple[str, ...]:
-    """The parts of a comma-separated text or of a list, each once, without those that are empty."""
-    parts = text if isinstance(text, list | tuple) else str(text or "").split(",")
-    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))

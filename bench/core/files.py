@@ -1,7 +1,9 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and lock them between processes."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import uuid
@@ -9,7 +11,44 @@ from pathlib import Path
 
 from bench.core.errors import RequestError
 
+# What flock answers on disks without locks, as some network disks are.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file until it is closed, and say whether it is locked; True on a disk without locks.
+
+    The kernel drops a lock with the process that holds it, however that ends.
+
+    Args:
+        shared: other processes may lock it so too.
+        wait: until no other process holds it.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def why_no_locks(path: Path) -> str | None:
+    """The system's reason why the disk of a file has no locks; None where it has."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return error.strerror or "no locks"
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def write_output(path: Path, data: bytes) -> None:

@@ -86,6 +86,12 @@ def build(cls: type, given: Mapping[str, Any], where: str) -> Any:
         raise RequestError(f"{where}: {error}", code="invalid-value") from error
 
 
+def comma_list(text: Any) -> tuple[str, ...]:
+    """The parts of a comma-separated text or of a list, each once, without empty ones; nothing for None."""
+    parts = text if isinstance(text, list | tuple) else str(text or "").split(",")
+    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+
+
 def convert(option: Option, value: Any) -> Any:
     """Convert text or a value to the option's type and check its limits; ValueError says what is wrong."""
     if _is_tuple(option.type):

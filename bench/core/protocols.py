@@ -233,7 +233,7 @@ class Task(Protocol):
         """Load and check the splits.
 
         Raises:
-            RequestError: when the data cannot be had or is not what the task expects.
+            RequestError: when the data is not available or is not what the task expects.
         """
         ...
 
@@ -309,6 +309,6 @@ class Resolves(Protocol):
         """The same task with nothing left open; the same data and options give an equal one in every process.
 
         Raises:
-            RequestError: when the data cannot be had or does not say enough.
+            RequestError: when the data is not available or does not say enough.
         """
         ...

@@ -23,7 +23,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.parquet")
 
 _WAYS_OUT = (
-    "Ways out: give a mirror laid out as <dataset id>/<config>/<split>-*.parquet with --data-dir or BENCH_DATA; "
+    "Options: give a mirror laid out as <dataset id>/<config>/<split>-*.parquet with --data-dir or BENCH_DATA; "
     "point HF_HOME to a filled Hub cache; or take a task that needs no download, such as demo/docstrings."
 )
 
@@ -273,7 +273,7 @@ def _refuse(wanted: str, missed: str, reason: str, error: BaseException) -> NoRe
     reason = (" ".join(reason.split()) or type(error).__name__).rstrip(".")
     tried = f"{missed} The Hub" if missed else "No mirror is given, and the Hub"
     raise RequestError(
-        f"Data set {wanted} cannot be had. {tried} and its cache do not give it: {reason}. {_WAYS_OUT}",
+        f"Data set {wanted} is not available. {tried} and its cache do not give it: {reason}. {_WAYS_OUT}",
         code="unavailable",
     ) from error
 

@@ -247,8 +247,8 @@ def _not_had(name: str, hub_id: str, revision: str | None, error: BaseException)
             "read and trust it, add --trust-remote-code."
         )
     return (
-        f"Model '{name}' ({hub_id}) cannot be had from the Hub or its cache: {told or hub.first_line(error)}. "
-        f"Ways out: {install}a mirror filled by bench fetch (BENCH_DATA), a Hub cache named by HF_HOME, or --model "
+        f"Model '{name}' ({hub_id}) is not available from the Hub or its cache: {told or hub.first_line(error)}. "
+        f"Options: {install}a mirror filled by bench fetch (BENCH_DATA), a Hub cache named by HF_HOME, or --model "
         "FOLDER with a local copy."
     )
 

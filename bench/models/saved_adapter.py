@@ -127,7 +127,7 @@ def load(
             it; a card may be somebody else's, and does not decide.
 
     Raises:
-        RequestError: when the folder holds no adapter, the base model cannot be had, has changed or needs what
+        RequestError: when the folder holds no adapter, the base model is not available, has changed or needs what
             ``trust`` does not grant, or the weights do not fit the method.
     """
     from bench.core import options, registry

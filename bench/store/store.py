@@ -8,11 +8,10 @@ a folder at once, and any of them may be killed at any moment.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import math
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.core.files import _RUN_ID, write_atomically
+from bench.core.files import _RUN_ID, lock, why_no_locks, write_atomically
 from bench.core.quiet import gc_paused
-from bench.store.record import SCHEMA, Record, problems
+from bench.store.record import Record
+from bench.store.schema import SCHEMA
+from bench.store.validation import problems
 
 _DAY_SECONDS = 86_400
+_HUGE_EXPONENT = re.compile(rb"[eE]\+?\d{3}")  # only such a number can be beyond what a float holds
 # A waiter holds the lock for microseconds while it looks: trying again keeps that from reading as a claim.
 _CLAIM_TRIES = 5
 _POLL_SECONDS = 0.05
-# What flock answers on disks that know no locks, as some network disks do.
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class OtherFormat(ValueError):
@@ -66,21 +66,12 @@ class Store:
 
     def warning(self) -> str | None:
         """What a person must know of this folder before a sweep: that its disk knows no locks."""
-        descriptor = self._open_lock("0" * 16)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return (
-                f"The disk of {self.folder} knows no file locks ({error.strerror}): do not start a second sweep on "
-                "this folder while one is at work. It would damage nothing, but do runs twice."
-            )
-        finally:
-            os.close(descriptor)
-        return None
+        os.close(self._open_lock("0" * 16))
+        reason = why_no_locks(self._path("locks", "0" * 16, ".lock"))
+        return reason and (
+            f"The disk of {self.folder} has no file locks ({reason}): do not start a second sweep on this folder "
+            "while one is running. It would damage nothing, but do runs twice."
+        )
 
     def held(self, run_id: str) -> bool:
         """Whether a process has claimed a run; False too where the disk knows no locks, or nobody ever did."""
@@ -89,7 +80,7 @@ class Store:
         except OSError:
             return False
         try:
-            return not _locked(descriptor, fcntl.LOCK_SH)
+            return not lock(descriptor, shared=True)
         finally:
             os.close(descriptor)
 
@@ -176,7 +167,7 @@ class Store:
         try:
             held = False
             for attempt in range(_CLAIM_TRIES):
-                if held := _locked(descriptor, fcntl.LOCK_EX):
+                if held := lock(descriptor):
                     break
                 if attempt + 1 < _CLAIM_TRIES:
                     time.sleep(0.001 * 2**attempt)
@@ -192,7 +183,7 @@ class Store:
         deadline = time.monotonic() + timeout
         descriptor = self._open_lock(run_id)
         try:
-            while not _locked(descriptor, fcntl.LOCK_SH):
+            while not lock(descriptor, shared=True):
                 if time.monotonic() >= deadline:
                     return False
                 time.sleep(_POLL_SECONDS)
@@ -245,21 +236,12 @@ class Store:
                     leftover.unlink()
 
 
-def _locked(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
-
-
 def _load(path: Path) -> Record:
     """Read one file; ValueError says why it is not a record."""
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+        data = path.read_bytes()
+        floats = _finite_float if _HUGE_EXPONENT.search(data) else None
+        record = json.loads(data, parse_constant=_refuse, parse_float=floats)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if isinstance(record, dict) and isinstance(found := record.get("schema"), int) and found != SCHEMA:
@@ -271,6 +253,13 @@ def _load(path: Path) -> Record:
         raise ValueError(f"it holds the run {record['run_id']}")
     checked: Record = record
     return checked
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
 
 
 def _refuse(word: str) -> Any:

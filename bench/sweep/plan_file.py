@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError, unknown
+from bench.core.options import comma_list
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ def read(path: Path, known: Mapping[str, type], whole: frozenset[str], chosen: S
         found.append({**_without(shared, own), **own, "set": sets, "experiment": name})
     if wrong:
         raise RequestError(wrong, code="invalid-value")
-    named = [_methods(values) for values in (shared, *(_values(table, known, "", []) for table in tables.values()))]
+    named = [
+        {*comma_list(values.get("methods"))}
+        for values in (shared, *(_values(table, known, "", []) for table in tables.values()))
+    ]
     return Plan(found or [shared], frozenset().union(*named))
 
 
@@ -82,13 +86,8 @@ def _without(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
 
 def relevant(sets: Sequence[str], values: Mapping[str, Any], named: frozenset[str]) -> list[str]:
     """The options in a plan without those of methods that the plan names and this request leaves out."""
-    left_out = named - _methods(values)
+    left_out = named - {*comma_list(values.get("methods"))}
     return [text for text in sets if text.partition("=")[0].partition(".")[0].strip() not in left_out]
-
-
-def _methods(values: Mapping[str, Any]) -> set[str]:
-    listed = values.get("methods", "")
-    return {name.strip() for name in (listed.split(",") if isinstance(listed, str) else listed) if name.strip()}
 
 
 def _values(raw: Mapping[str, Any], known: Mapping[str, type], where: str, wrong: list[str]) -> dict[str, Any]:

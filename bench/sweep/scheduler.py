@@ -30,7 +30,7 @@ class Options:
     """How a sweep is carried out; none of it changes a result.
 
     Attributes:
-        workers: runs at once, for the time they should take.
+        workers: parallel runs, to estimate the remaining time.
         save: keep the tuned weights.
         fresh: do finished runs again.
         retry_failed: do failed and out-of-memory runs again.
@@ -69,7 +69,7 @@ class Sweep:
     _points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # dev scores of trials at work
     _pruned: set[str] = field(default_factory=set)
     _bundle: dict[str, str] = field(default_factory=dict)  # active runs → the first one in their process
-    _alone: set[str] = field(default_factory=set)  # what ran out of memory in company
+    _alone: set[str] = field(default_factory=set)  # what ran out of memory with concurrent runs
 
     @property
     def trials(self) -> Store:

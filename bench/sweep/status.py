@@ -1,4 +1,4 @@
-"""``bench status``: how far the sweep on a folder is, from its plan, its records and its locks."""
+"""``bench status``: progress of a sweep, from its plan, its records and its locks."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Status:
         """What the command prints."""
         lost = {name: count for name, count in self.done.items() if name != "ok"}
         total = sum(self.done.values()) + len(self.running) + len(self.waiting)
-        said = [f"{sum(self.done.values())} of {total} runs are over: {self.done['ok']} ok"]
+        said = [f"{sum(self.done.values())} of {total} runs finished: {self.done['ok']} ok"]
         said[0] += f" ({self.doubtful} of them failed a check)" if self.doubtful else ""
         said[0] += "".join(f", {count} {name}" for name, count in sorted(lost.items())) + "."
         if self.trials[1]:
             said.append(f"Tuning: {self.trials[0]} of {self.trials[1]} trials are done.")
         said += [f"Running: {what}" for what in self.running] or ["Nothing is running."]
         begun = f"{len(self.waiting)} to do, {self.interrupted} of them interrupted. "
-        said.append(f"{begun if self.interrupted else f'{len(self.waiting)} not begun. '}{self.seconds_left}")
+        said.append(f"{begun if self.interrupted else f'{len(self.waiting)} pending. '}{self.seconds_left}")
         if self.others:
             said.append(f"{self.others} other records are in this folder.")
         return said

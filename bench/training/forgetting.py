@@ -36,7 +36,7 @@ def general_text(text: str, source: DataSource) -> list[str]:
     """The general texts of a name: wikitext-2's validation articles, or the language reference that Python carries.
 
     Raises:
-        RequestError: when the text cannot be had.
+        RequestError: when the text is not available.
     """
     if text == "wikitext":
         from bench.data.hub_datasets import load_split

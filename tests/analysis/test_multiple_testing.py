@@ -1,4 +1,4 @@
-"""Holm's correction, and letters for what cannot be told apart."""
+"""Holm's correction, and letters for what do not differ significantly."""
 
 import itertools
 

@@ -265,7 +265,7 @@ def test_a_baseline_is_refused_where_it_would_hold_nothing(records: list[Record]
         ("[1]", "JSON of another kind"),
         (json.dumps({"run_id": "0", "spec": {}}), "the record of one run"),
         (json.dumps({"tunebench_baseline": 2}), "format 2; this version of bench reads 1"),
-        (json.dumps({"tunebench_baseline": 1}), "baseline.runs is missing"),
+        (json.dumps({"tunebench_baseline": 1}), 'baseline: "runs" is a required'),
     ],
 )
 def test_a_wrong_file_is_explained(tmp_path: Path, content: str | None, said: str) -> None:
@@ -282,7 +282,7 @@ def test_an_edited_file_is_checked(known: dict[str, Any], tmp_path: Path) -> Non
     known["runs"][0]["scores"]["accuracy"]["tolerance"] = -1
     known["runs"][1]["seeds"] = [0, 1]
     path.write_text(json.dumps(known))
-    with pytest.raises(RequestError, match="baseline.runs.0..scores.accuracy.tolerance is -1"):
+    with pytest.raises(RequestError, match="baseline.runs.0..scores.accuracy.tolerance: -1 "):
         baseline.read(path)
     known["runs"][0]["scores"]["accuracy"]["tolerance"] = 1
     path.write_text(json.dumps(known))

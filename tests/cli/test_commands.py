@@ -15,7 +15,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
-from bench.store.record import schema
+from bench.store.schema import schema
 from tests.conftest import Bench, sentences, write_split
 from tests.sweep.test_scheduler import obey_ctrl_c
 
@@ -368,7 +368,7 @@ def test_lr_given_twice(bench_here: Bench, tiny_model: Path) -> None:
     (("statsu", "a"), "Unknown command 'statsu'. Did you mean 'stats'?"),
     (("list", "method"), "Did you mean 'methods'?"),
     (("export", "a", "--format", "pefft", "--to", "b"), "Unknown format 'pefft'. Did you mean 'peft'?"),
-    (("report", "a", "b"), "'b' is one argument too many"),
+    (("report", "a", "b"), "'b': unexpected argument"),
     (("show", ""), "Say what to show"),
     (("report", "a", "--format", ""), "Unknown format ''"),
     (("report", "a", "--format", "md", "--title", "T"), "--title is the heading of the HTML file"),

@@ -53,7 +53,7 @@ def test_the_table_says_what_was_assumed_and_what_would_fit(bench_here: Bench, m
                       "--gpu", "other")  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "4096 rows of 128 tokens, classification, fp32, adamw, cuda rules (not Hopper), budget 1.2 GB" in said
+    assert "4096 rows of 128 tokens, classification, fp32, adamw, cuda rules (non-Hopper), budget 1.2 GB" in said
     assert re.search(r"full on \S+ needs [\d.]+ GB of 1.2 GB. It fits with --batch-size \d+ \([\d.]+ [MG]B\)", said)
 
 

@@ -251,7 +251,7 @@ def run_offline(home: Path) -> list[str]:
 
 def test_offline_without_cache_is_one_message_with_the_ways_out(tmp_path: Path) -> None:
     (message,) = run_offline(tmp_path)
-    assert message.startswith("Data set 'owner/set/a', split 'train', cannot be had.")
+    assert message.startswith("Data set 'owner/set/a', split 'train', is not available.")
     for way in ("BENCH_DATA", "--data-dir", "HF_HOME", "demo/docstrings"):
         assert way in message
 

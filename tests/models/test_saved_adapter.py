@@ -114,7 +114,7 @@ def test_without_a_model_it_is_scored_on_the_one_it_was_trained_on(place, folder
     with pytest.raises(RequestError, match="trained on different models .*: score one model's at a time"):
         asked(folder, shipped)
     with pytest.raises(
-        RequestError, match="lost says that it was trained on /gone/model, which cannot be had here: .*--model"
+        RequestError, match="lost says that it was trained on /gone/model, which is not available here: .*--model"
     ):
         asked(trained_on("/gone/model", "lost"))
 

@@ -129,7 +129,9 @@ def test_filters_narrow_the_table(page):
 
 def test_the_slider_picks_the_best_that_fits(page):
     choice, memory = page.locator(".choice"), page.get_by_label("training memory up to")
-    assert choice.text_content().startswith("full: accuracy 86") and "Not told apart from it" in choice.text_content()
+    assert (
+        choice.text_content().startswith("full: accuracy 86") and "No significant difference" in choice.text_content()
+    )
     memory.press("ArrowLeft")
     assert choice.text_content().startswith("lora rank=8: accuracy") and "Without limits the best is full" in (
         choice.text_content()

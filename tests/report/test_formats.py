@@ -45,7 +45,7 @@ def test_what_a_pasted_table_means_stands_below_it(seeds):
     said = [
         "head (seed 0): check failed, beats majority: accuracy 0.5, of the majority class 0.6",
         "full (seed 0): oom: CUDA out of memory",
-        "measured in company: other runs were at work",
+        "measured with concurrent runs: other runs were active",
         "± is half a 95 % interval",
     ]
     markdown, latex = write(seeds, "md"), write(seeds, "latex")

@@ -67,7 +67,7 @@ def test_the_commands(folder: Path, bench_here: Bench, tmp_path: Path) -> None:
     made = bench_here("baseline", folder, "--out", "base.json")
     assert made.returncode == 0 and "2 configurations, 8 scores and speeds" in made.stdout, made.stderr
     held = bench_here("check", folder, "--baseline", "base.json", "--junit", "deep/junit.xml", GITHUB_ACTIONS="")
-    assert held.returncode == 0 and "The gate holds" in held.stdout and "::" not in held.stdout
+    assert held.returncode == 0 and "PASS: " in held.stdout and "::" not in held.stdout
     assert ET.parse(tmp_path / "deep" / "junit.xml").getroot().get("failures") == "0"
     assert "same" in bench_here("check", folder, "--baseline", "base.json", "--all").stdout
 
@@ -83,7 +83,7 @@ def test_the_commands(folder: Path, bench_here: Bench, tmp_path: Path) -> None:
     assert "missing" in failed.stdout and "full (glue/sst2 on minilm)" in failed.stdout
     assert (
         failed.stdout.count("::error title=") == 3
-        and "The gate fails: 1 worse, 1 missing (15 figures of 1 configuration compared)" in failed.stdout
+        and "FAIL: 1 worse, 1 missing (15 figures of 1 configuration compared)" in failed.stdout
     )
 
 

@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_written_as_null(store):
 def test_writing_something_that_could_not_be_read_is_refused(store):
     made = factories.record()
     del made["memory"]["train_peak"]
-    with pytest.raises(ValueError, match="record.memory.train_peak is missing"):
+    with pytest.raises(ValueError, match='record.memory: "train_peak" is a required'):
         store.write(made)
     assert store.records() == ([], [])
 
@@ -89,8 +89,8 @@ def test_paths_of_what_belongs_to_a_run(store):
     [
         ("", "Expecting value"),
         ('{"schema": 1', "delimiter"),
-        ("[]", "record is"),
-        ("{}", "is missing"),
+        ("[]", "record: []"),
+        ("{}", "is a required"),
         ("NaN", "NaN is not JSON"),
         (b"\xff\xfe\x00", "codec can't decode"),
         ("[" * 200_000, "nested too deeply"),

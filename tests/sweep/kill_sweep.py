@@ -20,8 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.store.record import problems
 from bench.store.store import Store
+from bench.store.validation import problems
 from bench.sweep import expand
 from bench.sweep.executors import local_worker
 from bench.sweep.executors.local import Pool

@@ -35,7 +35,7 @@ def test_status_and_report_in_the_middle_of_a_sweep(
             time.sleep(0.1)
         said = bench_here("status", out).stdout
         assert running == [f"lst on glue/sst2 ({tiny_model}, seed 0)"]
-        assert "2 of 4 runs are over: 2 ok" in said and f"Running: {running[0]}" in said and "1 not begun." in said
+        assert "2 of 4 runs finished: 2 ok" in said and f"Running: {running[0]}" in said and "1 pending." in said
         assert "To do, with what is running: 2, about" in said
         done = bench_here("report", out)
         assert done.returncode == 0 and "2 runs, report made" in (out / "report.html").read_text()
@@ -43,7 +43,7 @@ def test_status_and_report_in_the_middle_of_a_sweep(
         os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
     said = bench_here("status", out).stdout
-    assert "2 of 4 runs are over: 2 ok" in said and "Nothing is running." in said
+    assert "2 of 4 runs finished: 2 ok" in said and "Nothing is running." in said
     assert "2 to do, 1 of them interrupted. " in said
 
 
@@ -90,10 +90,10 @@ def test_speeds_measured_in_company_are_marked() -> None:
     render([alone, shared], console)
     text = console.export_text()
     lines = {line.split()[0]: line for line in text.splitlines() if line.split()}
-    assert "*" in lines["lst"] and "*" not in lines["lora"] and "measured in company" in text
+    assert "*" in lines["lst"] and "*" not in lines["lora"] and "measured with concurrent runs" in text
     page = document([alone, shared], Extras())
-    assert "Speeds of lst were measured in company" in page
-    assert "in company" not in document([alone], Extras())
+    assert "Speeds of lst were measured with concurrent runs" in page
+    assert "concurrent runs" not in document([alone], Extras())
 
 
 def test_status_tells_what_was_begun_what_is_in_doubt_and_what_cannot_be_read(
@@ -109,6 +109,6 @@ def test_status_tells_what_was_begun_what_is_in_doubt_and_what_cannot_be_read(
     store.write(second | {"checks": {"beats majority": "fail: no"}})
     (out / "runs" / f"{'a' * 16}.json").write_text('{"schema": 2}')
     found = status.look(out)
-    assert found.lines()[0] == "1 of 2 runs are over: 1 ok (1 of them failed a check)."
+    assert found.lines()[0] == "1 of 2 runs finished: 1 ok (1 of them failed a check)."
     assert "1 to do, 1 of them interrupted. " in found.lines()[2]
     assert "record format 2" in bench_here("status", out).stderr

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.store.record import problems
+from bench.store.validation import problems
 
 KILLS = 2  # end to end; kill_sweep.py does many
 

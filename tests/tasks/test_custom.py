@@ -19,7 +19,7 @@ from bench.core import registry, task_options
 from bench.core.errors import RequestError
 from bench.core.protocols import DataSource, Splits
 from bench.data.sampling import groups_of, hold_out
-from bench.store.record import schema
+from bench.store.schema import schema
 from bench.tasks.custom import OwnTask
 from tests import writers, zoo
 from tests.conftest import Bench
@@ -419,7 +419,7 @@ def test_every_command_of_the_page_is_understood(bench_here: Bench, tiny_model: 
     for command in found:
         done = bench_here(*shlex.split(command)[1:], "--model", tiny_model, "--dry-run")
         assert done.returncode == 0, f"{command}: {done.stderr}"
-        assert "rows to learn from" in done.stderr
+        assert "training rows" in done.stderr
 
 
 def test_every_command_of_the_page_for_another_model_is_understood(bench_here: Bench, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def _answer(summaries: Sequence[Summary]) -> str:
                 f"<b>{text(best.label)}</b> has the best average rank over {len(summary.tasks)} tasks{on}: "
                 f"{best.average_rank:.2f}, before <b>{text(second.label)}</b> with {second.average_rank:.2f}."
             )
-    tail = " Which differences are more than chance is said below, task by task." if said else ""
+    tail = " Significance per task: see below." if said else ""
     return f'<p class="answer">{" ".join(said)}{tail}</p>' if said else ""
 
 

@@ -32,7 +32,7 @@ def _chart(model: str, tasks: Mapping[str, Sequence[Setup]]) -> Chart:
             cells.setdefault(setup.label if whole else setup.method, {}).setdefault(task, setup)
     best = {task: found[0] for task, found in tasks.items()}
     rows = sorted(cells, key=lambda row: _mean_loss(cells[row], best))
-    note = "Score in the cell; colour says how far below the task's best it is. Least loss on average first."
+    note = "Score in the cell; colour: gap to the task's best. Sorted by mean gap to the best."
     note += "" if whole else " Each method by its best configuration per task."
     trace: Trace = {
         "type": "heatmap",

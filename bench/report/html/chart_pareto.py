@@ -35,7 +35,7 @@ def chart(scene: Scene) -> Chart:
         columns["margin"], columns["below"] = _bars(scene, points)
     seen = [index for index in range(len(points)) if columns[x["key"]][index] is not None]
     traces, layout = _drawn(scene, points, seen, (columns, x, y))
-    note = "Dotted: the front, where nothing is better in both. Beyond it lies what no method here reaches."
+    note = "Dotted: Pareto front."
     if bars:
         note += " Bars: 95 % intervals of the score"
         note += ", drawn from 0 to 100 %." if scene.score_scale == _PERCENT else "."

@@ -20,7 +20,7 @@ HOW_TO_READ = (
         "score",
         "The task's main score on its official validation split, mean over the seeds; ± is half of its interval.",
     ),
-    ("group", "Letters: configurations that share one cannot be told apart by paired tests on the same examples."),
+    ("group", "Configurations that share a letter do not differ significantly (paired tests on the same examples)."),
     ("peak MB", "Most memory held by tensors at once while training, in megabytes (10⁶ bytes)."),
     ("minus weights", "The same without the model's weights: the part that a method can change."),
     ("train samples/s", "Examples per second of optimizer steps alone, after warm-up, evaluation left out."),
@@ -31,7 +31,7 @@ HOW_TO_READ = (
     ("checkpoint", "Size of what has to be stored per task to use the result again."),
     (
         "over seeds",
-        "A row shows the largest peak, the median speed and the mean of the rest; single runs stand beneath.",
+        "A row shows the largest peak, the median speed and the mean of the rest; expand a row for single runs.",
     ),
     ("train time", "Time for all training steps, without loading and the final evaluation."),
     ("checks", "Did the method do what it claims? A failed check puts the score beside it in doubt."),
@@ -58,7 +58,7 @@ def rests_on(scene: Scene) -> list[str]:
         said.append(f"<strong>{len(lost)} of {len(records)} runs have no score</strong>: {which}.")
     shared = sorted({names[record["run_id"]] for record in records if had_concurrent_runs(record)})
     if shared:
-        said.append(f"Speeds of {join(brief(shared))} were measured in company: other runs were at work beside them.")
+        said.append(f"Speeds of {join(brief(shared))} were measured with concurrent runs: other runs were active.")
     said += [f"{text(note[:1].upper() + note[1:])}." for note in (scene.group.notes if scene.group else ())]
     return [sentence for sentence in said if sentence]
 
@@ -84,7 +84,7 @@ def _covers(done: Sequence[Setup]) -> str:
 
 
 def _pairs(scene: Scene) -> list[str]:
-    """How many pairs were told apart, or why they could not be."""
+    """How many pairs differ significantly, or why it is not known."""
     group = scene.group
     if group is None or len(group.configurations) < 2:
         return []
@@ -132,7 +132,7 @@ _EXTRAS = (("max_length", " tokens at most"), ("precision", ""), ("device", ""))
 
 
 def warnings(records: Sequence[Record]) -> list[str]:
-    """Reasons why the rows of one task and model may not compare."""
+    """Reasons why the rows of one task and model may not be comparable."""
     said = []
     specs = [record["spec"] for record in records]
     for what, prints in mixed(records).items():

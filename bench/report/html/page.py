@@ -142,7 +142,7 @@ def _section(index: int, scene: Scene, drawn: _Drawn) -> str:
 <h2 id="h{index}">{task} <span>on {model}</span></h2>
 <p class="answer">{answer(scene)}</p>
 <ul class="rests">{rests}</ul>
-{f'<div class="warning" role="note"><h3>These rows may not compare</h3><ul>{warnings}</ul></div>' if warnings else ""}
+{f'<div class="warning" role="note"><h3>Rows may not be comparable</h3><ul>{warnings}</ul></div>' if warnings else ""}
 {table(scene, index)}
 {slider}
 {gpu_fit.panel(scene)}

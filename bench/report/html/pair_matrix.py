@@ -27,8 +27,8 @@ def panel(scene: Scene) -> str:
     tests = sorted({pair.comparison.test for pair in group.pairs if pair.comparison})
     unit = "points" if formatting.is_share(scene.score_name) else text(scene.score_name or "score")
     note = (
-        f"Row minus column, in {unit}, on the same examples; ± is half of a 95 % interval. Bold: told apart "
-        f"({', '.join(map(text, tests))}; Holm's correction over all pairs)."
+        f"Row minus column, in {unit}, on the same examples; ± is half of a 95 % interval. Bold: "
+        f"significantly different ({', '.join(map(text, tests))}; Holm's correction over all pairs)."
     )
     if len(compared) > _MOST:
         note += f" The best {_MOST} of {len(compared)}."
@@ -62,7 +62,7 @@ def _cell(scene: Scene, group: Group, row: str, column: str) -> str:
 
 def _told(pair: Pair) -> str:
     p = pair.p_holm
-    words = "told apart" if pair.different else "not told apart"
+    words = "significantly different" if pair.different else "not significantly different"
     return f"{words}, p {p:.2g} after Holm's correction" if p is not None else words
 
 

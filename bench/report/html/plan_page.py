@@ -61,7 +61,7 @@ def _section(model: str, rows: Sequence[Row], drawn: list[dict[str, Any]]) -> st
     sentences = [sentence(row, list(rows)) for row in rows if row["fits"] is False]
     unmapped = [row["label"] for row in rows if not row.get("grid")]
     if unmapped:
-        sentences.append(f"No map over sizes for {', '.join(unmapped)}: the operations change with the size.")
+        sentences.append(f"No heat map for {', '.join(unmapped)}: the operations change with the size.")
     said = "".join(f"<li>{text(line)}" for line in sentences)
     return f"""<section>
 <h2>{text(model)} <span>{text(assumptions(rows[0]))}</span></h2>

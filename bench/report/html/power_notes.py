@@ -27,7 +27,7 @@ def sentence(pair: Pair, group: Group) -> str:
     seen = f"{pair.first} and {pair.second} differ by {formatting.gap(group.score, found.difference)}"
     if settling.detectable is None:
         return f"{seen}: they never disagreed."
-    shows = f"this comparison finds {formatting.gap(group.score, settling.detectable)} four times in five"
+    shows = f"this comparison finds {formatting.gap(group.score, settling.detectable)} with 80 % power"
     ways = [
         f"{number:,} {what}"
         for number, what in ((settling.seeds, "seeds"), (settling.examples, "examples"))

@@ -54,7 +54,7 @@ def _plan(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     facts["training"] = [", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in shared.items())]
     differing = sorted({name for spec in specs for name in spec["train"]} - set(shared))
     if differing:
-        facts["differs from run to run"] = [", ".join(name.replace("_", " ") for name in differing)]
+        facts["varies"] = [", ".join(name.replace("_", " ") for name in differing)]
     return facts
 
 

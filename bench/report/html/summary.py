@@ -39,7 +39,7 @@ def _answer(scene: Scene) -> str:
     tied = [setup for setup in ordered[1:] if _tied(scene, best, setup)]
     if tied:
         names = [f"<b>{_name(best)}</b>", *_first(tied)]
-        said = [f"{join(names)} are tied best: {metric} {value}{over} for <b>{_name(best)}</b>."]
+        said = [f"{join(names)} show no significant difference: {metric} {value}{over} for <b>{_name(best)}</b>."]
     else:
         said = [f"<b>{_name(best)}</b> scores best: {metric} {value}{over}."]
     better = [setup for setup in ordered[1:] if _better(scene, setup, best)]

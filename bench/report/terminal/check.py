@@ -16,7 +16,7 @@ _ORDER = (REGRESSION, MISSING, SKIPPED, BETTER, NEW)
 
 
 def headline(result: Result) -> str:
-    """One sentence: whether the gate holds."""
+    """One sentence: whether the check passes."""
     counted = Counter(finding.verdict for finding in result.findings)
     failed = len(result.failures)
     compared = (SAME, BETTER, REGRESSION)
@@ -24,11 +24,11 @@ def headline(result: Result) -> str:
     many = f"{runs} configuration{'s' if runs != 1 else ''}"
     looked = f"{sum(counted[verdict] for verdict in compared)} figures of {many} compared"
     if not failed:
-        return f"The gate holds: {looked}, none worse than its noise allows."
+        return f"PASS: {looked}, none worse than its noise allows."
     worse, missing = counted[REGRESSION], counted[MISSING]
     said = [f"{worse} worse"] if worse else []
     said += [f"{missing} missing"] if missing else []
-    return f"The gate fails: {', '.join(said)} ({looked})."
+    return f"FAIL: {', '.join(said)} ({looked})."
 
 
 def render(result: Result, console: Console, everything: bool = False) -> None:

@@ -140,7 +140,7 @@ _COLUMNS = (
     _speed("train\ntime\ns", "train_seconds", 2),
     _measured("checks", lambda record: _checks(record), 6),
 )
-COMPANY = "* measured in company: other runs were at work on this machine, so speeds are lower than alone."
+COMPANY = "* measured with concurrent runs: other runs were active on this machine, which lowers speeds."
 _LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
@@ -204,7 +204,7 @@ def covered(group: Group, alpha: float) -> list[str]:
         parts = [said[cover] for cover in found]
         lines.append(f"{start}; it covers {parts[0]}" + (f" ({found[0]}), or {parts[1]}" if parts[1:] else "") + ".")
     if any(c.group for c in group.configurations):
-        lines.append("Methods that share a letter cannot be told apart (pairs: bench stats).")
+        lines.append("Methods that share a letter do not differ significantly (pairs: bench stats).")
     return lines
 
 

@@ -91,7 +91,7 @@ def assumptions(row: Row) -> str:
         text += f" with targets of {setting['target_length'] or setting['max_length']}"
     rules = f"{setting['device']} rules"
     if setting["device"] == "cuda":
-        rules += " (Hopper)" if setting["gpu"] == "hopper" else " (not Hopper)"
+        rules += " (Hopper)" if setting["gpu"] == "hopper" else " (non-Hopper)"
     words = [text, row["kind"], setting["precision"], setting["optimizer"], rules]
     if setting["grad_accum"] > 1:
         words.append(f"{setting['grad_accum']} passes a step")
@@ -113,11 +113,11 @@ def notes(row: Row) -> str:
     peak = "in one training step, or in an evaluation of as many rows where that takes more (phase)"
     if row["setting"]["device"] == "cpu":
         return (
-            f"Sizes in powers of ten. Peak: the tensors {peak}, as bench run measures them on CPU, whose own "
+            f"1 GB = 10^9 bytes. Peak: the tensors {peak}, as bench run measures them on CPU, whose own "
             "evaluations take train.eval_batch_size rows."
         )
     return (
-        f"Sizes in powers of ten. Peak: what the CUDA allocator hands out {peak}, cuBLAS workspaces included. "
-        "Reserved: what it takes from the device, its rules replayed. A method fits when reserved and 0.54 GB for the "
+        f"1 GB = 10^9 bytes. Peak: what the CUDA allocator hands out {peak}, cuBLAS workspaces included. "
+        "Reserved: what it takes from the device, simulated. A method fits when reserved and 0.54 GB for the "
         "CUDA context are within the budget."
     )

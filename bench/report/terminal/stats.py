@@ -1,4 +1,4 @@
-"""What ``bench stats`` prints: scores, pairs, what would settle them, several tasks, fronts; or all of it as JSON."""
+"""What ``bench stats`` prints: scores, pairs, sample sizes needed, several tasks, Pareto fronts; or JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _pairs(group: Group, analysis: Analysis, console: Console) -> None:
         _say(console, f"\nPairs, {formatting.clean(group.task)} on {formatting.clean(group.model)}", style="bold")
         heads = ["better", "than", "by" + _unit(group), f"{100 * (1 - analysis.alpha):g} % interval", "p", "p Holm"]
         heads += ["p baseline"] if group.baseline else []
-        heads += ["", "could show", "seeds", "examples"]
+        heads += ["", "min. diff.", "seeds", "examples"]
         ordered = sorted(tested, key=lambda pair: group.baseline not in (pair.first, pair.second))
         _grid(console, heads, [_pair(pair, group) for pair in ordered], words=2)
         _say(console, _legend(tested, group, analysis.alpha), style="dim")
@@ -80,7 +80,7 @@ def _legend(tested: Sequence[Pair], group: Group, alpha: float) -> str:
     said += ", p baseline over those with the baseline alone" if group.baseline else ""
     said += f"; tied: p Holm above {alpha:g}."
     if any(pair.settling for pair in tested):
-        said += " could show: the difference that was found with a chance of 80 %; seeds, examples: how many in all,"
+        said += " min. diff.: minimum detectable difference (80 % power); seeds, examples: how many in all,"
         said += " each with the other as it is, would show the difference seen (none: no number would)."
     runs = {c.label: len(c.runs) for c in group.configurations}
     fewer = [

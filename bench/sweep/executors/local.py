@@ -70,7 +70,7 @@ class Pool:
 
     def submit_together(self, jobs: Sequence[Job]) -> None:
         """Start jobs that share a frozen trunk, all in one fresh process."""
-        # OMP_NUM_THREADS is the word of whoever started this: the same on machines of any size.
+        # OMP_NUM_THREADS is the user's setting and holds on machines of any size.
         shared = self.slots > 1 and not os.environ.get("OMP_NUM_THREADS")
         threads = max(1, cores() // self.slots) if shared else None
         first = jobs[0].run_id

@@ -52,7 +52,7 @@ def opener(
 
     Args:
         values: flags by name: ``executor``, ``address``, ``cpus``, ``cluster``.
-        workers: runs at once, or None when nobody said.
+        workers: parallel runs; None: not given.
         folder: the store's.
         ahead: the local worker that was started already.
 

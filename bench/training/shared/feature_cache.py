@@ -340,7 +340,7 @@ def _batches(data: Rows, chosen: Sequence[int], batch_size: int) -> list[list[in
 
 
 def _identify(inputs: Mapping[str, Any]) -> _Known | None:
-    """A key for each row from everything but padding; None where rows cannot be told apart.
+    """A key for each row from everything but padding; None where rows cannot be distinguished.
 
     Two examples have one key when their tokens (and types, or pixels) are equal.
     """

@@ -9,8 +9,6 @@ compared before anything of it is used.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -25,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.core.files import lock, why_no_locks
+
 FORMAT = "1"
 KEY_BYTES = 16
 _INDEX = "index.safetensors"
 _CHUNK = 1 << 24  # bytes of a file that are summed at once
-# What flock answers on disks that know no locks, as some network disks do.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 Array = np.ndarray[Any, Any]
 
@@ -106,15 +104,7 @@ class FeatureStore:
         """Whether no other process holds the lock; none gets it meanwhile. True where disks know no locks."""
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-            yield True
+            yield lock(descriptor)
         finally:
             os.close(descriptor)
 
@@ -128,17 +118,12 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            try:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting()
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                for left in self.folder.glob(".*.partial"):  # by a process that died: who lives would hold the lock
+            if not lock(descriptor):
+                waiting()
+                lock(descriptor, wait=True)
+            if why_no_locks(self.folder / ".lock") is None:
+                for left in self.folder.glob(".*.partial"):  # of a process that died: a live one would hold the lock
                     shutil.rmtree(left, ignore_errors=True)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
             yield
         finally:
             os.close(descriptor)

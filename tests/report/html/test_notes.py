@@ -1,4 +1,4 @@
-"""The sentences: who is best or tied, what the leaner give up, what it rests on, and what may not compare."""
+"""The sentences: who is best or tied, what the leaner give up, what it rests on, and what may not be comparable."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_ties_are_named_and_the_leanest_of_them(four):
     for record, score in zip(four, (0.90, 0.89, 0.80, 0.70), strict=True):
         record["scores"]["accuracy"], record["stderr"] = score, 0.01
     assert plain(answer(scene(four))) == (
-        "full and lora are tied best: accuracy 90.0 ± 2.0 % for full. "
+        "full and lora show no significant difference: accuracy 90.0 ± 2.0 % for full. "
         "Of these, lora needs the least memory, 42 % of full's 515 MB; "
         "lst gives up 10.0 ± 2.8 points for 25 % of that and head 20.0 ± 2.8 points for 18 %."
     )
@@ -41,7 +41,7 @@ def test_pairs_on_the_same_examples_tell_apart_what_intervals_cannot(tmp_path):
     made = [factories.record(method, seed=seed) for method in accuracy for seed in range(3)]
     stored(tmp_path, made, lambda record: accuracy[record["spec"]["method"]["name"]])
     apart, paired = scene(made), scene(made, tmp_path)
-    assert "full, lora and lst are tied best" in plain(answer(apart))
+    assert "full, lora and lst show no significant difference" in plain(answer(apart))
     said = plain(answer(paired))
     assert said.startswith("full scores best: accuracy 86") and "(mean of 3 seeds)" in said
     lora = paired.group.pair("full", "lora").comparison

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.store.record import problems
 from bench.store.store import Store
+from bench.store.validation import problems
 from bench.sweep.executors import resources as needing
 from bench.sweep.progress import Silent
 from bench.sweep.scheduler import Options, Sweep

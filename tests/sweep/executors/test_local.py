@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from bench.store.record import problems
 from bench.store.store import Store
+from bench.store.validation import problems
 from bench.sweep.executors.base import WorkerDied
 from bench.sweep.progress import Silent
 from bench.sweep.scheduler import Options, Sweep

@@ -12,7 +12,7 @@ import torch
 
 import bench
 from bench.core.errors import RequestError
-from bench.store.record import problems
+from bench.store.validation import problems
 from tests import tiny, writers, zoo
 
 CHECKS = {"count equals formula", "loss finite", "only declared parameters moved", "trained differs from untrained",

@@ -27,7 +27,7 @@ from bench.methods.partial_finetuning import Head
 from bench.models.backbone import trainable
 from bench.models.frozen_backbone import readers, unwrapped
 from bench.models.inference import Engine
-from bench.store.record import problems
+from bench.store.validation import problems
 from bench.training.checks import digests, frozen
 from bench.training.shared import feature_cache
 from bench.training.shared.feature_store import FeatureStore, Shape, prune

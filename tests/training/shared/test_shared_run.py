@@ -20,8 +20,8 @@ import torch
 
 from bench.core import options
 from bench.core.train_config import TrainSettings
-from bench.store.record import problems
 from bench.store.store import Store
+from bench.store.validation import problems
 from bench.sweep import expand
 from bench.sweep.executors.local import Pool
 from bench.sweep.grouping import MOST, bundled
@@ -225,7 +225,7 @@ def sweep(store: Store, runs: list[expand.RunSpec], executor: fakes.Fake, **chan
 
 
 def test_a_sweep_puts_together_what_is_missing_and_does_a_full_run_alone_again(tmp_path: Path) -> None:
-    """Out of memory in company may only mean that the others took it."""
+    """Out of memory with concurrent runs may only mean that the others took it."""
     store = Store(tmp_path / "out")
     store.prepare()
     with tiny.registry_restored():

@@ -31,7 +31,7 @@
     const words = [dot, link, `: ${best.score}. It needs ${need}.`];
     if (best.doubt) words.push(" A check failed: read the score with doubt.");
     const tied = inside.filter(tiedTo(best));
-    if (tied.length) words.push(" Not told apart from it, and inside the limits: ", ...listed(tied));
+    if (tied.length) words.push(" No significant difference, and within the limits: ", ...listed(tied));
     if (best !== found[0]) words.push(" Without limits the best is ", bold(found[0].label), `, ${found[0].score}, with ${size(found[0].bytes)}.`);
     return words;
   };
