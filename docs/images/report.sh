@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes docs/images/report.png, the picture in the README: runs the example sweep (what is already in results/example is
-# not repeated) and takes a screenshot of its report with headless Chromium. Run it from the repository root.
+# not repeated) and takes a screenshot of its report with headless Chromium. Run it from the repository root, and change
+# no tracked file meanwhile: the report warns of runs from different code.
 set -eu
 
 export OMP_NUM_THREADS=1
