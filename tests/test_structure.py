@@ -8,9 +8,11 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from bench.core import errors
 from tests import structure
 
 ROOT = structure.ROOT
@@ -40,7 +42,7 @@ def test_every_folder_is_a_package_of_the_list() -> None:
 def test_tests_mirror_the_packages() -> None:
     folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("*.py")}
     folders = {name for name in folders if not name.endswith(".py")}
-    beside = {"data", "gpu", "parity", "plugins", "speed"}  # of several packages, or no tests
+    beside = {"data", "docs", "gpu", "parity", "plugins", "speed"}  # of several packages, or no tests
     assert folders - beside <= {*structure.ORDER, *structure.OUTSIDE}
 
 
@@ -97,6 +99,30 @@ def test_no_pickle_and_no_eval() -> None:
         assert not called & {"eval", "exec"}, path
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert not modules & {"pickle", "dill", "cloudpickle", "marshal"}, path
+
+
+_LISTS_OF_FAULTS = ("error.messages", "self.messages", "wrong", "list(wrong)")
+
+
+def test_every_request_error_has_a_code() -> None:
+    allowed = {*get_args(errors.Code)}
+    missing = []
+    for name, path in structure.modules().items():
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RequestError"):
+                continue
+            codes = [keyword.value.value for keyword in node.keywords if isinstance(keyword.value, ast.Constant)]
+            text = ast.get_source_segment(source, node.args[0]) or "" if node.args else ""
+            faults = text.startswith(("[unknown(", "unknown(")) or text in (
+                "error.messages",
+                "self.messages",
+                "wrong",
+                "list(wrong)",
+            )
+            if not faults and not (codes and set(codes) <= allowed):
+                missing.append(f"{name}:{node.lineno}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("folder", ["methods", "tasks", "bench/core"])
