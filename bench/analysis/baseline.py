@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
-from bench.analysis import gate_measures
+from bench.analysis import measures
 from bench.analysis.seed_spread import Spread, limit, spreads
 from bench.core.errors import RequestError
 from bench.store.matching import Setup, match, model_name
@@ -89,16 +89,16 @@ def _entry(setup: Setup) -> dict[str, Any]:
     """All of a configuration but its tolerances."""
     runs = list(setup.runs.values())
     spec = runs[0]["spec"]
-    counts = gate_measures.counts(runs[0])
-    differing = [name for name in counts if any(gate_measures.counts(run).get(name) != counts[name] for run in runs)]
+    counts = measures.counts(runs[0])
+    differing = [name for name in counts if any(measures.counts(run).get(name) != counts[name] for run in runs)]
     if differing:
         raise RequestError(
             f"{setup.label} ({setup.where}): its seeds differ in {', '.join(differing)} parameters.",
             code="incomparable",
         )
-    sizes = [gate_measures.sizes(run) for run in runs]
-    ratios = [gate_measures.log_ratio(run) for run in runs]
-    checks = set.intersection(*(gate_measures.passed_checks(run) for run in runs))
+    sizes = [measures.sizes(run) for run in runs]
+    ratios = [measures.log_ratio(run) for run in runs]
+    checks = set.intersection(*(measures.passed_checks(run) for run in runs))
     return {
         "label": setup.label,
         "method": spec["method"],
@@ -122,7 +122,7 @@ def _entry(setup: Setup) -> dict[str, Any]:
 
 
 def _scores(runs: Sequence[Record]) -> _Values:
-    found = [gate_measures.scores(run) for run in runs]
+    found = [measures.scores(run) for run in runs]
     return {name: [scores[name] for scores in found] for name in found[0] if all(name in scores for scores in found)}
 
 
@@ -132,7 +132,7 @@ def _score(name: str, values: list[float], runs: Sequence[Record]) -> dict[str, 
         "mean": fmean(values),
         "values": values,
         "stderr": fmean(errors) if errors else None,
-        "higher_is_better": gate_measures.higher_is_better(name, runs[0]),
+        "higher_is_better": measures.higher_is_better(name, runs[0]),
     }
 
 
@@ -141,7 +141,7 @@ def _tolerate(setups: Sequence[Setup], entries: Sequence[dict[str, Any]], share:
     for name in sorted({name for entry in entries for name in entry["scores"]}):
         for members in _by_place(entries, lambda entry, name=name: name in entry["scores"]):  # type: ignore[misc]
             values = [entries[index]["scores"][name].pop("values") for index in members]
-            floors = [gate_measures.resolution(name, next(iter(setups[index].runs.values()))) for index in members]
+            floors = [measures.resolution(name, next(iter(setups[index].runs.values()))) for index in members]
             for index, spread in zip(members, _spreads(values, floors), strict=True):
                 score, seeds = entries[index]["scores"][name], len(entries[index]["seeds"])
                 score |= _plain(spread) | {"tolerance": limit(spread, share, seeds, seeds)}

@@ -112,8 +112,8 @@ def plain(comparison: Comparison) -> dict[str, Any]:
             "unfinished": list(row.unfinished),
             "changes": [
                 {
-                    "metric": change.metric.name,
-                    "kind": change.metric.kind,
+                    "metric": change.metric.key,
+                    "kind": change.metric.noise,
                     **{
                         field.name: getattr(change, field.name)
                         for field in dataclasses.fields(change)

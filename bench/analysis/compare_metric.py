@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import NamedTuple
 
-from bench.analysis import gate_measures, paired_tests, predictions
+from bench.analysis import measures, paired_tests, predictions
 from bench.analysis import samples as scores
-from bench.analysis.compare_metrics import EXACT, SCORE, TOLD, Metric, metrics
+from bench.analysis.measures import EXACT, INFORMATION, SCORE, Measure, compared
 from bench.store.matching import Setup
 from bench.store.record import Record
 
@@ -49,7 +49,7 @@ class Change:
         mark: better, worse, changed, or empty when chance may explain it.
     """
 
-    metric: Metric
+    metric: Measure
     before: float | None
     after: float | None
     change: float | None
@@ -85,23 +85,23 @@ def sides(pair: tuple[Setup, Setup], folders: tuple[Path, Path]) -> tuple[Side, 
 def changes(first: Side, second: Side) -> list[Change]:
     """The change of every metric of a configuration, not yet corrected for the number of them."""
     records = [*first.runs.values(), *second.runs.values()]
-    return [_change(metric, first, second) for metric in metrics(records)]
+    return [_change(metric, first, second) for metric in compared(records)]
 
 
-def _change(metric: Metric, first: Side, second: Side) -> Change:
-    values = [[v for run in side.runs.values() if (v := metric.value(run)) is not None] for side in (first, second)]
+def _change(metric: Measure, first: Side, second: Side) -> Change:
+    values = [[v for run in side.runs.values() if (v := metric.of(run)) is not None] for side in (first, second)]
     before, after = (fmean(found) if found else None for found in values)
     if before is None or after is None:
         return Change(metric, before, after, None, None, "not measured on both sides")
-    if metric.kind == EXACT:
+    if metric.noise == EXACT:
         change = _relative(before, after)
         mark = "" if before == after else _direction(metric, change)
         return Change(metric, before, after, change, 0.0, EXACTLY, mark=mark)
-    if metric.kind == TOLD:
+    if metric.noise == INFORMATION:
         return Change(metric, before, after, _relative(before, after), None, "not tested")
-    test = _score_test(metric, first, second, values) if metric.kind == SCORE else _speed_test(metric, first, second)
+    test = _score_test(metric, first, second, values) if metric.noise == SCORE else _speed_test(metric, first, second)
     if test is None:
-        change = after - before if metric.kind == SCORE else _relative(before, after)
+        change = after - before if metric.noise == SCORE else _relative(before, after)
         why = "one seed: its noise is not known" if min(map(len, values)) < 2 else "its seeds do not vary: not tested"
         return Change(metric, before, after, change, None, why)
     return Change(metric, before, after, test.change, test.noise, test.name, test.p_value)
@@ -113,21 +113,21 @@ def _relative(before: float, after: float) -> float | None:
     return after / before - 1 if before else None
 
 
-def _direction(metric: Metric, change: float | None) -> str:
+def _direction(metric: Measure, change: float | None) -> str:
     if not metric.better or change is None:
         return CHANGED
     return BETTER if change * metric.better > 0 else WORSE
 
 
-def _score_test(metric: Metric, first: Side, second: Side, values: list[list[float]]) -> _Test | None:
-    paired_up = _samples(metric.name, first, second)
+def _score_test(metric: Measure, first: Side, second: Side, values: list[list[float]]) -> _Test | None:
+    paired_up = _samples(metric.key, first, second)
     if paired_up is not None:
         found = paired_tests.compare(paired_up[1], paired_up[0])
         return _Test(found.difference, found.estimate.stderr, found.p_value, found.test)
     if min(map(len, values)) >= 2:
         return _welch(values[0], values[1], WELCH)
     errors = [
-        [run["stderr"] for run in side.runs.values() if run["main_score"] == metric.name and run["stderr"] is not None]
+        [run["stderr"] for run in side.runs.values() if run["main_score"] == metric.key and run["stderr"] is not None]
         for side in (first, second)
     ]
     if not all(errors):
@@ -158,11 +158,11 @@ def _samples(name: str, first: Side, second: Side) -> tuple[list[scores.Sample],
     return found
 
 
-def _speed_test(metric: Metric, first: Side, second: Side) -> _Test | None:
-    logs = [_logs(side, metric.value) for side in (first, second)]
+def _speed_test(metric: Measure, first: Side, second: Side) -> _Test | None:
+    logs = [_logs(side, metric.of) for side in (first, second)]
     name = WELCH
     if min(map(len, logs)) < 2:
-        stretch = _STRETCHES_OF.get(metric.name)
+        stretch = _STRETCHES_OF.get(metric.key)
         if stretch is None:
             return None
         logs = [[math.log(v) for run in side.runs.values() for v in stretch(run) if v > 0] for side in (first, second)]
@@ -182,7 +182,7 @@ def _logs(side: Side, value: Callable[[Record], float | None]) -> list[float]:
 
 def _stretches(record: Record) -> list[float]:
     """Mean step times of ten stretches of a run, after warm-up: one step's time depends on the one before."""
-    steps = gate_measures.timed_steps(record)
+    steps = measures.timed_steps(record)
     size = len(steps) // _STRETCHES
     return [fmean(steps[at : at + size]) for at in range(0, size * _STRETCHES, size)] if size else []
 
@@ -213,7 +213,7 @@ def corrected(found: Sequence[Change], p_holm: Sequence[float], alpha: float) ->
             made.append(change)
             continue
         p = next(left)
-        small = change.metric.kind != SCORE and abs(change.change or 0.0) < LEAST_SPEED
+        small = change.metric.noise != SCORE and abs(change.change or 0.0) < LEAST_SPEED
         mark = _direction(change.metric, change.change) if p <= alpha and not small else ""
         made.append(dataclasses.replace(change, p_holm=p, mark=mark))
     return made

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from bench.analysis import gate_measures
+from bench.analysis import measures
 from bench.analysis.baseline import MACHINE, Baseline
 from bench.core import formatting
 from bench.store.matching import Setup, match
@@ -154,7 +154,7 @@ _Told = Iterator[tuple[str, str, str]]  # measure, verdict, sentence
 
 def _counts(pair: _Pair) -> _Told:
     for name, wanted in pair.entry["counts"].items():
-        found = sorted({gate_measures.counts(run).get(name, 0) for run in pair.runs.values()})
+        found = sorted({measures.counts(run).get(name, 0) for run in pair.runs.values()})
         if found == [wanted]:
             yield name, SAME, f"{wanted:,} parameters"
         else:
@@ -178,7 +178,7 @@ def _grown(pair: _Pair, name: str, before: Mapping[int, int]) -> tuple[str, str]
     reasons += [what for part, what in (("task", "other data"), ("model", "other weights")) if pair.changed(part)]
     worst: tuple[tuple[bool, float], str, str] | None = None
     for seed, run in pair.runs.items():
-        now = gate_measures.sizes(run).get(name)
+        now = measures.sizes(run).get(name)
         if now is None:
             return REGRESSION, f"was not measured for seed {seed}"
         exact = seed in before and not reasons
@@ -202,11 +202,11 @@ def _grown(pair: _Pair, name: str, before: Mapping[int, int]) -> tuple[str, str]
 
 
 def _scores(pair: _Pair) -> _Told:
-    found = [gate_measures.scores(run) for run in pair.runs.values()]
+    found = [measures.scores(run) for run in pair.runs.values()]
     for name, was in pair.entry["scores"].items():
         if any(name not in scores for scores in found):
             yield name, REGRESSION, "was not measured this time"
-        elif name == gate_measures.LOSS and pair.changed("task"):
+        elif name == measures.LOSS and pair.changed("task"):
             yield name, SKIPPED, "other data: their loss is another"
         else:
             yield name, *_moved(pair, name, was, fmean(scores[name] for scores in found))
@@ -222,7 +222,7 @@ def _moved(pair: _Pair, name: str, was: Mapping[str, Any], mean: float) -> tuple
         noise = math.hypot(noise, was["stderr"], fmean(errors))
     allowed = was["tolerance"] * (noise / one if one > 0 else 1.0)
     higher = all(
-        gate_measures.higher_is_better(name, run) for run in pair.runs.values()
+        measures.higher_is_better(name, run) for run in pair.runs.values()
     )  # an early baseline may say otherwise
     worse = (was["mean"] - mean) * (1 if higher else -1)
     change = f"{formatting.score(name, was['mean'])} → {formatting.score(name, mean)}"
@@ -237,7 +237,7 @@ def _speed(pair: _Pair) -> _Told:
     if was is None:
         yield "speed", SKIPPED, "the baseline has no times of the reference work"
         return
-    found = [gate_measures.log_ratio(run) for run in pair.runs.values()]
+    found = [measures.log_ratio(run) for run in pair.runs.values()]
     logs = [value for value in found if value is not None]
     if device := pair.differing(("device",)):
         yield "speed", SKIPPED, device[0]

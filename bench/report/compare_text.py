@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.analysis.compare_folders import Comparison, Row
 from bench.analysis.compare_metric import Change
-from bench.analysis.compare_metrics import EXACT, RATIO, REFERENCE, SCORE, SPEED
+from bench.analysis.measures import EXACT, RATIO, REFERENCE, SCORE, SPEED
 from bench.core import formatting
 
 
@@ -13,7 +13,7 @@ def cell(change: Change) -> str:
     if change.change is None:
         return formatting.DASH if change.before == change.after else "new" if change.before in (None, 0) else "gone"
     star = " *" if change.mark else ""
-    if change.metric.kind == EXACT and change.change == 0:
+    if change.metric.noise == EXACT and change.change == 0:
         return "="
     scale, digits, unit = _scale(change)
     noise = "" if not change.noise else f" ± {change.noise * scale:.{digits}f}"
@@ -22,29 +22,29 @@ def cell(change: Change) -> str:
 
 def _scale(change: Change) -> tuple[float, int, str]:
     """Factor, digits and unit of a change: points of a share, percent of anything that is not a score."""
-    if change.metric.kind != SCORE:
+    if change.metric.noise != SCORE:
         return 100.0, 1, " %"
-    return (100.0, 1, "") if formatting.is_share(change.metric.name) else (1.0, 3, "")
+    return (100.0, 1, "") if formatting.is_share(change.metric.key) else (1.0, 3, "")
 
 
 def sentence(row: Row, change: Change) -> str:
     """A marked change in words."""
     before, after = change.metric.text(change.before), change.metric.text(change.after)
-    if before == after and change.metric.kind == EXACT and change.before is not None and change.after is not None:
+    if before == after and change.metric.noise == EXACT and change.before is not None and change.after is not None:
         before, after = f"{change.before:,.0f}", f"{change.after:,.0f}"
     values = f"{before} → {after}"
     moved = cell(change).removesuffix(" *")
-    if formatting.is_share(change.metric.name):
+    if formatting.is_share(change.metric.key):
         moved += " points"
     why = change.test if change.p_holm is None else f"{change.test}, p {p_value(change.p_holm, '= ')} corrected"
     where = f"{row.label} ({row.task} on {row.model})"
-    return f"{where}: {change.metric.head} {values} ({moved}), {change.mark}; {why}{_machine(row, change)}"
+    return f"{where}: {change.metric.title} {values} ({moved}), {change.mark}; {why}{_machine(row, change)}"
 
 
 def _machine(row: Row, change: Change) -> str:
     """What the reference work says of the machine, beside a bare time that it is part of."""
-    told = [c.change for c in row.changes if c.metric.name == REFERENCE and c.change is not None]
-    if change.metric.kind != SPEED or change.metric.name == RATIO or not told:
+    told = [c.change for c in row.changes if c.metric.key == REFERENCE and c.change is not None]
+    if change.metric.noise != SPEED or change.metric.key == RATIO or not told:
         return ""
     return f"; the machine's reference work took {told[0] * 100:+.0f} %".replace("-", "−")
 

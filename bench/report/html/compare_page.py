@@ -72,7 +72,7 @@ def _line(row: Row, change: Change, first: bool) -> str:
     p = formatting.DASH if change.p_holm is None else compare_text.p_value(change.p_holm)
     return (
         f'<tr{" class=first" if first else ""}><th scope="row">{text(row.label)}'
-        f'<td class="words" title="{text(change.metric.name)}">{text(change.metric.head)}'
+        f'<td class="words" title="{text(change.metric.key)}">{text(change.metric.title)}'
         f"<td>{text(change.metric.text(change.before))}<td>{text(change.metric.text(change.after))}"
         f'<td class="{mark}">{text(compare_text.cell(change))}{word}<td>{text(p)}'
         f'<td class="words">{text(change.test)}</tr>'

@@ -48,7 +48,7 @@ def render(comparison: Comparison, console: Console) -> None:
 
 def _columns(rows: list[Row], width: int) -> tuple[dict[str, str], list[str]]:
     """The columns that fit, name → head, and the heads of those that do not."""
-    heads = {change.metric.name: change.metric.head for row in rows for change in row.changes}
+    heads = {change.metric.key: change.metric.title for row in rows for change in row.changes}
     wide = {
         name: max(len(head), *(len(_cell(row, name)) for row in rows)) if rows else 0 for name, head in heads.items()
     }
@@ -86,7 +86,7 @@ def _table(rows: list[Row], shown: dict[str, str]) -> Table:
 
 
 def _find(row: Row, name: str) -> Change | None:
-    return next((change for change in row.changes if change.metric.name == name), None)
+    return next((change for change in row.changes if change.metric.key == name), None)
 
 
 def _cell(row: Row, name: str) -> str:
