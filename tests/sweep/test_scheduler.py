@@ -68,7 +68,7 @@ def test_killed_sweeps_lose_no_finished_run(tiny_model: Path, mirror: Path, tmp_
 def _children_are_gone(pid: int) -> bool:
     """No worker of the killed sweeps is left (they end when their standard input does)."""
     for _ in range(100):
-        listed = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ww", "-eo", "ppid,args"], capture_output=True, text=True, check=True).stdout
         if not any(
             line.strip().startswith("1 ") and "bench.sweep.executors.local_worker" in line
             for line in listed.splitlines()

@@ -129,7 +129,7 @@ def test_the_real_worker_killed_by_the_kernel(tiny_model: Path, mirror: Path, tm
     deadline = time.monotonic() + 120
     while not whole_records(out) and time.monotonic() < deadline:
         time.sleep(0.05)
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     (worker,) = [int(line.split()[0]) for line in listed.splitlines()
                  if "bench.sweep.executors.local_worker" in line and line.split()[1] == str(process.pid)]  # fmt: skip
     os.kill(worker, signal.SIGKILL)
@@ -241,7 +241,7 @@ def test_disks_without_locks_are_named_and_used(store: Store, monkeypatch: pytes
 
     monkeypatch.setattr(fcntl, "flock", none)
     said = store.warning()
-    assert said is not None and "knows no file locks (No locks available)" in said and "runs twice" in said
+    assert said is not None and "has no file locks (No locks available)" in said and "runs twice" in said
     runs = fakes.specs(2)
     sweep(store, runs, fakes.Fake(fakes.record)).run()
     assert len(store.records()[0]) == 2 and store.wait(runs[0].run_id, 1) and not store.held(runs[0].run_id)

@@ -312,6 +312,6 @@ def _exits(pool: Pool, wanted: set[str]) -> dict[str, int]:
 
 def _child(worker: int) -> int:
     """The one process that a worker has."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
     (found,) = [int(line.split()[0]) for line in listed.splitlines()[1:] if int(line.split()[1]) == worker]
     return found
