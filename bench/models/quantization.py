@@ -36,7 +36,7 @@ def require(scheme: str) -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise RequestError(
-            f"--quantize {scheme} needs {' and '.join(missing)}, which is missing: pip install 'tunebench[quantize]'.",
+            f"--quantize {scheme} needs {' and '.join(missing)}: pip install 'tunebench[quantize]'.",
             code="package-missing",
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.backbone import count, trainable
-from bench.training.run import load_state, save_state, saved_state
+from bench.models.checkpoint import load_state, save_state, saved_state
 from tests import zoo
 
 CELLS = [(family, kind) for family, kinds in zoo.KINDS.items() for kind in kinds]

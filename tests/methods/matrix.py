@@ -20,9 +20,9 @@ from bench.core.protocols import Batch, CountsParameters, DataInitialized, Metho
 from bench.core.train_config import TrainSettings
 from bench.data.encoding import to_device
 from bench.models.backbone import Backbone, count, trainable
+from bench.models.checkpoint import load_state, save_state, saved_state
 from bench.models.inference import Engine
 from bench.models.loading import fresh_head
-from bench.training.run import load_state, save_state, saved_state
 from bench.training.trainer import Trainer
 from tests import zoo
 

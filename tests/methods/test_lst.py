@@ -18,8 +18,9 @@ from bench.methods.lora import Lora
 from bench.methods.lst import Lst
 from bench.methods.lst_module import Ladder
 from bench.models.backbone import Backbone, count, trainable
+from bench.models.checkpoint import load_state, save_state, saved_state
 from bench.training.memory import Loop, measure_call, measure_training
-from bench.training.run import Run, load_state, save_state, saved_state
+from bench.training.prepare import RunData, _initialize
 from tests import zoo
 
 CELLS = [(family, kind) for family, kinds in zoo.KINDS.items() for kind in kinds]
@@ -554,11 +555,10 @@ def test_the_runner_measures_an_initialisation_that_looks_at_rows(init: str, loo
                 yield row, 1
 
     lengths = np.array([3, 9, 2, 4])
-    run = SimpleNamespace(
-        module=module,
-        data=SimpleNamespace(train=SimpleNamespace(lengths=lengths)),
+    data = SimpleNamespace(
+        rows=SimpleNamespace(train=SimpleNamespace(lengths=lengths)),
         batches=SimpleNamespace(training=endless, of=lambda chosen: rows[chosen[0]]),
     )
-    Run._initialize(cast(Run, run), cast(DataInitialized, method))
+    peak = _initialize(cast(DataInitialized, method), module, cast(RunData, data))
     assert len(taken) == looked
-    assert (run.initialization is None) is (init == "random")
+    assert (peak is None) is (init == "random")

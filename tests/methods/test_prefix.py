@@ -14,9 +14,9 @@ from transformers import AutoConfig, DynamicCache
 from bench.core.protocols import Mergeable
 from bench.methods.prefix import PrefixTuning, PTuning2, spots
 from bench.models.backbone import Backbone, count, trainable
+from bench.models.checkpoint import load_state, save_state, saved_state
 from bench.models.loading import fresh_head, model_class
 from bench.models.prefix_attention import Prefix
-from bench.training.run import load_state, save_state, saved_state
 from tests import zoo
 
 LENGTH = 5

@@ -13,8 +13,8 @@ from transformers import AutoConfig
 from bench.core.protocols import CountsParameters, Mergeable
 from bench.methods.prompt import PromptTuning, PTuning, VirtualTokens
 from bench.models.backbone import Backbone, count, trainable
+from bench.models.checkpoint import load_state, save_state, saved_state
 from bench.models.loading import fresh_head, model_class
-from bench.training.run import load_state, save_state, saved_state
 from tests import zoo
 
 LENGTH = 5

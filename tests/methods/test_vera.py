@@ -14,8 +14,8 @@ from bench.core import options
 from bench.core.errors import RequestError
 from bench.methods.vera import Projections, Vera, VeraLinear
 from bench.models.backbone import Backbone, count, trainable
+from bench.models.checkpoint import saved_state
 from bench.models.loading import model_class
-from bench.training.run import saved_state
 from bench.training.storage_tracker import StorageTracker
 from tests import zoo
 from tests.methods import low_rank

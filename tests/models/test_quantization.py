@@ -47,7 +47,7 @@ def test_unknown_schemes_and_missing_libraries(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RequestError, match="Unknown scheme 'int9'. Did you mean 'int8'"):
         quantization.require("int9")
     monkeypatch.setattr("bench.models.quantization.find_spec", lambda name: None)
-    with pytest.raises(RequestError, match="--quantize nf4 needs bitsandbytes and accelerate, not installed here"):
+    with pytest.raises(RequestError, match="--quantize nf4 needs bitsandbytes and accelerate: pip install"):
         quantization.require("nf4")
 
 

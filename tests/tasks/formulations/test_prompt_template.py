@@ -95,7 +95,7 @@ def test_a_column_of_two_words_has_a_template() -> None:
 def test_a_template_holds_a_column_and_not_the_answer() -> None:
     task: Any = SimpleNamespace(name="own", label="label")
     select.check_columns(task, {"template": "{text}"}, ["text", "label"])
-    with pytest.raises(RequestError, match="holds 'label', which is what is to be answered"):
+    with pytest.raises(RequestError, match="holds 'label', which is the answer"):
         select.check_columns(task, {"template": "{text} {label}"}, ["text", "label"])
     with pytest.raises(RequestError, match="has no column: every prompt would be the same"):
         select.check_columns(task, {"template": "hello"}, ["text", "label"])
