@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from bench.core import registry
 from bench.store.store import Store
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 from bench.training.job import Job
 from bench.training.run import execute
 
@@ -75,14 +76,14 @@ class Place:
         """The run specifications of one method on the tiny task."""
         settings = {"steps": "12", "batch_size": "16", "device": "cpu", "dev_size": "0", **train}
         seed = str(settings.pop("seed", 0))
-        request = expand.Request(
+        request = RunRequest(
             methods=(method,),
-            tasks=("tiny/mood",),
-            models=(str(self.model),),
+            task=("tiny/mood",),
+            model=(str(self.model),),
             seeds=(seed,),
-            sets=(*sets, f"train.dev_size={settings.pop('dev_size')}"),
+            set=(*sets, f"train.dev_size={settings.pop('dev_size')}"),
             train={name: str(value) for name, value in settings.items()},
-            plugins=(TASK, *plugins),
+            plugin=(TASK, *plugins),
         )
         return expand.expand(request)
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from bench.models.loading import model_class
 from bench.store.store import Store
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 from bench.training.job import Job
 from bench.training.run import execute
 from tests import tiny, zoo
@@ -50,13 +51,13 @@ def folder(where: Path, family: str, **changes: Any) -> Path:
 def spec(model: Path, task: str, method: str, sets: Sequence[str] = (), **train: Any) -> expand.RunSpec:
     """The specification of one run; twelve steps at a time unless told otherwise."""
     settings = {"steps": 12, "batch_size": 16, "device": "cpu", "max_length": 24, **train}
-    request = expand.Request(
+    request = RunRequest(
         methods=(method,),
-        tasks=(task,),
-        models=(str(model),),
-        sets=(*sets, "train.dev_size=8", "train.evaluations=2"),
+        task=(task,),
+        model=(str(model),),
+        set=(*sets, "train.dev_size=8", "train.evaluations=2"),
         train={name: str(value) for name, value in settings.items()},
-        plugins=(TASKS, tiny.TASK),
+        plugin=(TASKS, tiny.TASK),
     )
     found = expand.expand(request)
     expand.check_methods(found)

@@ -1,15 +1,19 @@
-"""``bench fetch``: bring tasks' data sets and models into one folder, for machines that reach no network."""
+"""``bench fetch``: download tasks' data sets and models into one folder, for machines without a network."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.core import registry, task_options
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import Fault, RequestError, unknown
+from bench.core.options import comma_list
 from bench.core.protocols import DataSource, Task
+from bench.core.quiet import quiet
 from bench.data import mirror
 from bench.models.aliases import ALIASES
 from bench.models.resolve import HUB_ID
@@ -31,31 +35,46 @@ class Wanted:
     allow_pickle: bool = False
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Do the command."""
+    tasks, names = comma_list(arguments.tasks), comma_list(arguments.models)
+    if not tasks and not names:
+        raise RequestError("Say what to fetch: --tasks glue/sst2,glue/rte, --models minilm, or both.", code="missing")
+    registry.load(arguments.plugin)
+    wanted = Wanted(tasks, names, arguments.revision, arguments.allow_pickle)
+    with quiet():
+        for line in fetch(wanted, arguments.to):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"Use it with BENCH_DATA={arguments.to.resolve()} HF_HUB_OFFLINE=1\n")
+    return 0
+
+
 def fetch(wanted: Wanted, folder: Path) -> Iterator[str]:
-    """Fill a mirror, and say a line about each thing that was brought; what is there already stays.
+    """Fill a mirror; yields a line about each download. What the folder has already stays.
 
     Raises:
         RequestError: before anything is fetched, for names that do not exist; at the end, with everything that could
-            not be had.
+            not be loaded.
     """
     acts = _acts(wanted, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"The folder {folder} cannot be made: {error.strerror}.", code="not-written") from error
-    failed: list[str] = []
+    failed: list[Fault] = []
     for act in acts:
         try:
             yield act()
         except RequestError as error:
             failed += [message for message in error.messages if message not in failed]
     if failed:
-        raise RequestError(failed, code="invalid-value")
+        raise RequestError(failed)
 
 
 def _acts(wanted: Wanted, folder: Path) -> list[Callable[[], str]]:
     acts: list[Callable[[], str]] = []
-    wrong: list[str] = []
+    wrong: list[Fault] = []
     for name in wanted.tasks:
         try:
             task = registry.task_entry(name).value
@@ -74,7 +93,7 @@ def _acts(wanted: Wanted, folder: Path) -> list[Callable[[], str]]:
         else:
             acts.append(partial(_model, hub_id, revision or wanted.revision, folder, wanted.allow_pickle))
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
     return acts
 
 

@@ -1,4 +1,6 @@
-"""What ``bench list`` prints, without torch: methods are classes of torch modules, so their table is kept on disk.
+"""``bench list``: available methods, tasks or models, without importing torch.
+
+Methods are classes of torch modules, so the table of them is kept on disk.
 
 Built-in methods and tasks change with the files of this package and with what is installed beside it; a table is used
 only while both are as they were. Plugins may depend on anything: with one, everything is imported.
@@ -6,6 +8,7 @@ only while both are as they were. Plugins may depend on anything: with one, ever
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -17,6 +20,19 @@ from typing import Any
 from bench.cli import describe
 from bench.core.environment import cache_folder
 from bench.core.files import write_atomically
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the command: one name per line, or JSON."""
+    listed = rows(arguments.what, arguments.plugin)
+    if arguments.json:
+        json.dump(listed, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return 0
+    width = max(len(row["name"]) for row in listed)
+    for row in listed:
+        sys.stdout.write(f"{row['name']:<{width}}  {row['help']}\n")
+    return 0
 
 
 def rows(what: str, plugins: Sequence[Path]) -> list[dict[str, Any]]:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench.core.errors import RequestError, unknown
-
-DEFAULT_OUT = Path("results/local")
+from bench.cli import flags as typed
+from bench.core.errors import RequestError, fault, unknown
+from bench.core.train_config import TrainSettings
+from bench.planner.plan_config import Setting, WhatToPlan
+from bench.sweep.request import Execution, Tuning, WhatToRun
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,17 +30,23 @@ class _Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         prefix = "unrecognized arguments: "
         choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+        wrong = fault(message, "invalid-value")
         if message.startswith(prefix):
-            wrong = message.removeprefix(prefix).split()[0].split("=")[0]
-            message = unknown("flag", wrong, flags) if wrong.startswith("-") else f"'{wrong}': unexpected argument."
+            word = message.removeprefix(prefix).split()[0].split("=")[0]
+            wrong = (
+                unknown("flag", word, flags)
+                if word.startswith("-")
+                else fault(f"'{word}': unexpected argument.", "invalid-value")
+            )
         elif choice is not None:
             kind = {"what": "list"}.get(choice[1], choice[1].removeprefix("--").lower())
-            message = unknown(kind, choice[2], [word.strip(" '") for word in choice[3].split(",")])
+            wrong = unknown(kind, choice[2], [word.strip(" '") for word in choice[3].split(",")])
         elif message.startswith("the following arguments are required"):
             words = [word.split("=")[0] for word in self.given if word.startswith("--")]
             strange = [word for word in words if not any(flag.startswith(word) for flag in flags)]
-            message = "; ".join([*(unknown("flag", word, flags).rstrip(".") for word in strange), message])
-        raise RequestError(f"{self.prog}: {message}", code="invalid-value")
+            missing = "; ".join([*(unknown("flag", word, flags).rstrip(".") for word in strange), message])
+            wrong = fault(missing, "missing")
+        raise RequestError([wrong.within(f"{self.prog}: ")])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of our output left (| head): nothing is wrong
         return 0
     except KeyboardInterrupt:
-        sys.stderr.write("\nbench: stopped. Finished runs are kept; the same command does the rest.\n")
+        sys.stderr.write("\nbench: stopped. Finished runs are kept; rerun the same command to resume.\n")
         return 130
 
 
@@ -81,11 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list available methods, tasks or models")
     listing.add_argument("what", choices=("methods", "tasks", "models"))
     listing.add_argument("--json", action="store_true", help="print JSON")
-    _plugin_flag(listing)
-    listing.set_defaults(act=_command("list_what"), parser=listing)
+    typed.plugin(listing)
+    listing.set_defaults(act=_command("list"), parser=listing)
     show = commands.add_parser("show", help="explain a method, task or model: formula, options, defaults, source")
     show.add_argument("name")
-    _plugin_flag(show)
+    typed.plugin(show)
     show.set_defaults(act=_command("show"), parser=show)
     return parser
 
@@ -98,17 +106,13 @@ class _Version(argparse.Action):
         sys.exit(0)
 
 
-def _command(name: str, module: str = "cli.commands") -> Any:
+def _command(module: str, name: str = "run") -> Any:
+    """What carries out a command, imported when it is called."""
+
     def act(arguments: argparse.Namespace) -> int:
-        return int(getattr(importlib.import_module(f"bench.{module}"), name)(arguments))
+        return int(getattr(importlib.import_module(f"bench.cli.{module}"), name)(arguments))
 
     return act
-
-
-def _plugin_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--plugin", action="append", type=Path, default=[], metavar="FILE", help="load methods and tasks from a file"
-    )
 
 
 def _run(commands: Any) -> None:
@@ -119,98 +123,13 @@ def _run(commands: Any) -> None:
         "table and report.html. What is already in the output folder is not run again.",
     )
     what = run.add_argument_group("what to run")
-    what.add_argument("--methods", metavar="A,B", help="methods to compare; see: bench list methods")
-    what.add_argument("--adapter", metavar="DIR[,E]", help="score adapters in peft's format, without training")
-    what.add_argument("--task", metavar="T[,U]", help="tasks, such as glue/sst2; see: bench list tasks")
-    what.add_argument("--model", metavar="M[,N]", help="alias, local folder or Hub id (default: minilm)")
-    what.add_argument("--revision", metavar="R", help="commit, branch or tag of the models (or --model M@R)")
-    what.add_argument("--quantize", metavar="Q", help="int8 or nf4: the frozen base in 8 or 4 bits")
-    what.add_argument("--trust-remote-code", action="store_true", help="run Python code that a model brings")
-    what.add_argument("--allow-pickle", action="store_true", help="read pickled weights where there are no safetensors")
-    what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
-    what.add_argument("--seeds", metavar="0,1", help="one run per seed (default: 0)")
-    what.add_argument(
-        "--set", action="append", metavar="M.OPTION=V", help="set an option of a method, of task or train; repeatable"
-    )
+    typed.add(what, WhatToRun)
     what.add_argument("--plan", type=Path, metavar="FILE", help="read these options from a TOML file; flags win")
     what.add_argument("--experiment", metavar="A,B", help="experiments of the plan file to run (default: all)")
-    _plugin_flag(what)
-    _train_flags(run.add_argument_group("training"))
-    _tune_flags(run.add_argument_group("tuning, on the dev split"))
-    where = run.add_argument_group("where and how")
-    where.add_argument("--data-dir", type=Path, metavar="DIR", help="mirror of data sets (default: $BENCH_DATA)")
-    where.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: {DEFAULT_OUT})")
-    where.add_argument("--workers", metavar="N", help="parallel runs (default: 1; on a cluster: as many as it takes)")
-    where.add_argument("--cache-limit", metavar="SIZE", help="most that --cache-trunk may take (default: 8GB)")
-    where.add_argument("--save", action="store_true", help="keep the tuned weights (safetensors)")
-    where.add_argument("--fresh", action="store_true", help="run again what is already there")
-    where.add_argument("--retry-failed", action="store_true", help="run again what failed or ran out of memory")
-    where.add_argument("--no-share", action="store_true", help="train runs that read one frozen trunk one by one")
-    where.add_argument("--dry-run", action="store_true", help="print the runs and stop")
-    where.add_argument("--json", action="store_true", help="print the records as JSON instead of the table")
-    where.add_argument("--tensorboard", action="store_true", help="write curves to OUT/tensorboard while runs train")
-    where.add_argument("--quiet", action="store_true", help="no progress")
-    _cluster_flags(run.add_argument_group("many machines"))
-    run.set_defaults(act=_command("run", "cli.run"), parser=run)
-
-
-def _cluster_flags(group: Any) -> None:
-    group.add_argument("--executor", metavar="E", help="where runs are done: local, ray or slurm (default: local)")
-    group.add_argument("--address", metavar="A", help="the Ray cluster: auto, HOST:PORT (default: Ray on this machine)")
-    group.add_argument("--cpus", metavar="N", help="cores of a run on a cluster (default: 1)")
-    group.add_argument(
-        "--cluster", action="append", metavar="K=V", help="a parameter of Slurm: partition=gpu, time=60; repeatable"
-    )
-
-
-def _train_flags(group: Any) -> None:
-    group.add_argument("--steps", metavar="N", help="optimizer steps")
-    group.add_argument("--epochs", metavar="N", help="passes over the training rows (default: 3)")
-    group.add_argument(
-        "--batch-size", metavar="N", help="batch size per forward/backward pass (micro-batch; default: 32)"
-    )
-    group.add_argument("--eval-batch-size", metavar="N", help="evaluation batch size (default: 64)")
-    group.add_argument("--grad-accum", metavar="N", help="gradient accumulation steps (default: 1)")
-    group.add_argument("--lr", metavar="X", help="learning rate for all methods (default: each method's own)")
-    group.add_argument("--max-length", metavar="N", help="truncate examples to N tokens (default: 128)")
-    group.add_argument("--train-size", metavar="N", help="training rows to use (default: all)")
-    group.add_argument("--eval-size", metavar="N", help="evaluation rows (default: all)")
-    group.add_argument("--device", metavar="D", help="auto, cpu or cuda (default: auto)")
-    group.add_argument("--precision", metavar="P", help="fp32, bf16 or fp16 (default: fp32)")
-    group.add_argument("--checkpoint", metavar="C", help="checkpoint to score: best (on dev) or last (default: best)")
-    group.add_argument(
-        "--forgetting",
-        metavar="TEXT",
-        help="also compare the loss on a general text, before and after: wikitext, stdlib",
-    )
-    group.add_argument(
-        "--cache-trunk",
-        action="store_const",
-        const="true",
-        help="keep a frozen backbone's features between epochs (lst, head); a file in the user's cache folder",
-    )
-    group.add_argument(
-        "--gradient-checkpointing", action="store_const", const="true", help="recompute activations to save memory"
-    )
-
-
-def _tune_flags(group: Any) -> None:
-    group.add_argument(
-        "--tune", metavar="O[,P]",
-        help="options to tune, for every method (lr) or one (lora.alpha): 0.1x to 10x the default, "
-        "or lr=1e-4:1e-2 for a range, lr=1e-4|1e-3 for a grid",
-    )  # fmt: skip
-    group.add_argument("--trials", metavar="N", help="trials of every configuration (default: 6, or the whole grid)")
-    group.add_argument(
-        "--prune", metavar="P", help="stop trials that are behind: median, halving, none (default: median)"
-    )
-
-
-TRAIN_FLAGS = (
-    "steps", "epochs", "batch_size", "eval_batch_size", "grad_accum", "lr", "max_length", "train_size", "eval_size",
-    "device", "precision", "checkpoint", "gradient_checkpointing",
-    "forgetting", "cache_trunk",
-)  # fmt: skip
+    typed.add(run.add_argument_group("training"), TrainSettings)
+    typed.add(run.add_argument_group("tuning, on the dev split"), Tuning)
+    typed.add(run.add_argument_group("where and how"), Execution)
+    run.set_defaults(act=_command("run"), parser=run)
 
 
 def _plan(commands: Any) -> None:
@@ -221,39 +140,12 @@ def _plan(commands: Any) -> None:
         "fits a budget, and how far batch size and length can go. The step of bench run is done with fake tensors "
         "under CUDA's rules.",
     )
-    what = plan.add_argument_group("what to plan")
-    what.add_argument("--methods", metavar="A,B", help="methods to plan; see: bench list methods")
-    what.add_argument("--model", metavar="M[,N]", help="config.json, folder with one, alias or Hub id")
-    what.add_argument("--ranks", metavar="4,8", help="values of each method's size option (rank, width, reduction)")
-    what.add_argument("--set", action="append", metavar="M.OPTION=V", help="set a method's option; repeatable")
-    what.add_argument("--kind", metavar="K", help="classification, regression, causal-lm, seq2seq or image-"
-                      "classification (default: what the architecture is for)")  # fmt: skip
-    what.add_argument("--task", metavar="T", help="take the kind and the number of classes from a task")
-    _plugin_flag(what)
-    how = plan.add_argument_group("how it is trained")
-    how.add_argument(
-        "--batch-size", metavar="N", help="batch size per forward/backward pass (micro-batch; default: 32)"
-    )
-    how.add_argument("--max-length", metavar="N", help="tokens of every row (default: 128)")
-    how.add_argument("--target-length", metavar="N", help="tokens of an encoder-decoder's targets (default: as input)")
-    how.add_argument("--grad-accum", metavar="N", help="gradient accumulation steps (default: 1)")
-    how.add_argument("--precision", metavar="P", help="fp32; bf16: base weights in bf16, what a method adds in fp32, "
-                     "autocast; bf16-autocast: all weights in fp32, autocast, as bench run --precision bf16 does; "
-                     "bf16-plain: as bf16 without autocast, as peft's scripts do (default: fp32)")  # fmt: skip
-    how.add_argument("--optimizer", metavar="O", help="adamw (fused, as bench run), adamw-foreach (torch's default), "
-                     "sgd or adamw8bit (an estimate) (default: adamw)")  # fmt: skip
-    how.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations to save memory")
-    how.add_argument("--dropout", metavar="P", help="the model's dropout (default: as configured)")
-    how.add_argument("--attention", metavar="A", help="auto, sdpa or eager (default: auto)")
-    how.add_argument("--keep-outputs", action="store_true", help="the loop holds each step's logits, as scripts do")
-    where = plan.add_argument_group("where and how")
-    where.add_argument("--device", metavar="D", help="whose rules: cuda or cpu (default: cuda)")
-    where.add_argument("--gpu", metavar="G", help="hopper (H100, H200: cuBLAS takes 48 MiB more), other, or auto: "
-                       "as the GPU here, other without one (default: auto)")  # fmt: skip
-    where.add_argument("--budget", metavar="SIZE", help="check against a memory budget, such as 24GB or 22.5GiB")
-    where.add_argument("--json", action="store_true", help="print the plans as JSON instead of the table")
-    where.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")
-    where.add_argument("--quiet", action="store_true", help="no progress")
+    typed.add(plan.add_argument_group("what to plan"), WhatToPlan)
+    typed.add(plan.add_argument_group("how it is trained"), Setting)
+    output = plan.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print the plans as JSON instead of the table")
+    output.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts")
+    output.add_argument("--quiet", action="store_true", help="no progress")
     plan.set_defaults(act=_command("plan"), parser=plan)
 
 
@@ -267,9 +159,9 @@ def _export(commands: Any) -> None:
     export.add_argument("which", metavar="RUN", help="run id, or the folder of a saved adapter")
     export.add_argument("--format", required=True, choices=("peft", "merged"), help="peft or merged")
     export.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="new folder to write")
-    export.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="folder of runs to look in")
+    export.add_argument("--out", type=Path, default=Execution.out, metavar="DIR", help="folder of runs to look in")
     export.add_argument("--model", metavar="M", help="where the base model is now (default: as the run names it)")
-    _plugin_flag(export)
+    typed.plugin(export)
     export.add_argument("--trust-remote-code", action="store_true", help="run the base model repository's own code")
     export.add_argument("--allow-pickle", action="store_true", help="read pickled weights of the base model")
     export.set_defaults(act=_command("export"), parser=export)
@@ -289,7 +181,7 @@ def _fetch(commands: Any) -> None:
     fetch.add_argument(
         "--allow-pickle", action="store_true", help="bring pickled weights where there are no safetensors"
     )
-    _plugin_flag(fetch)
+    typed.plugin(fetch)
     fetch.set_defaults(act=_command("fetch"), parser=fetch)
 
 
@@ -307,8 +199,8 @@ def _report(commands: Any) -> None:
     report.add_argument("--to", type=Path, metavar="FILE", help="file for --format")
     report.add_argument("--images", type=Path, metavar="DIR", help="also each chart as a file (needs the extra images)")
     report.add_argument("--image-format", metavar="F", help="png or svg (default: png)")
-    _plugin_flag(report)
-    report.set_defaults(act=_command("report", "cli.report"), parser=report)
+    typed.plugin(report)
+    report.set_defaults(act=_command("report", "report"), parser=report)
     view = commands.add_parser(
         "view",
         help="show the report in the browser and keep it up to date",
@@ -321,8 +213,8 @@ def _report(commands: Any) -> None:
     )
     view.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
-    _plugin_flag(view)
-    view.set_defaults(act=_command("view", "cli.report"), parser=view)
+    typed.plugin(view)
+    view.set_defaults(act=_command("report", "view"), parser=view)
     status = commands.add_parser("status", help="progress of a sweep: finished, running, failed, time left")
     status.add_argument("folder", type=Path, metavar="DIR")
     status.set_defaults(act=_command("status"), parser=status)
@@ -358,7 +250,7 @@ def _compare(commands: Any) -> None:
     )
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write one self-contained HTML file")
     compare.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    compare.set_defaults(act=_command("compare", "cli.compare"), parser=compare)
+    compare.set_defaults(act=_command("compare", "compare"), parser=compare)
 
 
 def _gate(commands: Any) -> None:
@@ -374,7 +266,7 @@ def _gate(commands: Any) -> None:
         "--alarm-rate", type=_rate, default=0.005, metavar="X",
         help="chance that unchanged code fails the whole check on scores and speed (default: 0.005)",
     )  # fmt: skip
-    baseline.set_defaults(act=_command("baseline", "cli.check"), parser=baseline)
+    baseline.set_defaults(act=_command("check", "baseline"), parser=baseline)
     check = commands.add_parser(
         "check",
         help="compare a folder's runs with a baseline; exit code 1 when something got worse",
@@ -386,7 +278,7 @@ def _gate(commands: Any) -> None:
     check.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     check.add_argument("--github", action="store_true", help="print annotations (by itself in GitHub Actions)")
     check.add_argument("--all", action="store_true", help="print also what stayed the same")
-    check.set_defaults(act=_command("check", "cli.check"), parser=check)
+    check.set_defaults(act=_command("check", "check"), parser=check)
 
 
 def _rate(text: str) -> float:

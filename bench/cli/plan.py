@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -11,16 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.cli import flags
 from bench.core import options, registry, task_options
-from bench.core.errors import RequestError, fault, unknown
-from bench.core.options import comma_list
-from bench.core.protocols import KINDS, AlreadyTrained, DataSource, Method, Task
-from bench.data.mirror import usual_mirror
+from bench.core.errors import Fault, RequestError, fault
+from bench.core.protocols import AlreadyTrained, DataSource, Method, Task
+from bench.data.mirror import mirror_folder
 from bench.planner import cuda_rules, suggestions
 from bench.planner.meta_model import Shape, find
-from bench.planner.plan_config import Setting, parse_size
+from bench.planner.plan_config import Setting, WhatToPlan, parse_size
 from bench.planner.planner import Plan, Planner, as_json
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 
 Say = Callable[[str], None]
 
@@ -35,83 +37,65 @@ class Wanted:
     budget: int | None
 
 
-def check(values: Mapping[str, Any]) -> Wanted:
+def check(given: Mapping[str, Any]) -> Wanted:
     """Look everything up before anything is planned.
 
     Args:
-        values: flags by name; ``methods`` and ``model`` are lists or texts with commas.
+        given: texts or values by the name of their flag.
 
     Raises:
         RequestError: with every mistake found.
     """
     mistakes = expand.ErrorCollector()
-    plugins = tuple(Path(plugin) for plugin in values.get("plugin", ()))
-    mistakes.attempt(lambda: registry.load(plugins))
-    setting = mistakes.attempt(lambda: _setting(values))
-    text = values.get("budget")
-    budget = mistakes.attempt(lambda: parse_size(str(text))) if text is not None else None
-    kind, task = mistakes.attempt(lambda: _head(values)) or (None, None)
-    names, models = comma_list(values.get("methods")), comma_list(values.get("model"))
-    for name, example, there in (("methods", "lora,lst", "methods"), ("model", "llama-3.2-1b", "models")):
-        if not comma_list(values.get(name)):
-            mistakes.messages.append(
-                fault(f"Say which {name} to plan: --{name} {example} (see: bench list {there}).", "missing")
-            )
-    request = expand.Request(
-        methods=names,
-        tasks=(),
-        ranks=comma_list(values.get("ranks")),
-        sets=tuple(values.get("set", ())),
-        plugins=plugins,
-    )
-    methods = mistakes.attempt(lambda: expand.methods_of(request)) or []
+    request = WhatToPlan(**_values(WhatToPlan, given, mistakes.messages))
+    mistakes.attempt(lambda: registry.load(request.plugin))
+    setting = Setting(**_values(Setting, given, mistakes.messages))
+    if setting.device == "cuda":
+        setting = dataclasses.replace(setting, gpu=cuda_rules.gpu(setting.gpu))  # a plan names the GPU it is for
+    elif "gpu" in given:
+        mistakes.messages.append(
+            fault(f"--gpu {setting.gpu} is for --device cuda; a plan for the CPU has no GPU.", "conflict")
+        )
+    budget = None if request.budget is None else mistakes.attempt(partial(parse_size, request.budget))
+    kind, task = mistakes.attempt(lambda: _head(request)) or (None, None)
+    for name, example in (("methods", "lora,lst"), ("model", "llama-3.2-1b")):
+        if not getattr(request, name):
+            listed = f"bench list {name.removesuffix('s')}s"
+            mistakes.messages.append(fault(f"Say which {name} to plan: --{name} {example} (see: {listed}).", "missing"))
+    asked = RunRequest(methods=request.methods, ranks=request.ranks, set=request.set, plugin=request.plugin)
+    methods = mistakes.attempt(lambda: expand.methods_of(asked)) or []
     if any(isinstance(method, AlreadyTrained) for method in methods):
         mistakes.messages.append(
             fault("adapter trains nothing, and a plan is about training: plan the method it came from.", "unsupported")
         )
-    shapes = [mistakes.attempt(partial(find, name, kind, task=task)) for name in models]
+    shapes = [mistakes.attempt(partial(find, name, kind, task=task)) for name in request.model]
     mistakes.stop()
-    read = {shape.kind for shape in shapes}
-    if values.get("target_length") is not None and "seq2seq" not in read:
+    kinds = {shape.kind for shape in shapes}
+    if "target_length" in given and "seq2seq" not in kinds:
         raise RequestError(
             "--target-length is for encoder-decoders that write text; none of these models is one.", code="unsupported"
         )
-    if values.get("max_length") is not None and read == {"image-classification"}:
+    if "max_length" in given and kinds == {"image-classification"}:
         raise RequestError(
             "--max-length is for models that read text; these read images of a fixed size.", code="unsupported"
         )
     return Wanted(methods, shapes, setting, budget)
 
 
-def _setting(values: Mapping[str, Any]) -> Setting:
-    known, chosen, wrong = options.options(Setting), {}, []
-    for name, option in known.items():
-        if values.get(name) is not None:
-            try:
-                chosen[name] = options.convert(option, values[name])
-            except ValueError as error:
-                wrong.append(f"--{name.replace('_', '-')}: {error}")
-    if wrong:
-        raise RequestError(wrong, code="invalid-value")
-    setting = Setting(**chosen)
-    if setting.device == "cuda":
-        return dataclasses.replace(setting, gpu=cuda_rules.gpu(setting.gpu))  # a plan says what it is for
-    if "gpu" in chosen:
-        raise RequestError(f"--gpu {setting.gpu} is for --device cuda; a plan for the CPU has no GPU.", code="conflict")
-    return setting
+def _values(cls: type, given: Mapping[str, Any], wrong: list[Fault]) -> dict[str, Any]:
+    """The given flags of a dataclass, converted; adds a message for each that does not fit."""
+    known = options.options(cls)
+    return options.converted(known, {name: given[name] for name in known if name in given}, None, wrong)
 
 
-def _head(values: Mapping[str, Any]) -> tuple[str | None, Task | None]:
-    """What decides on the head: ``--kind``, or ``--task``, whose data is looked at where it has to tell."""
-    kind, name = values.get("kind"), values.get("task")
-    if kind is not None and name is not None:
+def _head(request: WhatToPlan) -> tuple[str | None, Task | None]:
+    """What decides on the head: ``--kind``, or ``--task``, whose data is read where it has to tell."""
+    if request.kind is not None and request.task is not None:
         raise RequestError("Give either --kind or --task, not both.", code="conflict")
-    if name is not None:
-        task = registry.task_entry(str(name)).value
-        return None, task_options.resolved(task, DataSource(usual_mirror()))
-    if kind is not None and kind not in KINDS:
-        raise RequestError([unknown("kind", str(kind), KINDS).within("--kind: ")])
-    return kind, None
+    if request.task is not None:
+        task = registry.task_entry(request.task).value
+        return None, task_options.resolved(task, DataSource(mirror_folder()))
+    return request.kind, None
 
 
 def rows(wanted: Wanted, say: Say, grid: bool = False) -> list[dict[str, Any]]:
@@ -189,7 +173,7 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def run(values: Mapping[str, Any]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Do the command: plan, and print the table or JSON; write the page where one is asked for."""
     import transformers
     from rich.console import Console
@@ -199,27 +183,27 @@ def run(values: Mapping[str, Any]) -> int:
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
-    wanted = check(values)
-    target = values.get("html")
-    if target is not None and not Path(target).resolve().parent.is_dir():
+    wanted = check(flags.given(arguments, WhatToPlan, Setting))
+    target: Path | None = arguments.html
+    if target is not None and not target.resolve().parent.is_dir():
         raise RequestError(f"--html {target}: its folder does not exist.", code="not-found")
 
     def say(words: str) -> None:
-        if not values.get("quiet"):
+        if not arguments.quiet:
             sys.stderr.write(words + "\n")
 
     found = rows(wanted, say, grid=target is not None)
-    if values.get("json"):
+    if arguments.json:
         json.dump(found, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
         plan_table.render(found, Console())
     if target is not None:
         try:
-            plan_page.write(found, Path(target))
+            plan_page.write(found, target)
         except OSError as error:
             raise RequestError(
                 f"--html {target} cannot be written: {error.strerror or error}.", code="not-written"
             ) from error
-        (sys.stderr if values.get("json") else sys.stdout).write(f"Page: {target}\n")
+        (sys.stderr if arguments.json else sys.stdout).write(f"Page: {target}\n")
     return 0

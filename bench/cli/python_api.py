@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.core import options
 from bench.core.errors import RequestError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_LISTS = ("methods", "adapter", "task", "model", "ranks", "seeds", "tune")
 
 
 def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -> pd.DataFrame:
@@ -21,7 +20,7 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
         methods, task: names, as a list or a text with commas.
         flags: every flag of ``bench run`` by its name with ``_`` for ``-`` (``model``, ``steps``, ``seeds``,
             ``out``, ``data_dir``, ``save``, …), and ``set={"lora.rank": 4}``. ``quiet`` hides progress,
-            ``share=False`` trains runs that read one frozen trunk one by one.
+            ``share=False`` disables shared training of runs with the same frozen backbone.
 
     Returns:
         The columns of ``comparison_table.frame``: the label, specification, scores, memory in bytes, speed, checks.
@@ -29,17 +28,16 @@ def run(methods: str | Sequence[str], task: str | Sequence[str], **flags: Any) -
     Raises:
         RequestError: when the request is wrong; its ``messages`` say everything that is.
     """
-    from bench.cli import run as running
-    from bench.cli.parser import TRAIN_FLAGS
+    from bench.cli import run as command
+    from bench.core.train_config import TrainSettings
     from bench.report.terminal import comparison_table
+    from bench.sweep.request import RunRequest
 
-    known = {*_LISTS, *TRAIN_FLAGS, "set", "plugin", "data_dir", "out", "workers", "save", "fresh", "retry_failed"}
-    known |= {"quiet", "trials", "prune", "revision", "quantize", "trust_remote_code", "allow_pickle", "share"}
-    known |= {"tensorboard", "executor", "address", "cpus", "cluster", "cache_limit"}
-    values = _values("bench.run", flags, known)
-    if not values.pop("share", True):
-        values["no_share"] = True
-    chosen, _ = running.compare([{**values, "methods": methods, "task": task}])
+    known = {*options.flags(RunRequest, TrainSettings), "share"} - {"no_share", "dry_run", "json"}
+    given = _given("bench.run", {**flags, "methods": methods, "task": task}, known)
+    if not given.pop("share", True):
+        given["no_share"] = True
+    chosen, _ = command.compare([RunRequest.build(given)])
     return comparison_table.frame(chosen)
 
 
@@ -58,29 +56,22 @@ def plan(methods: str | Sequence[str], model: str | Sequence[str], **flags: Any)
         RequestError: when the request is wrong; its ``messages`` say everything that is.
     """
     from bench.cli import plan as command
-    from bench.core.options import options
-    from bench.planner.plan_config import Setting
+    from bench.planner.plan_config import Setting, WhatToPlan
 
-    known = {*options(Setting), "ranks", "set", "plugin", "kind", "task", "budget"}
-    values = _values("bench.plan", flags, known)
-    return command.rows(command.check({**values, "methods": methods, "model": model}), lambda _: None)
+    known = {*options.options(Setting), *options.flags(WhatToPlan)}
+    given = _given("bench.plan", {**flags, "methods": methods, "model": model}, known)
+    return command.rows(command.check(given), lambda _: None)
 
 
-def _values(function: str, flags: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
-    """Arguments as the command line would give them; raises RequestError for unknown ones."""
-    wrong = [unknown(f"argument of {function}", name, known) for name in flags if name not in known]
+def _given(function: str, arguments: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """Arguments by name as the command line would give them; raises RequestError for unknown ones."""
+    wrong = [unknown(f"argument of {function}", name, known) for name in arguments if name not in known]
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
-    values = {name: value for name, value in flags.items() if value is not None}
-    sets = values.pop("set", {})
-    if isinstance(sets, Mapping):
-        sets = [f"{name}={_text(value)}" for name, value in sets.items()]
-    plugins = values.pop("plugin", ())
-    plugins = [plugins] if isinstance(plugins, str | Path) else plugins
-    for name in ("ranks", "seeds"):
-        if name in values:
-            values[name] = _text(values[name])
-    return {**values, "set": sets, "plugin": plugins}
+        raise RequestError(wrong)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if isinstance(sets := given.get("set"), Mapping):
+        given["set"] = [f"{name}={_text(value)}" for name, value in sets.items()]
+    return given
 
 
 def compare_runs(folder: str | Path, baseline: str | None = None, alpha: float = 0.05) -> pd.DataFrame:

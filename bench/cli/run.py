@@ -6,83 +6,95 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench.cli import run_request
-from bench.cli.parser import DEFAULT_OUT
-from bench.core.errors import RequestError
+from bench.cli import flags
+from bench.core.errors import Fault, RequestError, fault
 from bench.core.options import comma_list
 from bench.core.quiet import gc_paused
+from bench.core.train_config import TrainSettings
 from bench.store.record import Record, scored
 from bench.store.store import Store
+from bench.sweep import plan_file
 from bench.sweep.executors.select import WorkerPrewarm, opener
+from bench.sweep.request import Execution, RunRequest
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
-    from bench.sweep.scheduler import Options, Sweep
+    from bench.sweep.scheduler import Sweep
 
 
 def run(arguments: argparse.Namespace) -> int:
     """``bench run``: expand, check, do what is missing, show the comparison."""
-    asked = run_request.merged(arguments)
-    if asked[0].get("dry_run"):
-        return _dry_run(asked)
-    chosen, store = compare(asked, command=True)
-    _show(chosen, store, bool(asked[0].get("json")))
+    requests = _requests(arguments)
+    if requests[0].dry_run:
+        return _dry_run(requests)
+    chosen, store = compare(requests, command=True)
+    _show(chosen, store, requests[0].json)
     return _verdict(chosen)
 
 
-def compare(asked: list[dict[str, Any]], command: bool = False) -> tuple[list[Record], Store]:
+def _requests(arguments: argparse.Namespace) -> list[RunRequest]:
+    """The flags, over the plan file where there is one: a request per experiment."""
+    given = flags.given(arguments, RunRequest, TrainSettings)
+    experiments = comma_list(arguments.experiment)
+    if arguments.plan is not None:
+        return plan_file.requests(arguments.plan, given, experiments)
+    if experiments:
+        raise RequestError("--experiment chooses from a plan file: name it with --plan FILE.", code="missing")
+    return [RunRequest.build(given)]
+
+
+def compare(requests: list[RunRequest], command: bool = False) -> tuple[list[Record], Store]:
     """Do what is missing of some requests, write the report, and return the plan's records.
 
     Args:
-        asked: flags by name, once per experiment; where and how to run is taken from the first.
+        requests: one per experiment; where and how to run is taken from the first.
         command: whether this process is the command's own, in which nothing else has made objects.
 
     Raises:
         RequestError: when a request is wrong, before anything is run.
     """
-    with WorkerPrewarm(asked, Path(asked[0].get("out", DEFAULT_OUT))) as ahead:
-        return _compare(asked, ahead, command)
+    with WorkerPrewarm(requests) as prewarmed:
+        return _compare(requests, prewarmed, command)
 
 
-def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -> tuple[list[Record], Store]:
+def _compare(requests: list[RunRequest], prewarmed: WorkerPrewarm, command: bool) -> tuple[list[Record], Store]:
     with gc_paused(lasting=command):  # mostly imports: a fifth of their time would go into looking for cycles
         from bench.sweep import plan_snapshot
 
-        work, options, out = _expanded(asked)
-    quiet = bool(asked[0].get("quiet"))
-    if not quiet:
+        work = _expanded(requests)
+    execution = requests[0]
+    if not execution.quiet:
         _tell(work)
-    store = Store(out)
-    sweep = _sweep(asked, work, options, store, ahead)
+    store = Store(execution.out)
+    sweep = _sweep(execution, work, store, prewarmed)
     for folder in (store, sweep.trials) if work.tuned else (store,):
         folder.prepare()
         _warn(folder.records()[1])
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
     with gc_paused(lasting=command):
-        _check(todo, options, quiet)
-    watcher = _watcher(len(sweep.ahead(todo)), quiet) if todo else _silent()
-    if asked[0].get("tensorboard"):
+        _check(todo, execution)
+    watcher = _watcher(len(sweep.ahead(todo)), execution.quiet) if todo else _silent()
+    if execution.tensorboard:
         from bench.sweep.tensorboard import TensorBoard
 
         watcher = TensorBoard(store.folder / "tensorboard", watcher)
     sweep.watcher = watcher
     try:
-        plan_snapshot.write(store.folder, asked, work.plain, work.tuned)
+        plan_snapshot.write(store.folder, requests, work.plain, work.tuned)
         sweep.run()
         from bench.cli.report import extras
         from bench.report.build import build
 
         records, warnings = store.records()
-        build(records, store.folder / "report.html", extras(records, store.folder, options.plugins))
+        build(records, store.folder / "report.html", extras(records, store.folder, execution.plugin))
     except OSError as error:
         why = error.strerror or str(error)
         raise RequestError(
-            f"The output folder {out} cannot be written any more: {why}. Records are kept.", code="not-written"
+            f"The output folder {store.folder} cannot be written any more: {why}. Records are kept.", code="not-written"
         ) from error
     finally:
         watcher.close()
@@ -91,14 +103,11 @@ def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -
     return [record for record in records if record["run_id"] in wanted], store
 
 
-def _sweep(
-    asked: list[dict[str, Any]], work: _Work, options: Options, store: Store, ahead: WorkerPrewarm | None = None
-) -> Sweep:
+def _sweep(execution: Execution, work: _Work, store: Store, prewarmed: WorkerPrewarm | None = None) -> Sweep:
     from bench.sweep.scheduler import Sweep
     from bench.sweep.tuning import Tuner
 
-    opened = opener(asked[0], options.workers if "workers" in asked[0] else None, store.folder, ahead)
-    return Sweep(work.plain, store, options, _silent(), opened, Tuner(work.tuned))
+    return Sweep(work.plain, store, execution, _silent(), opener(execution, prewarmed), Tuner(work.tuned))
 
 
 @dataclasses.dataclass
@@ -109,20 +118,18 @@ class _Work:
     tuned: list[Any]
 
 
-def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
-    """The runs of all experiments, each once; every mistake in any of them is said at once."""
+def _expanded(requests: list[RunRequest]) -> _Work:
+    """The runs of all experiments, each once (RequestError with the mistakes of all)."""
     from bench.sweep import expand, tuning
 
-    wrong: list[str] = []
+    wrong: list[Fault] = []
     plain: dict[str, Any] = {}
     tuned: dict[str, Any] = {}
-    for values in asked:
-        where = f"experiment {values['experiment']}: " if "experiment" in values else ""
+    for request in requests:
+        where = "" if request.experiment is None else f"experiment {request.experiment}: "
         try:
-            request, options, out = run_request.request(values)
             found = expand.expand(request)
-            tune = comma_list(values.get("tune")), values.get("trials"), values.get("prune")
-            if search := tuning.search(*tune, request):
+            if search := tuning.search(request):
                 found, groups = tuning.groups(search, found)
                 for group in groups:
                     same = tuned.setdefault(group.key, group)
@@ -132,15 +139,15 @@ def _expanded(asked: list[dict[str, Any]]) -> tuple[_Work, Options, Path]:
             wrong += [message.within(where) for message in error.messages]
     wanted = [*plain.values(), *(group.base for group in tuned.values())]
     keeps = any(spec.spec["train"].get("cache_trunk") for spec in wanted)
-    if "cache_limit" in asked[0] and wanted and not keeps:
-        wrong.append("--cache-limit is for --cache-trunk, which no run of this request asks for.")
+    if requests[0].cache_limit != Execution.cache_limit and wanted and not keeps:
+        wrong.append(fault("--cache-limit is for --cache-trunk, which no run of this request has.", "conflict"))
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
-    return _Work(list(plain.values()), list(tuned.values())), options, out
+        raise RequestError(wrong)
+    return _Work(list(plain.values()), list(tuned.values()))
 
 
-def _check(todo: list[Any], options: Options, quiet: bool) -> None:
-    """See that methods fit their models and that what runs want to keep of their trunks can be kept; say how much."""
+def _check(todo: list[Any], execution: Execution) -> None:
+    """Check that methods fit their models and that there is room for the features that runs keep; say how much."""
     from bench.sweep import expand
 
     mistakes = expand.ErrorCollector()
@@ -149,9 +156,9 @@ def _check(todo: list[Any], options: Options, quiet: bool) -> None:
     if any(spec.spec["train"].get("cache_trunk") for spec in todo):
         from bench.sweep.feature_budget import Survey
 
-        said = mistakes.attempt(lambda: Survey(options.plugins, options.mirror, options.cache_limit).check(todo))
+        said = mistakes.attempt(lambda: Survey(execution).check(todo))
     mistakes.stop()
-    _warn([] if quiet or not said else said)
+    _warn([] if execution.quiet or not said else said)
 
 
 def _tell(work: _Work) -> None:
@@ -187,14 +194,14 @@ def _silent() -> Any:
     return Silent()
 
 
-def _dry_run(asked: list[dict[str, Any]]) -> int:
+def _dry_run(requests: list[RunRequest]) -> int:
     from bench.sweep import dry_run
 
-    work, options, out = _expanded(asked)
+    work, execution = _expanded(requests), requests[0]
     _tell(work)
-    sweep = _sweep(asked, work, options, Store(out))
-    _check([*work.plain, *(group.base for group in work.tuned)], options, quiet=False)
-    records, warnings = Store(out).records() if out.is_dir() else ([], [])
+    sweep = _sweep(execution, work, Store(execution.out))
+    _check([*work.plain, *(group.base for group in work.tuned)], execution)
+    records, warnings = sweep.store.records() if execution.out.is_dir() else ([], [])
     _warn(warnings)
     for line in dry_run.lines(sweep, records):
         sys.stdout.write(f"{line}\n")

@@ -55,8 +55,8 @@ class RequestError(Exception):
     """A request that was wrong; the command line prints every message with its code and exits with 2.
 
     Args:
-        messages: one or more mistakes, each one or more complete sentences; a ``Fault`` keeps its own code.
-        code: of the messages that have none; ``plugin`` is for errors that a plug-in raises.
+        messages: one mistake in one or more complete sentences, or several, each with its own code.
+        code: of a single mistake; ``plugin`` is for errors that a plug-in raises.
     """
 
     def __init__(self, messages: str | Sequence[str], code: Code = "plugin") -> None:

@@ -1,4 +1,4 @@
-"""Turn the text of ``--set lora.rank=4`` into typed, checked values of a documented dataclass."""
+"""Turn the text of ``--set lora.rank=4`` or ``--steps 200`` into typed, checked values of a documented dataclass."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from bench.core.errors import RequestError, fault, unknown
-from bench.core.protocols import Limits
+from bench.core.errors import Fault, RequestError, fault, unknown
+from bench.core.protocols import Limits, option
 
 _NAMES = {bool: "true/false", str: "text", int: "int", float: "float"}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -18,20 +19,44 @@ _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option of a dataclass: its name, type, default and limits."""
+    """One option of a dataclass.
+
+    Attributes:
+        metavar: what the help calls the value of the option's flag; None: it has no flag of its own.
+        repeated: whether the flag is given once per item, so that commas in an item mean nothing.
+    """
 
     name: str
     type: Any
     default: Any
     limits: Limits
+    metavar: str | None = None
+    repeated: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option as a flag: ``--batch-size``."""
+        return f"--{self.name.replace('_', '-')}"
 
     @property
     def type_name(self) -> str:
-        """The type as a person would say it: int, float, true/false, text, list."""
+        """The type in words: int, float, true/false, text, list."""
         if _is_tuple(self.type):
             return "list"
         inner, optional = _unwrap(self.type)
         return _NAMES[inner] + (" or none" if optional else "")
+
+
+def flag(default: Any, help: str, metavar: str = "", *, repeated: bool = False, **limits: Any) -> Any:
+    """Declare a dataclass field that has a flag of its own.
+
+    Args:
+        default, help, limits: as ``bench.core.protocols.option`` takes them.
+        metavar: what the help calls the value.
+        repeated: the flag is given once per item of the list.
+    """
+    metadata = {**option(default, help, **limits).metadata, "metavar": metavar, "repeated": repeated}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def options(cls: type) -> dict[str, Option]:
@@ -42,17 +67,23 @@ def options(cls: type) -> dict[str, Option]:
         if field.init:
             limits = field.metadata.get("limits", Limits(""))
             default = None if field.default is dataclasses.MISSING else field.default
-            found[field.name] = Option(field.name, hints[field.name], default, limits)
+            shape = field.metadata.get("metavar"), field.metadata.get("repeated", False)
+            found[field.name] = Option(field.name, hints[field.name], default, limits, *shape)
     return found
+
+
+def flags(*classes: type) -> dict[str, Option]:
+    """The options of some dataclasses that have a flag of their own."""
+    return {name: found for cls in classes for name, found in options(cls).items() if found.metavar is not None}
 
 
 def check_types(cls: type) -> None:
     """Raise TypeError for an option whose type no text can be turned into; says which there are."""
-    for option in options(cls).values():
-        inner = _element(option.type) if _is_tuple(option.type) else _unwrap(option.type)[0]
+    for one in options(cls).values():
+        inner = _element(one.type) if _is_tuple(one.type) else _unwrap(one.type)[0]
         if inner not in _NAMES:
             raise TypeError(
-                f"option {option.name} of {cls.__name__} is of a type that cannot be set ({option.type}): use bool, "
+                f"option {one.name} of {cls.__name__} is of a type that cannot be set ({one.type}): use bool, "
                 "str, int, float, one of them or None, or tuple[int, ...] and its like; a choice is a str with "
                 "bench.option(…, choices=(…))"
             )
@@ -69,35 +100,57 @@ def build(cls: type, given: Mapping[str, Any], where: str) -> Any:
     Raises:
         RequestError: with one message per mistake: unknown names, texts that do not parse, values out of bounds.
     """
-    known, values, wrong = options(cls), {}, []
-    for name, value in given.items():
-        if name not in known:
-            wrong.append(unknown(f"option of {where}", name, known))
-            continue
-        try:
-            values[name] = convert(known[name], value)
-        except ValueError as error:
-            wrong.append(fault(f"{where}.{name}: {error}", "invalid-value"))
+    wrong: list[Fault] = []
+    values = converted(options(cls), given, where, wrong)
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
     try:
         return cls(**values)
     except ValueError as error:
         raise RequestError(f"{where}: {error}", code="invalid-value") from error
 
 
+def converted(
+    known: Mapping[str, Option], given: Mapping[str, Any], where: str | None, wrong: list[Fault], of: str | None = None
+) -> dict[str, Any]:
+    """The given options, each converted to its type; adds a message for each that is unknown or does not fit.
+
+    Args:
+        where: what stands before an option's dot (``lora``, ``task``), for messages; None: they are flags.
+        of: what the options belong to, where that is not ``where``.
+    """
+    values = {}
+    for name, value in given.items():
+        if name not in known:
+            wrong.append(unknown(f"option of {of or where}", name, known))
+            continue
+        try:
+            values[name] = convert(known[name], value)
+        except ValueError as error:
+            label = known[name].flag if where is None else f"{where}.{name}"
+            reason = error.args[0]
+            fitting = reason if isinstance(reason, Fault) else fault(str(reason), "invalid-value")
+            wrong.append(fitting.within(f"{label}: "))
+    return values
+
+
 def comma_list(text: Any) -> tuple[str, ...]:
     """The parts of a comma-separated text or of a list, each once, without empty ones; nothing for None."""
-    parts = text if isinstance(text, list | tuple) else str(text or "").split(",")
-    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+    return tuple(dict.fromkeys(_parts(text)))
+
+
+def _parts(text: Any) -> list[str]:
+    several = isinstance(text, Iterable) and not isinstance(text, str)
+    parts = list(text) if several else str("" if text is None else text).split(",")
+    return [str(part).strip() for part in parts if str(part).strip()]
 
 
 def convert(option: Option, value: Any) -> Any:
     """Convert text or a value to the option's type and check its limits; ValueError says what is wrong."""
     if _is_tuple(option.type):
-        parts = value.split(",") if isinstance(value, str) else list(value)
+        items = [value] if option.repeated and isinstance(value, str | Path) else value
         element = _element(option.type)
-        parsed: Any = tuple(_scalar(element, part) for part in parts if str(part).strip())
+        parsed: Any = tuple(_scalar(element, part) for part in _parts(items))
         if option.limits.choices:
             for part in parsed:
                 _check_choice(part, option.limits.choices)
@@ -135,8 +188,8 @@ def _scalar(kind: type, value: Any) -> Any:
         if text.lower() not in _WORDS:
             raise ValueError(f"'{text}' is neither true nor false")
         return _WORDS[text.lower()]
-    if kind is str:
-        return text
+    if kind in (str, Path):
+        return kind(text)
     try:
         number = kind(text)
     except ValueError:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.core import options, registry
-from bench.core.errors import RequestError, fault, unknown
+from bench.core.errors import Fault, RequestError
 from bench.core.protocols import DataSource, Resolves, Task
 
 OWNER = "task"  # what stands before the dot of ``--set``
@@ -38,34 +38,24 @@ def variants(task: Task, given: Mapping[str, str]) -> list[Task]:
         RequestError: with one message per unknown option or unfit value.
     """
     known = declared(task)
-    wrong = [unknown(f"option of {task.name}", name, known) for name in given if name not in known]
-    if wrong:
-        raise RequestError(wrong, code="invalid-value")
     axes = [
-        [text] if options.is_list(known[name]) or _prose(known[name]) else [part.strip() for part in text.split(",")]
+        [part.strip() for part in text.split(",")] if name in known and not _keeps_commas(known[name]) else [text]
         for name, text in given.items()
     ]
     return [changed(task, dict(zip(given, values, strict=True))) for values in itertools.product(*axes)]
 
 
-def _prose(option: options.Option) -> bool:
-    """Whether an option's text is free, so that a comma in it is only a comma (a prompt template)."""
-    return option.type_name.startswith("text") and not option.limits.choices
+def _keeps_commas(option: options.Option) -> bool:
+    """Whether commas belong to the option's value: a list, or free text such as a prompt template."""
+    return options.is_list(option) or (option.type_name.startswith("text") and not option.limits.choices)
 
 
 def changed(task: Task, given: Mapping[str, Any]) -> Task:
     """The task with options set from texts or values, each checked (RequestError)."""
-    known, values, wrong = declared(task), {}, []
-    for name, value in given.items():
-        if name not in known:
-            wrong.append(unknown(f"option of {task.name}", name, known))
-            continue
-        try:
-            values[name] = options.convert(known[name], value)
-        except ValueError as error:
-            wrong.append(fault(f"{OWNER}.{name}: {error}", "invalid-value"))
+    wrong: list[Fault] = []
+    values = options.converted(declared(task), given, OWNER, wrong, of=task.name)
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
     if not values:
         return task
     try:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import Fault, RequestError, fault, unknown
+from bench.core.errors import RequestError, unknown
 from bench.data import hub
 
 PINNED = "mirror.json"  # what a mirror knows of a folder's origin
@@ -25,24 +25,15 @@ _SKIPPED = ("README.md", "*.onnx*", "*.h5", "*.msgpack", "flax*", "tf_*")
 _PICKLED = ("pytorch_model*.bin",)
 
 
-def mirror_folder(given: Any, wrong: list[Fault]) -> Path | None:
-    """The data mirror: the given folder, else ``BENCH_DATA``; adds a message when it does not exist."""
+def mirror_folder(given: Path | None = None) -> Path | None:
+    """The data mirror: the given folder, else that of ``BENCH_DATA`` (RequestError when it does not exist)."""
     text = given or os.environ.get("BENCH_DATA")
     if not text:
         return None
     folder = Path(text).expanduser()
     if not folder.is_dir():
         name = "--data-dir" if given else "BENCH_DATA"
-        wrong.append(fault(f"{name}: the folder {folder} does not exist.", "not-found"))
-    return folder
-
-
-def usual_mirror() -> Path | None:
-    """The mirror that ``BENCH_DATA`` names; RequestError when it does not exist."""
-    wrong: list[Fault] = []
-    folder = mirror_folder(None, wrong)
-    if wrong:
-        raise RequestError(wrong)
+        raise RequestError(f"{name}: the folder {folder} does not exist.", code="not-found")
     return folder
 
 

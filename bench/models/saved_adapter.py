@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import RequestError
-from bench.data.mirror import usual_mirror
+from bench.data.mirror import mirror_folder
 from bench.models.aliases import ALIASES
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def load(
         ) from error
     method: Method = options.build(entry.value, chosen, name)
     _check_grants(folder, spec["model"], trust)
-    source = loading.resolve(model or spec["model"]["name"], loading.Loading.of(spec["model"]), usual_mirror())
+    source = loading.resolve(model or spec["model"]["name"], loading.Loading.of(spec["model"]), mirror_folder())
     if source.fingerprint != spec["model"]["fingerprint"] and not any_base:
         raise RequestError(
             f"{folder} was tuned on {spec['model']['source']} with the fingerprint {spec['model']['fingerprint']}; "

@@ -10,7 +10,7 @@ import torch
 
 from bench.core.errors import RequestError
 from bench.core.protocols import Batch, Task
-from bench.data.mirror import usual_mirror
+from bench.data.mirror import mirror_folder
 from bench.models import loading
 from bench.models.architectures import ARCHITECTURES
 from bench.models.backbone import Backbone
@@ -81,7 +81,7 @@ def _source(name: str) -> loading.ModelSource:
         return loading.ModelSource(name, str(path), f"folder:{path.name}", None, "")
     if path.suffix == ".json" or name.startswith((".", "/", "~")):
         raise RequestError(f"Model {name}: there is no such file or folder.", code="not-found")
-    return loading.resolve(name, mirror=usual_mirror())
+    return loading.resolve(name, mirror=mirror_folder())
 
 
 def kinds_of(config: Any) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
-"""What a plan assumes, and what was asked for."""
+"""The request behind the flags of ``bench plan``, and what a plan assumes."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.core.errors import RequestError
-from bench.core.protocols import option
+from bench.core.options import flag
+from bench.core.protocols import KINDS, option
 
 PRECISIONS = ("fp32", "bf16", "bf16-autocast", "bf16-plain")
 DEVICES = ("cuda", "cpu")
@@ -20,41 +22,63 @@ for _power, _letter in enumerate("KMGT", start=1):
 
 
 @dataclass(frozen=True)
+class WhatToPlan:
+    """Methods × models; names are not yet looked up."""
+
+    methods: tuple[str, ...] = flag((), "methods to plan; see: bench list methods", "A,B")
+    model: tuple[str, ...] = flag((), "config.json, folder with one, alias or Hub id", "M[,N]")
+    ranks: tuple[str, ...] = flag((), "values of each method's size option (rank, width, reduction)", "4,8")
+    set: tuple[str, ...] = flag((), "set a method's option; repeatable", "M.OPTION=V", repeated=True)
+    kind: str | None = flag(
+        None,
+        "classification, regression, causal-lm, seq2seq or image-classification (default: what the architecture is "
+        "for)",
+        "K",
+        choices=KINDS,
+    )
+    task: str | None = flag(None, "take the kind and the number of classes from a task", "T")
+    plugin: tuple[Path, ...] = flag((), "load methods and tasks from a file; repeatable", "FILE", repeated=True)
+    budget: str | None = flag(None, "check against a memory budget, such as 24GB or 22.5GiB", "SIZE")
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a plan is for, methods aside; each has a flag of ``bench plan``."""
 
-    batch_size: int = option(32, "rows in one forward and backward pass", low=1)
-    max_length: int = option(128, "tokens of every row", low=1)
-    target_length: int | None = option(
-        None, "tokens of an encoder-decoder's targets; none: as many as the input's", low=1
+    batch_size: int = flag(32, "batch size per forward/backward pass (micro-batch)", "N", low=1)
+    max_length: int = flag(128, "tokens of every row", "N", low=1)
+    target_length: int | None = flag(
+        None, "tokens of an encoder-decoder's targets (default: as many as the input's)", "N", low=1
     )
-    grad_accum: int = option(1, "passes per optimizer step", low=1)
-    precision: str = option(
+    grad_accum: int = flag(1, "gradient accumulation steps", "N", low=1)
+    precision: str = flag(
         "fp32",
         "fp32; bf16: base weights in bf16, what a method adds in fp32, autocast; bf16-autocast: all weights in fp32, "
         "autocast, as bench run --precision bf16 does; bf16-plain: as bf16 but without autocast, as peft's scripts do",
+        "P",
         choices=PRECISIONS,
     )
-    optimizer: str = option(
+    optimizer: str = flag(
         "adamw",
         "adamw: fused, as bench run does; adamw-foreach: torch's default; sgd; adamw8bit: an estimate",
+        "O",
         choices=OPTIMIZERS,
     )
-    device: str = option("cuda", "whose rules are modelled: cuda or cpu", choices=DEVICES)
-    gpu: str = option(
+    device: str = flag("cuda", "memory rules to model: cuda or cpu", "D", choices=DEVICES)
+    gpu: str = flag(
         "auto",
-        "of which cuBLAS's two workspaces are: hopper (H100, H200) has 32 MiB each, other 8; auto: as the GPU here, "
-        "other without one",
+        "which cuBLAS workspaces to count: hopper (H100, H200) has two of 32 MiB, other two of 8; auto: as the GPU "
+        "here, other without one",
+        "G",
         choices=GPUS,
     )
-    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
-    dropout: float | None = option(
-        None, "dropout of the model, in every place that has one; none: as its configuration says", low=0.0, high=0.99
-    )
-    attention: str = option(
-        "auto", "attention of the model: auto (what transformers chooses), sdpa or eager", choices=ATTENTIONS
-    )
-    keep_outputs: bool = option(
+    gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass to save memory")
+    dropout: float | None = flag(
+        None, "dropout of the model, everywhere it has one (default: as its configuration says)", "P", low=0.0,
+        high=0.99,
+    )  # fmt: skip
+    attention: str = flag("auto", "auto (what transformers chooses), sdpa or eager", "A", choices=ATTENTIONS)
+    keep_outputs: bool = flag(
         False,
         "the training loop holds the model's output, logits included, until the next one is there, as scripts with "
         "outputs = model(...) do; bench run does not",

@@ -1,4 +1,4 @@
-"""What ``bench run --dry-run`` says: the runs, what is there already, and how long the rest should take."""
+"""The output of ``bench run --dry-run``: the runs, which are finished, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:
     Args:
         records: what its store holds.
     """
-    there = {record["run_id"]: record["status"] for record in records}
+    statuses = {record["run_id"]: record["status"] for record in records}
     settings = [spec.spec["train"] for spec in sweep.specs]
     swept = [
         name for name in (settings[0] if settings else {}) if len({format_value(one.get(name)) for one in settings}) > 1
@@ -26,7 +26,7 @@ def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:
     for spec in sweep.specs:
         chosen = ", ".join(f"{name}={value}" for name, value in spec.spec["method"].items() if name != "name")
         steps = spec.spec["train"]["steps"] or "no"
-        yield f"{spec.run_id}  {there.get(spec.run_id, 'to do'):<11}  {title(spec.spec)}, {steps} steps"
+        yield f"{spec.run_id}  {statuses.get(spec.run_id, 'to do'):<11}  {title(spec.spec)}, {steps} steps"
         train = (
             f"{name}={format_value(spec.spec['train'].get(name))}" for name in swept if name not in ("steps", "lr")
         )
@@ -34,11 +34,11 @@ def lines(sweep: Sweep, records: Sequence[Record]) -> Iterator[str]:
     missing, groups = sweep.missing(), sweep.tuner.groups
     for group in groups:
         yield from _tuned(group)
-    done = sum(spec.run_id in there for spec in sweep.wanted())
+    done = sum(spec.run_id in statuses for spec in sweep.wanted())
     total = len(sweep.specs) + sum(len(group.seeds) for group in groups)
     trials = sum(group.budget for group in groups)
     yield f"{total} run{'s' if total != 1 else ''}{f' after {trials} trials' if trials else ''}, {done} already there."
-    yield eta.sentence([spec.spec for spec in sweep.ahead(missing)], records, sweep.options.workers)
+    yield eta.sentence([spec.spec for spec in sweep.ahead(missing)], records, sweep.execution.workers or 1)
 
 
 def _tuned(group: Group) -> Iterator[str]:

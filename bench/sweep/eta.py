@@ -1,4 +1,4 @@
-"""How long runs should take, from runs that were done before; what nothing is known about stays unknown."""
+"""Estimates how long runs will take from earlier ones like them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.store.record import Record
 
 Spec = Mapping[str, Any]
 
-# From the closest to the roughest kind of earlier run, by the parts of the specification that must be equal.
+# From the most to the least similar kind of earlier run, by the parts of the specification that must be equal.
 _KINDS = (
     ("the same method, task and model", ("method", "task", "model")),
     ("other methods on the same task and model", ("task", "model")),
@@ -21,10 +21,10 @@ _COST = ("batch_size", "grad_accum", "max_length", "precision", "device", "gradi
 
 
 def seconds(spec: Spec, records: Iterable[Record]) -> tuple[float, str] | None:
-    """How long a run should take and what that rests on, or None when no earlier run tells.
+    """Estimated seconds of a run and the kind of runs they come from, or None without any like it.
 
-    The steps are scaled; loading, measuring, evaluating and scoring are taken as they were. Only runs with the
-    same batch size, length, precision and device count.
+    Training time is scaled by the number of steps; loading, measuring and evaluating are taken as they were. Only runs
+    with the same batch size, length, precision and device count.
     """
     done = [record for record in records if record["status"] == "ok" and record["speed"]["total_seconds"] is not None]
     for words, parts in _KINDS:
@@ -59,12 +59,12 @@ def sentence(todo: Sequence[Spec], records: Sequence[Record], workers: int) -> s
     bases = [f"{sum(basis == words for _, basis in known)} from {words}" for words, _ in _KINDS]
     said = ", ".join(words for words in bases if not words.startswith("0 "))
     rest = f"; {unknown} more of unknown length" if unknown else ""
-    shared = f" with {workers} at once, if they do not slow each other down" if workers > 1 else ""
+    shared = f" with {workers} in parallel, if they do not slow each other down" if workers > 1 else ""
     return f"To do: {len(todo)}, about {duration(total)}{shared} ({said}){rest}."
 
 
 def duration(value: float) -> str:
-    """Seconds in words, to two figures: 45 s, 12 min, 3 h 20 min."""
+    """Seconds as text with two digits or so: 45 s, 12 min, 3 h 20 min."""
     if value < 90:
         return f"{math.ceil(value)} s"
     minutes = math.ceil(value / 60)

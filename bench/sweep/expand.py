@@ -1,4 +1,4 @@
-"""From what a person asked for to frozen run specifications: everything is checked before anything heavy starts."""
+"""From a request to frozen run specifications: everything is checked before anything heavy starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from bench.core import code_fingerprint, options, registry, task_options
@@ -19,42 +18,12 @@ from bench.core.train_config import LATER, TrainSettings
 from bench.data.sampling import groups_of, hold_out, steps_of
 from bench.models import loading as models
 from bench.models import quantization
-from bench.models.loading import Loading
 from bench.sweep import grid
+from bench.sweep.request import RunRequest
 from bench.tasks.formulations import select
 from bench.training import forgetting
 
-DEFAULT_EPOCHS = 3.0  # of a request that gives neither steps nor epochs
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What ``bench run`` was asked for, names not yet looked up.
-
-    Attributes:
-        methods, tasks, models: names.
-        ranks: values of each method's swept option, as texts; empty: the method's default.
-        seeds: one run per seed.
-        sets: texts ``OWNER.OPTION=VALUE``; the owner is a method, ``task`` or ``train``, or ``METHOD.train`` for one
-            method's training; a comma lists values to try.
-        train: training options given by their own flags.
-        plugins: Python files to load.
-        mirror: folder of data sets in the Hub's layout, and of models.
-        loading: how the models are loaded.
-        elsewhere: whether other machines do the runs, whose devices are not known here.
-    """
-
-    methods: tuple[str, ...]
-    tasks: tuple[str, ...]
-    models: tuple[str, ...] = ("minilm",)
-    ranks: tuple[str, ...] = ()
-    seeds: tuple[str, ...] = ("0",)
-    sets: tuple[str, ...] = ()
-    train: dict[str, Any] = dataclasses.field(default_factory=dict)
-    plugins: tuple[Path, ...] = ()
-    mirror: Path | None = None
-    loading: Loading = dataclasses.field(default_factory=Loading)
-    elsewhere: bool = False
+DEFAULT_EPOCHS = 3.0  # without steps and epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +43,13 @@ class RunSpec:
 
 
 class ErrorCollector:
-    """Collects the messages of request errors, so that a person sees them all at once."""
+    """Collects the messages of request errors, to report them together."""
 
     def __init__(self) -> None:
         self.messages: list[Fault] = []
 
     def attempt(self, act: Callable[[], Any]) -> Any:
-        """Return what ``act`` gives, or None when it raised a RequestError."""
+        """The result of ``act``, or None when it raised a RequestError."""
         try:
             return act()
         except RequestError as error:
@@ -88,30 +57,31 @@ class ErrorCollector:
             return None
 
     def stop(self) -> None:
-        """Raise everything collected."""
+        """Raise RequestError with everything collected."""
         if self.messages:
             raise RequestError(self.messages)
 
 
-def expand(request: Request) -> list[RunSpec]:
+def expand(request: RunRequest) -> list[RunSpec]:
     """The full product of a request: methods × their options × tasks × models × seeds, without duplicates.
 
     Raises:
-        RequestError: with every mistake found.
+        RequestError: with every mistake.
     """
-    registry.load(request.plugins)
-    names = itertools.chain.from_iterable(registry.task_names(name) for name in request.tasks)
-    request = dataclasses.replace(request, tasks=tuple(dict.fromkeys(names)))
+    registry.load(request.plugin)
+    names = itertools.chain.from_iterable(registry.task_names(name) for name in request.task)
+    request = dataclasses.replace(request, task=tuple(dict.fromkeys(names)))
     mistakes = ErrorCollector()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
     mistakes.attempt(lambda: _settings(request, given.get("train", {}), {}))
-    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.method_names]
     mistakes.attempt(lambda: _check_swept(request))
     seeds = [mistakes.attempt(partial(_whole, "--seeds", text, 0)) for text in request.seeds]
     data = DataSource(request.mirror)
-    chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.tasks]
+    chosen_tasks = [mistakes.attempt(partial(_tasks, name, given.get("task", {}), data)) for name in request.task]
     sources = [
-        mistakes.attempt(partial(models.resolve, name, request.loading, request.mirror)) for name in request.models
+        mistakes.attempt(partial(models.resolve, name, request.loading, request.mirror))
+        for name in mistakes.attempt(request.model_names) or ()
     ]
     tasks = list(itertools.chain.from_iterable(found for found in chosen_tasks if found))
     facts = [mistakes.attempt(partial(_task_facts, task, data)) for task in tasks]
@@ -138,11 +108,11 @@ def expand(request: Request) -> list[RunSpec]:
     return list(found.values())
 
 
-def methods_of(request: Request) -> list[Method]:
+def methods_of(request: RunRequest) -> list[Method]:
     """The methods of a request with every combination of their options; ``--set train.…`` is not for it.
 
     Raises:
-        RequestError: with every mistake found.
+        RequestError: with every mistake.
     """
     mistakes = ErrorCollector()
     given = mistakes.attempt(lambda: _parse_sets(request)) or {}
@@ -152,65 +122,73 @@ def methods_of(request: Request) -> list[Method]:
         )
     if task_options.OWNER in given:
         mistakes.messages.append(fault("--set task.…: memory does not depend on a task's options.", "unsupported"))
-    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.methods]
+    chosen = [mistakes.attempt(partial(_variants, name, given, request)) or [] for name in request.method_names]
     mistakes.attempt(lambda: _check_swept(request))
     mistakes.stop()
     return list(dict.fromkeys(method for method, _ in itertools.chain(*chosen)))
 
 
-def _parse_sets(request: Request) -> dict[str, dict[str, str]]:
+def _parse_sets(request: RunRequest) -> dict[str, dict[str, str]]:
     given: dict[str, dict[str, str]] = {}
-    wrong = []
-    for text in request.sets:
+    wrong: list[Fault] = []
+    for text in request.option_texts:
         left, equals, value = text.partition("=")
         owner, dot, name = left.strip().partition(".")
         if not equals or not dot or not name:
-            wrong.append(f"--set {text}: write it as METHOD.OPTION=VALUE, for example lora.rank=4 or train.clip=0.5.")
-        elif owner not in {*request.methods, "train", task_options.OWNER}:
-            known = {*request.methods, "train", task_options.OWNER}
+            wrong.append(
+                fault(
+                    f"--set {text}: write it as METHOD.OPTION=VALUE, for example lora.rank=4 or train.clip=0.5.",
+                    "invalid-value",
+                )
+            )
+        elif owner not in {*request.method_names, "train", task_options.OWNER}:
+            known = {*request.method_names, "train", task_options.OWNER}
             kind = "owner of an option (a method of this run, task, or train)"
             wrong.append(unknown(kind, owner, known).within(f"--set {text}: "))
         else:
             given.setdefault(owner, {})[name.strip()] = value.strip()
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
     return given
 
 
-def _check_swept(request: Request) -> None:
-    """``--ranks`` must concern one method at least."""
+def _check_swept(request: RunRequest) -> None:
+    """Raise RequestError when ``--ranks`` concerns no method."""
     known = registry.methods()
-    if request.ranks and all(name in known and known[name].swept is None for name in request.methods):
-        have = f"{' and '.join(request.methods)} {'has' if len(request.methods) == 1 else 'have'}"
+    if request.ranks and all(name in known and known[name].swept is None for name in request.method_names):
+        have = f"{' and '.join(request.method_names)} {'has' if len(request.method_names) == 1 else 'have'}"
         raise RequestError(
             f"--ranks {','.join(request.ranks)}: {have} no size to sweep, as lora has its rank.", code="unsupported"
         )
 
 
-def _check_importable(request: Request) -> None:
-    """Each run has a process of its own, which does not see what a script or notebook defined."""
-    entries = {name: registry.method_entry for name in request.methods} | {
-        name: registry.task_entry for name in request.tasks
+def _check_importable(request: RunRequest) -> None:
+    """Raise RequestError for what a script or notebook defined: the process of a run does not see it."""
+    entries = {name: registry.method_entry for name in request.method_names} | {
+        name: registry.task_entry for name in request.task
     }
     wrong = []
     for name, look in entries.items():
         try:
             entry = look(name)
         except RequestError:
-            continue  # said already
+            continue  # reported where the name is looked up
         if not entry.importable:
-            wrong.append(f"'{name}' is defined in a script ({entry.file.name}), which runs do not import: put it into "
-                         f"a file of its own and name that with --plugin FILE (in Python: plugin='FILE').")  # fmt: skip
+            why = (
+                f"'{name}' is defined in a script ({entry.file.name}), which runs do not import: put it into a file of "
+                "its own and name that with --plugin FILE (in Python: plugin='FILE')."
+            )
+            wrong.append(fault(why, "unsupported"))
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
 
 
-def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> list[TrainSettings]:
+def _settings(request: RunRequest, shared: dict[str, str], own: dict[str, str]) -> list[TrainSettings]:
     """The training settings of one method, once per combination of listed values.
 
     Args:
         shared: what ``--set train.OPTION`` gave.
-        own: what was set for the method alone, which wins over flags and shared settings.
+        own: set for one method only, which wins over flags and shared settings.
     """
     flags = {**request.train, **shared}
     if flags.get("steps") is not None and flags.get("epochs") is not None:
@@ -233,15 +211,15 @@ def _settings(request: Request, shared: dict[str, str], own: dict[str, str]) -> 
 def _device(wanted: str, elsewhere: bool) -> str:
     import torch
 
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there and not elsewhere:
+    cuda = torch.cuda.is_available()
+    if wanted == "cuda" and not cuda and not elsewhere:
         raise RequestError(
             "--device cuda: torch sees no CUDA device here. Use --device cpu, or auto.", code="unavailable"
         )
-    return ("cuda" if there else "cpu") if wanted == "auto" else wanted
+    return ("cuda" if cuda else "cpu") if wanted == "auto" else wanted
 
 
-def _variants(name: str, sets: dict[str, dict[str, str]], request: Request) -> list[tuple[Method, TrainSettings]]:
+def _variants(name: str, sets: dict[str, dict[str, str]], request: RunRequest) -> list[tuple[Method, TrainSettings]]:
     """The method and its training settings, once per combination of listed values."""
     cls = registry.method_entry(name).value
     known = options.options(cls)
@@ -249,7 +227,7 @@ def _variants(name: str, sets: dict[str, dict[str, str]], request: Request) -> l
     wrong = [unknown(f"option of {name}", option, known) for option in given if option not in known]
     wrong += [] if "lr" not in own else [fault(f"--set {name}.train.lr: write --set {name}.lr=VALUE.", "invalid-value")]
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
     shared = "--lr" if request.train.get("lr") is not None else "--set train.lr"
     if "lr" in given and (request.train.get("lr") is not None or "lr" in sets.get("train", {})):
         raise RequestError(f"{shared} and --set {name}.lr both set the same option.", code="conflict")
@@ -276,13 +254,13 @@ def _whole(flag: str, text: str, low: int) -> int:
 
 
 def _tasks(name: str, given: dict[str, str], data: DataSource) -> list[Task]:
-    """The task once per combination of its options' listed values, nothing in it left open."""
+    """The task once per combination of its options' listed values, resolved on its data."""
     chosen = task_options.variants(registry.task_entry(name).value, given)
     return [task_options.resolved(task, data) for task in chosen]
 
 
 def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Splits]:
-    """What a specification keeps of a task, and its rows."""
+    """The task's part of a specification, and its rows."""
     splits = task.load(data)
     chosen = task_options.plain(task)
     found = {
@@ -300,8 +278,8 @@ def _task_facts(task: Task, data: DataSource) -> tuple[dict[str, Any], Splits]:
 def _pose(
     task: Task, facts: tuple[dict[str, Any], Splits], source: models.ModelSource, settings: TrainSettings
 ) -> tuple[dict[str, Any], int]:
-    """A task's facts with the form in which it is put to a model, and the rows that are left to learn from
-    (RequestError where it cannot be)."""
+    """A task's facts with its formulation for a model, and the number of training rows (RequestError where there is no
+    formulation)."""
     found, splits = facts
     train = splits.train
     rows = len(hold_out(len(train), settings.dev_size, groups=groups_of(train, splits.group))[0])
@@ -324,7 +302,7 @@ def _spec(
     examples = round(min(rows, settings.train_size or rows) * facts["form"].get("blocks_per_row", 1))
     epochs = settings.epochs or DEFAULT_EPOCHS
     steps = settings.steps or steps_of(epochs, max(1, examples), settings.batch_size, settings.grad_accum)
-    chosen = _settled(settings)
+    chosen = _without_unused(settings)
     spec = {
         "method": {"name": method.name, **_plain(method)},
         "task": {"name": task.name, **facts},
@@ -347,21 +325,21 @@ def _plain(value: Any) -> dict[str, Any]:
     return plain
 
 
-def _settled(settings: TrainSettings) -> dict[str, Any]:
-    """Training options as a specification holds them: later ones only where they are used."""
+def _without_unused(settings: TrainSettings) -> dict[str, Any]:
+    """Training options as a specification keeps them: those that came later only where they are used."""
     unused = {name for name in LATER if getattr(settings, name) is getattr(TrainSettings(), name)}
     return {name: value for name, value in _plain(settings).items() if name not in unused}
 
 
 def check_methods(specs: list[RunSpec]) -> None:
-    """Attach every method to a weightless copy of its model, so that what cannot work is known before anything runs.
+    """Attach every method to a weightless copy of its model, to report what cannot work before anything runs.
 
     Raises:
-        RequestError: with every method that cannot be attached, and why.
+        RequestError: with each method that cannot be attached and the reason.
     """
     import torch
 
-    wrong: list[str] = []
+    wrong: list[Fault] = []
     for spec in _distinct(specs):
         plan = spec.spec["task"]["form"]
         backbone = models.sketch(spec.source, plan["model_kind"], spec.task.labels)
@@ -377,15 +355,15 @@ def check_methods(specs: list[RunSpec]) -> None:
             known = (f"{spec.method.name}:", "Task ", "max_length")
             message = str(error) if str(error).startswith(known) else f"{spec.method.name}: {error}"
             if message not in wrong:
-                wrong.append(message)
+                wrong.append(fault(message, "unsupported"))
         except (Exception, SystemExit):
-            continue  # a plugin may need real weights to attach: its run will say what is wrong
+            continue  # a plugin may need real weights to attach: its run reports the error
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
 
 
 def _begin(method: Method, backbone: Any) -> None:
-    """Attach a method to a weightless model, and let one that looks at data begin."""
+    """Attach a method to a weightless model, and run the initialisation of one that is initialised on data."""
     module = method.attach(backbone)
     if isinstance(method, DataInitialized):
         method.initialize(module, quantization.weightless_batches(backbone))
@@ -395,8 +373,8 @@ def _distinct(specs: list[RunSpec]) -> Iterator[RunSpec]:
     """One specification of each combination that ``attach`` can tell apart."""
     seen = set()
     for spec in specs:
-        told = json.dumps([task_options.plain(spec.task), spec.spec["task"]["form"]])
-        key = (spec.method, spec.task.name, told, spec.source.location, spec.source.loading)
+        options_and_form = json.dumps([task_options.plain(spec.task), spec.spec["task"]["form"]])
+        key = (spec.method, spec.task.name, options_and_form, spec.source.location, spec.source.loading)
         if key not in seen:
             seen.add(key)
             yield spec

@@ -1,23 +1,22 @@
-"""Before anything runs: can the features of the methods' trunks be kept, and is there room for them?"""
+"""Before anything runs: can the features of the frozen backbones be kept, and is there room for them?"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from bench.core import formatting
 from bench.core.environment import cache_folder
-from bench.core.errors import RequestError
+from bench.core.errors import Fault, RequestError, fault
 from bench.core.protocols import AlreadyTrained
 from bench.core.quiet import quiet
 from bench.models import loading
 from bench.models.frozen_backbone import Stored
 from bench.sweep.expand import RunSpec
-from bench.training.job import Job
+from bench.sweep.request import Execution
 from bench.training.prepare import cached_rows, plan_run, read_data
 from bench.training.shared.feature_cache import only_reader, refuse, room
 
@@ -29,14 +28,9 @@ class Survey:
     """What runs with ``cache_trunk`` would keep; no weights are read for it.
 
     Texts are tokenised for it, as they are before a run, which then finds them in the token cache.
-
-    Attributes:
-        limit: bytes that the features of a run may take.
     """
 
-    plugins: Sequence[Path]
-    mirror: Path | None
-    limit: int
+    execution: Execution
     _stores: dict[str, list[Stored]] = field(default_factory=dict)
     _lengths: dict[str, list[int]] = field(default_factory=dict)
 
@@ -44,12 +38,12 @@ class Survey:
         """A sentence for each different amount.
 
         Raises:
-            RequestError: with every method whose trunk cannot be kept, else with every amount that is too large.
+            RequestError: with every method whose features cannot be kept, else with every amount that is too large.
         """
         asked = [spec for spec in specs if spec.spec["train"].get("cache_trunk")]
         self._check_methods(asked)
         said: dict[str, None] = {}
-        wrong: dict[str, None] = {}
+        wrong: dict[Fault, None] = {}
         for spec in asked:
             if not (stores := self._stores[_shape(spec)]):
                 continue
@@ -58,7 +52,7 @@ class Survey:
             size = _VALUE_BYTES * (per_token * sum(lengths) + once * len(lengths))
             what = f"{len(lengths):,} examples of {spec.task.name} ({spec.source.name}, {spec.method.name})"
             try:
-                refuse(size, self.limit, what)
+                refuse(size, self.execution.cache_bytes, what)
                 room(cache_folder(), size)
             except RequestError as error:
                 wrong.update(dict.fromkeys(error.messages))
@@ -78,17 +72,14 @@ class Survey:
                 wrong[str(error)] = None
         if wrong:
             hint = f" Say it for those that can: --set {next(iter(able))}.train.cache_trunk=true." if able else ""
-            raise RequestError([f"--cache-trunk: {why}.{hint}" for why in wrong], code="unsupported")
+            raise RequestError([fault(f"--cache-trunk: {why}.{hint}", "unsupported") for why in wrong])
 
     def _lengths_of(self, spec: RunSpec) -> list[int]:
         """Tokens of every row that a run keeps."""
         key = json.dumps([spec.spec["task"], spec.spec["model"], spec.spec["train"] | {"lr": None}, spec.spec["seed"]])
         if key not in self._lengths:
-            plugins = tuple(str(plugin.resolve()) for plugin in self.plugins)
-            mirror = str(self.mirror.resolve()) if self.mirror else None
-            job = Job(spec.run_id, spec.spec, plugins, mirror, predictions="", adapter=None)
             with quiet():
-                plan = plan_run(job, lambda _: None)
+                plan = plan_run(self.execution.job(spec.run_id, spec.spec), lambda _: None)
                 kept = cached_rows(plan, read_data(plan, torch.device("cpu")))
             self._lengths[key] = [length for data, rows in kept for length in data.lengths[rows].tolist()]
         return self._lengths[key]

@@ -1,4 +1,4 @@
-"""Which runs of a plan can be trained together over one frozen trunk: alike but for method options, seed and rate."""
+"""Groups runs that can share one frozen backbone: they differ only in method options, seed and learning rate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from bench.core.protocols import SharesBackbone
 from bench.sweep.expand import RunSpec
 
-MOST = 8  # runs of a bundle: each keeps its own side, gradients and optimizer in memory
+MOST = 8  # runs of a bundle: each has its own side network, gradients and optimizer in memory
 
 
 def bundled(waiting: Sequence[RunSpec], slots: int) -> list[list[RunSpec]]:
-    """The runs in the plan's order, those that share a trunk put together at the place of the first of them.
+    """The runs in the plan's order, those that share a backbone at the place of the first of them.
 
     Args:
-        slots: bundles at work at once; runs that share a trunk are spread evenly over them.
+        slots: bundles in parallel; runs that share a backbone are spread evenly over them.
     """
     groups: dict[str, list[RunSpec]] = defaultdict(list)
     for spec in waiting:
@@ -31,10 +31,10 @@ def bundled(waiting: Sequence[RunSpec], slots: int) -> list[list[RunSpec]]:
 
 
 def _key(spec: RunSpec) -> str | None:
-    """Equal for runs that share model, task and batch order; None for what is to run by itself.
+    """Equal for runs that share model, task and batch order; None for a run that must be alone.
 
-    Trials are judged one by one while they are at work, a kept trunk (``cache_trunk``) saves the pass already, and
-    compiled code is not for several threads.
+    Trials may be pruned one by one, cached features (``cache_trunk``) save the backbone's pass already, and compiled
+    code does not run in several threads.
     """
     plain = spec.spec
     if not (isinstance(spec.method, SharesBackbone) and spec.method.shares_trunk) or "tuning" in plain:

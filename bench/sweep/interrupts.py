@@ -12,11 +12,11 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
-        self._told = 0
+        self._seen = 0
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Ctrl-C is not ours to handle
+        if threading.current_thread() is threading.main_thread():  # in other threads signals cannot be handled
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
@@ -24,10 +24,10 @@ class Interrupts:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def news(self) -> bool:
-        """Whether there was one since the last question."""
-        told, self._told = self._told, self.count
-        return self._told > told
+    def pressed(self) -> bool:
+        """Whether Ctrl-C was pressed since the last call."""
+        before, self._seen = self._seen, self.count
+        return self._seen > before
 
     def _note(self, *_: object) -> None:
         self.count += 1

@@ -1,10 +1,10 @@
-"""What was asked of a folder, kept beside its records: every run of the plan, resolved."""
+"""The requests made of a folder, kept beside its records, with every run they expand to."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +13,17 @@ from bench.core.files import write_atomically
 
 if TYPE_CHECKING:
     from bench.sweep.expand import RunSpec
+    from bench.sweep.request import RunRequest
     from bench.sweep.tuning_group import Group
 
 SCHEMA = 1
-_NOT_ASKED = ("act", "parser", "quiet", "json", "dry_run")  # they change nothing that is run
 
 
-def write(
-    folder: Path, asked: Sequence[Mapping[str, Any]], specs: Sequence[RunSpec], groups: Sequence[Group] = ()
-) -> Path:
+def write(folder: Path, requests: Sequence[RunRequest], specs: Sequence[RunSpec], groups: Sequence[Group] = ()) -> Path:
     """Write ``folder/plans/<hash>.json``, whole or not at all; the same plan has the same name.
 
     Args:
-        asked: the flags, once per experiment.
+        requests: one per experiment.
         specs: the runs they expand to.
         groups: the configurations to tune, whose runs follow from their trials.
 
@@ -35,7 +33,7 @@ def write(
     plan = {
         "schema": SCHEMA,
         "bench": versions()["tunebench"],
-        "asked": [_plain(values) for values in asked],
+        "asked": [request.plain() for request in requests],
         "runs": [{"run_id": spec.run_id, "spec": spec.spec} for spec in specs],
         "tuned": [
             {"group": group.key, "trials": group.budget, "seeds": group.seeds, "spec": group.base.spec}
@@ -49,30 +47,19 @@ def write(
     return path
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags as JSON holds them."""
-    found = {}
-    for name, value in values.items():
-        if name not in _NOT_ASKED:
-            found[name] = [str(item) for item in value] if isinstance(value, list | tuple) else value
-            if isinstance(value, Path):
-                found[name] = str(value)
-    return found
-
-
-def answered(folder: Path, asked: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last plan of a folder was this one and left a record of every run: there may be nothing to do."""
+def answered(folder: Path, requests: Sequence[RunRequest]) -> bool:
+    """Whether the latest plan of a folder is this one and every run of it has a record: there may be nothing to do."""
     plan = latest(folder)
-    if plan is None or plan["tuned"] or any(values.get("fresh") for values in asked):
+    if plan is None or plan["tuned"] or any(request.fresh for request in requests):
         return False
-    there = {path.stem for path in (folder / "runs").glob("*.json")}
-    return plan.get("asked") == [_plain(values) for values in asked] and all(
-        isinstance(run, dict) and run.get("run_id") in there for run in plan["runs"]
+    recorded = {path.stem for path in (folder / "runs").glob("*.json")}
+    return plan.get("asked") == [request.plain() for request in requests] and all(
+        isinstance(run, dict) and run.get("run_id") in recorded for run in plan["runs"]
     )
 
 
 def latest(folder: Path) -> dict[str, Any] | None:
-    """The plan that was started last in a folder, or None; files that are not plans are passed over."""
+    """The latest plan of a folder, or None; files that are not plans are ignored."""
     found = sorted((folder / "plans").glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in found:
         try:

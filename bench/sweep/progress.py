@@ -1,4 +1,4 @@
-"""What a person sees while runs are at work: a bar a run on a terminal, plain lines elsewhere."""
+"""Progress of a sweep: one bar per run on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bench.store.record import Record, main_value
 
-STOPPING = "Stopping: the runs at work finish their step. Press Ctrl-C again to stop at once."
+STOPPING = "Stopping: active runs finish their step. Press Ctrl-C again to stop at once."
 
 
 class Silent:
@@ -37,7 +37,7 @@ class Lines:
         self.count += 1
         self.names[run_id] = f"[{self.count}/{self.total}] {title(spec)}"
         steps, rate = spec["train"]["steps"], spec["train"]["lr"]
-        plan = "scored as it is" if steps is None else f"{steps} steps, learning rate {rate:g}"
+        plan = "evaluation only" if steps is None else f"{steps} steps, learning rate {rate:g}"
         self._say(f"{self.names[run_id]}: {plan}")
 
     def event(self, run_id: str, message: dict[str, Any]) -> None:
@@ -53,14 +53,14 @@ class Lines:
         self._say(STOPPING)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars:
-    """A bar per run at work, with step, loss, dev score and time left; a line for each that ended."""
+    """A bar per active run, with step, loss, dev score and time left; a line for each finished one."""
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.count = console, total, 0
@@ -107,7 +107,7 @@ class Bars:
 
 
 def title(spec: dict[str, Any]) -> str:
-    """Method, task, model and seed of a run, in words; of a trial its number too."""
+    """Method, task, model and seed of a run; for a trial its number instead of the seed."""
     trial = (spec.get("tuning") or {}).get("trial")
     which = f"seed {spec['seed']}" if trial is None else f"trial {trial + 1} of {spec['tuning']['trials']}"
     return f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, {which})"
@@ -127,7 +127,7 @@ def outcome(record: Record) -> str:
 
 
 def _took(record: Record) -> str:
-    """How long a run took, where it can be told."""
+    """How long a run took, where it is known."""
     seconds = record["speed"]["total_seconds"]
     if seconds is None and record.get("shared"):
         others = record["shared"]["runs"] - 1
@@ -136,7 +136,7 @@ def _took(record: Record) -> str:
 
 
 def _cut(record: Record) -> str:
-    """How many texts were longer than the run takes; nothing where none was."""
+    """How many texts were truncated; empty when none was."""
     found = record.get("data", {})
     parts = [
         f"{found[f'{name}_cut']:,} of {found[f'{name}_rows']:,} {what}"
@@ -156,7 +156,7 @@ def _left(message: dict[str, Any]) -> str:
 
 
 class Watcher(Protocol):
-    """What shows a sweep's progress to a person."""
+    """Shows the progress of a sweep."""
 
     def started(self, run_id: str, spec: dict[str, Any]) -> None: ...
 

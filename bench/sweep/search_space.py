@@ -1,4 +1,4 @@
-"""Which values an option may take while it is tuned: around its default, or where a person said."""
+"""The values that a tuned option may take: around its default, or as given."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.core import options
-from bench.core.errors import RequestError
+from bench.core.errors import RequestError, fault
 from bench.core.protocols import Method
 
-AROUND = 10.0  # a number is searched from a tenth of its default to ten times it
+AROUND = 10.0  # a number is searched from 0.1x to 10x its default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TuneTarget:
         return cls(text, owner if dot else None, option, range_.strip() if equals else None)
 
     def concerns(self, method: Method) -> bool:
-        """Whether it is for this method."""
+        """Whether it applies to this method."""
         return self.owner in (None, method.name)
 
 
@@ -74,29 +74,29 @@ class Space:
         return {"values": list(self.values)} if self.values else {"low": self.low, "high": self.high, "log": self.log}
 
     def words(self) -> str:
-        """As a person reads it."""
+        """As text for messages."""
         if self.values:
             return " | ".join(map(str, self.values))
         return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
 
 
-def spaces(method: Method, wishes: Sequence[TuneTarget]) -> dict[str, Space]:
-    """The options of a method that are tuned, with their values; what names the method wins over what does not.
+def spaces(method: Method, targets: Sequence[TuneTarget]) -> dict[str, Space]:
+    """The tuned options of a method with their values; a target that names the method wins over one that does not.
 
     Raises:
-        RequestError: with every wish that this method cannot fulfil.
+        RequestError: with every target that does not fit this method.
     """
     known, found, wrong = options.options(type(method)), {}, []
-    for wish in sorted(wishes, key=lambda wish: wish.owner is not None):
-        if not wish.concerns(method) or wish.option not in known:
+    for target in sorted(targets, key=lambda target: target.owner is not None):
+        if not target.concerns(method) or target.option not in known:
             continue
         try:
-            option = known[wish.option]
-            found[wish.option] = _given(option, wish.range) if wish.range else _around(option, method)
+            option = known[target.option]
+            found[target.option] = _given(option, target.range) if target.range else _around(option, method)
         except ValueError as error:
-            wrong.append(f"--tune {wish.text}: {method.name}.{wish.option} {error}")
+            wrong.append(fault(f"--tune {target.text}: {method.name}.{target.option} {error}", "invalid-value"))
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
     return found
 
 
@@ -110,7 +110,7 @@ def _given(option: options.Option, text: str) -> Space:
 
 
 def _around(option: options.Option, method: Method) -> Space:
-    """A tenth to ten times the default, log-uniform; between the option's own bounds where the default is 0."""
+    """0.1x to 10x the default, log-uniform; between the option's own bounds where the default is 0."""
     default, limits, kind = getattr(method, option.name), option.limits, _number(option)
     low, high = limits.low, limits.high
     if kind is None:

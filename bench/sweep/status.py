@@ -19,17 +19,17 @@ Spec = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """The state of the plan that was started last.
+    """The state of a folder's latest plan.
 
     Attributes:
-        done: runs by the status of their record.
-        running: titles of what a process has claimed.
-        waiting: specifications of what nobody has begun, trials included.
-        trials: trials that are done, and all that are planned.
-        others: records in the folder that the plan does not ask for.
-        warnings: files that are no records, or of another version.
-        doubtful: runs that ended well and failed a check.
-        interrupted: of those to do, the ones that were begun.
+        done: finished runs by the status of their record.
+        running: titles of the runs that a process has claimed.
+        waiting: specifications of pending runs, trials included.
+        trials: finished and planned trials.
+        others: records in the folder that are not of the plan.
+        warnings: files that are not records, or of another version.
+        failed_check: runs with status ok that failed a check.
+        interrupted: pending runs that were started before.
     """
 
     done: Counter[str]
@@ -39,31 +39,31 @@ class Status:
     others: int
     seconds_left: str
     warnings: list[str]
-    doubtful: int = 0
+    failed_check: int = 0
     interrupted: int = 0
 
     def lines(self) -> list[str]:
         """What the command prints."""
         lost = {name: count for name, count in self.done.items() if name != "ok"}
         total = sum(self.done.values()) + len(self.running) + len(self.waiting)
-        said = [f"{sum(self.done.values())} of {total} runs finished: {self.done['ok']} ok"]
-        said[0] += f" ({self.doubtful} of them failed a check)" if self.doubtful else ""
-        said[0] += "".join(f", {count} {name}" for name, count in sorted(lost.items())) + "."
+        lines = [f"{sum(self.done.values())} of {total} runs finished: {self.done['ok']} ok"]
+        lines[0] += f" ({self.failed_check} of them failed a check)" if self.failed_check else ""
+        lines[0] += "".join(f", {count} {name}" for name, count in sorted(lost.items())) + "."
         if self.trials[1]:
-            said.append(f"Tuning: {self.trials[0]} of {self.trials[1]} trials are done.")
-        said += [f"Running: {what}" for what in self.running] or ["Nothing is running."]
-        begun = f"{len(self.waiting)} to do, {self.interrupted} of them interrupted. "
-        said.append(f"{begun if self.interrupted else f'{len(self.waiting)} pending. '}{self.seconds_left}")
+            lines.append(f"Tuning: {self.trials[0]} of {self.trials[1]} trials are done.")
+        lines += [f"Running: {what}" for what in self.running] or ["Nothing is running."]
+        interrupted = f"{len(self.waiting)} to do, {self.interrupted} of them interrupted. "
+        lines.append(f"{interrupted if self.interrupted else f'{len(self.waiting)} pending. '}{self.seconds_left}")
         if self.others:
-            said.append(f"{self.others} other records are in this folder.")
-        return said
+            lines.append(f"{self.others} other records are in this folder.")
+        return lines
 
 
 def look(folder: Path) -> Status:
-    """Find out how far a folder's sweep is; reads only.
+    """Read how far a folder's sweep is.
 
     Raises:
-        RequestError: when nothing was ever started there.
+        RequestError: when no sweep was started there.
     """
     plan = plan_snapshot.latest(folder)
     if plan is None:
@@ -101,7 +101,7 @@ def look(folder: Path) -> Status:
         others=len(records) - len(mine),
         seconds_left=_left([*(wanted[run_id] for run_id in held if run_id in wanted), *waiting], records),
         warnings=[*warnings, *more],
-        doubtful=sum(mine[run_id]["status"] == "ok" and bool(failed_checks(mine[run_id])) for run_id in over),
+        failed_check=sum(mine[run_id]["status"] == "ok" and bool(failed_checks(mine[run_id])) for run_id in over),
         interrupted=len(mine.keys() - over - held),
     )
 

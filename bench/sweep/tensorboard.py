@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, written while runs are at work: one folder of events per run."""
+"""Curves for TensorBoard, written during the runs: one folder of events per run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bench.sweep.progress import Watcher
 
 
 class TensorBoard:
-    """A ``Watcher`` that writes what it sees below a folder and passes everything on to another.
+    """A ``Watcher`` that writes TensorBoard events and passes everything on to another watcher.
 
     Args:
         folder: ``tensorboard --logdir`` takes it.
-        inner: the watcher that a person sees.
+        inner: the watcher that shows progress.
 
     Raises:
         RequestError: when TensorBoard is not installed.
@@ -58,7 +58,7 @@ class TensorBoard:
         self._inner.stopping()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all event files."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

@@ -1,59 +1,61 @@
-"""Fair tuning: every method the same number of trials on the dev split, then the winner on the seeds.
+"""Fair tuning: every method gets the same number of trials on the dev split, then the winner is run on the seeds.
 
-A trial is a run of its own, scored on the dev split alone. Which values trial n tries follows from the trials before
-it, so the trials' records are all that has to be kept: a sweep that was killed, or a second one on the same folder,
-comes to the same trials and does none of them twice. Optuna samples and prunes (Akiba et al., arXiv 1907.10902).
+A trial is a run of its own, scored only on the dev split. The values of trial n follow from the trials before it, so
+that the trials' records are all that has to be kept: a sweep that was killed, or a second one on the same folder, makes
+the same trials and repeats none. Optuna samples and prunes (Akiba et al., arXiv 1907.10902).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.core import options, registry
-from bench.core.errors import RequestError, fault, unknown
+from bench.core.errors import Fault, RequestError, fault, unknown
 from bench.core.protocols import AlreadyTrained
 from bench.data.sampling import hold_out
-from bench.store.record import Record, pruned
+from bench.store.record import Record, is_trial, pruned
 from bench.sweep import tuning_sampler
-from bench.sweep.expand import Request, RunSpec
+from bench.sweep.expand import RunSpec
+from bench.sweep.request import RunRequest
 from bench.sweep.search_space import Space, TuneTarget, spaces
 from bench.sweep.tuning_group import Group
 
-PRUNERS = ("median", "halving", "none")
 Read = Callable[[RunSpec], Record | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What ``--tune`` asked for.
+    """What ``--tune`` searches.
 
     Attributes:
-        wishes: options to tune, with a range where one was given.
+        targets: options to tune, with a range where one was given.
         trials: how many values each configuration may try; None: the size of the grid, or 6.
         prune: what stops a trial early.
     """
 
-    wishes: tuple[TuneTarget, ...]
+    targets: tuple[TuneTarget, ...]
     trials: int | None
     prune: str
 
 
 class Tuner:
-    """Tells a sweep which trials to do next, when to stop one, and which runs the winners make."""
+    """Says which trials to do next, when to stop one, and which runs the winners make."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = list(groups)
         self._by_key = {group.key: group for group in self.groups}
+        self._points: dict[str, list[tuple[int, float]]] = {}  # step and dev score of running trials, by run
+        self._stopped: set[str] = set()
 
     def open(self, read: Read) -> list[RunSpec]:
-        """What can be done now: the next trial of each configuration, or its final runs; done ones are left out."""
+        """What can run now: the next trial of each configuration, or its final runs, without finished ones."""
         return [spec for group in self.groups for spec in self._next(group, read)]
 
     def after(self, spec: RunSpec, read: Read) -> list[RunSpec]:
-        """What can be done once this trial is over."""
+        """What can run once this trial is finished."""
         tuning = spec.spec.get("tuning")
         if tuning is None or tuning["trial"] is None:
             return []
@@ -71,7 +73,7 @@ class Tuner:
         return [spec for spec in self.finals(group) if read(spec) is None]
 
     def finals(self, group: Group) -> list[RunSpec]:
-        """The runs of a configuration's winner, on every seed; empty while trials are missing."""
+        """The runs of a configuration's winner on every seed; empty while trials are missing."""
         if len(group.history) < group.budget:
             return []
         best = group.best()
@@ -79,7 +81,7 @@ class Tuner:
         return [group.run(values, seed, None) for seed in group.seeds]
 
     def ahead(self, read: Read) -> list[RunSpec]:
-        """Every trial and final run that is still to come; defaults stand for values that are not chosen yet."""
+        """Every pending trial and final run, with defaults for values that are not chosen yet."""
         found = []
         for group in self.groups:
             finals = self.finals(group) or [group.run({}, seed, None) for seed in group.seeds]
@@ -87,18 +89,29 @@ class Tuner:
             found += [*trials, *(spec for spec in finals if read(spec) is None)]
         return found
 
-    def prune(self, spec: RunSpec, points: Sequence[tuple[int, float]]) -> bool:
-        """Whether a trial is so much behind the earlier ones that it should stop.
-
-        Args:
-            spec: the trial.
-            points: step and dev score of its evaluations so far.
-        """
+    def prunes(self, spec: RunSpec, event: Mapping[str, Any]) -> bool:
+        """Take in an event of a run; whether it is a trial so far behind the earlier ones that it should stop now."""
+        if event.get("dev_score") is None or not is_trial(spec.spec):
+            return False
+        points = self._points.setdefault(spec.run_id, [])
+        points.append((event["step"], event["dev_score"]))
+        if event["step"] == event["steps"] or spec.run_id in self._stopped:
+            return False
         group = self._by_key[spec.spec["tuning"]["group"]]
-        return tuning_sampler.behind(group, spec.spec["tuning"]["trial"], group.values(spec), points)
+        if tuning_sampler.behind(group, spec.spec["tuning"]["trial"], group.values(spec), points):
+            self._stopped.add(spec.run_id)
+            return True
+        return False
+
+    def complete(self, spec: RunSpec, record: Record) -> None:
+        """Write into a record what tuning adds to it: of a final run its trials, of a pruned trial that it was."""
+        if (summary := self._summary(spec)) is not None:
+            record["tuning"] = summary
+        if spec.run_id in self._stopped and record["status"] == "interrupted":
+            record |= {"tuning": {"pruned": True}, "error": "pruned: its dev score was behind earlier trials"}
 
     def failure_reason(self, spec: RunSpec) -> str | None:
-        """Why a final run need not be tried: no trial got as far as a score."""
+        """Why a final run would fail: no trial has a dev score; None where one has."""
         tuning = spec.spec.get("tuning")
         if tuning is None or tuning["trial"] is not None:
             return None
@@ -108,8 +121,8 @@ class Tuner:
         first = group.history[0]
         return f"none of {group.budget} trials has a dev score; the first one: {first['status']}, {first['error']}"
 
-    def summary(self, spec: RunSpec) -> dict[str, Any] | None:
-        """What a final run's record says of the trials; None for others."""
+    def _summary(self, spec: RunSpec) -> dict[str, Any] | None:
+        """The trials, for a final run's record; None for other runs."""
         tuning = spec.spec.get("tuning")
         if tuning is None or tuning["trial"] is not None:
             return None
@@ -129,52 +142,45 @@ class Tuner:
         return {"best_of": group.budget, "options": list(group.spaces), "chosen": chosen, "trials": trials}
 
 
-def search(tune: Sequence[str], trials: Any, prune: Any, request: Request) -> Search | None:
-    """What the flags ask for, or None without ``--tune``.
+def search(request: RunRequest) -> Search | None:
+    """What a request tunes, or None without ``--tune``.
 
     Raises:
-        RequestError: with everything that is wrong with them.
+        RequestError: with everything that is wrong with it.
     """
-    wrong, wishes, number = [], [], None
-    for text in tune:
+    wrong, targets = [], []
+    for text in request.tune:
         try:
-            wishes.append(TuneTarget.parse(text))
+            targets.append(TuneTarget.parse(text))
         except RequestError as error:
             wrong += error.messages
-    if not tune:
-        given = [flag for flag, value in (("--trials", trials), ("--prune", prune)) if value is not None]
+    if not request.tune:
+        given = [flag for flag, value in (("--trials", request.trials), ("--prune", request.prune)) if value]
         wrong += [
             fault(f"{flag} says how to tune: say with --tune what, for example --tune lr.", "missing") for flag in given
         ]
-    if trials is not None:
-        number = int(trials) if str(trials).isdigit() else 0
-        wrong += (
-            [] if number > 0 else [fault(f"--trials: '{trials}' is not a whole number of at least 1.", "invalid-value")]
-        )
-    if prune is not None and prune not in PRUNERS:
-        wrong.append(unknown("pruner", str(prune), PRUNERS).within("--prune: "))
     wrong += [
-        fault(f"--tune {wish.text}: {clash} sets it already.", "conflict")
-        for wish in wishes
-        for clash in _clashes(wish, request)
+        fault(f"--tune {target.text}: {clash} sets it already.", "conflict")
+        for target in targets
+        for clash in _clashes(target, request)
     ]
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
-    if wishes:
+        raise RequestError(wrong)
+    if targets:
         tuning_sampler.load()
-    return Search(tuple(wishes), number, prune or "median") if wishes else None
+    return Search(tuple(targets), request.trials, request.prune or "median") if targets else None
 
 
-def _clashes(wish: TuneTarget, request: Request) -> list[str]:
-    """The flags that give a tuned option a value."""
-    found = ["--lr"] if wish.option == "lr" and request.train.get("lr") is not None else []
-    for text in request.sets:
+def _clashes(target: TuneTarget, request: RunRequest) -> list[str]:
+    """The flags that set a tuned option."""
+    found = ["--lr"] if target.option == "lr" and request.train.get("lr") is not None else []
+    for text in request.option_texts:
         owner, _, option = text.partition("=")[0].strip().partition(".")
-        mine = wish.owner in (None, owner) and owner in request.methods and option == wish.option
-        if mine or (owner == "train" and option == wish.option == "lr"):
+        mine = target.owner in (None, owner) and owner in request.method_names and option == target.option
+        if mine or (owner == "train" and option == target.option == "lr"):
             found.append(f"--set {text}")
-    swept = {getattr(registry.methods().get(name), "swept", None) for name in request.methods}
-    if request.ranks and wish.option in swept:
+    swept = {getattr(registry.methods().get(name), "swept", None) for name in request.method_names}
+    if request.ranks and target.option in swept:
         found.append("--ranks")
     return found
 
@@ -185,19 +191,21 @@ def groups(wanted: Search, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], lis
     Raises:
         RequestError: when an option cannot be tuned, or there is no dev split to tune on.
     """
-    wrong: list[str] = []
+    wrong: list[Fault] = []
     names = {spec.method.name for spec in specs}
-    for wish in wanted.wishes:
-        if wish.owner is not None and wish.owner not in names:
-            wrong.append(unknown("method of this run", wish.owner, names).within(f"--tune {wish.text}: "))
-        elif not any(wish.option in options.options(type(spec.method)) for spec in specs if wish.concerns(spec.method)):
+    for target in wanted.targets:
+        if target.owner is not None and target.owner not in names:
+            wrong.append(unknown("method of this run", target.owner, names).within(f"--tune {target.text}: "))
+        elif not any(
+            target.option in options.options(type(spec.method)) for spec in specs if target.concerns(spec.method)
+        ):
             known = {name for spec in specs for name in options.options(type(spec.method))}
-            wrong.append(unknown("option", wish.option, known).within(f"--tune {wish.text}: "))
+            wrong.append(unknown("option", target.option, known).within(f"--tune {target.text}: "))
     plain: list[RunSpec] = []
     found: dict[str, Group] = {}
     for spec in specs if not wrong else ():
         try:
-            chosen = {} if isinstance(spec.method, AlreadyTrained) else spaces(spec.method, wanted.wishes)
+            chosen = {} if isinstance(spec.method, AlreadyTrained) else spaces(spec.method, wanted.targets)
             if not chosen:
                 plain.append(spec)
                 continue
@@ -207,9 +215,9 @@ def groups(wanted: Search, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], lis
         except RequestError as error:
             wrong += [message for message in error.messages if message not in wrong]
     if not wrong and not found:
-        wrong.append("--tune: nothing of this request is trained.")
+        wrong.append(fault("--tune: nothing of this request is trained.", "unsupported"))
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(wrong)
     return plain, list(found.values())
 
 

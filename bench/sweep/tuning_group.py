@@ -1,4 +1,4 @@
-"""One configuration that is tuned: its trials, which of them won, and the runs of the winner."""
+"""One tuned configuration: its trials, the best of them, and the runs of the winner."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.sweep.search_space import Space
 
 @dataclasses.dataclass
 class Group:
-    """One configuration that is tuned: a method with its other options on a task and a model.
+    """One tuned configuration: a method with its other options on a task and a model.
 
     Attributes:
         base: the run with default values and the first seed, which trials are trained with.
-        seeds: what the winner is trained on.
+        seeds: of the winner's runs.
         trials: specifications of the trials known so far, in order.
-        history: their records, as far as they are done.
+        history: the records of finished ones.
     """
 
     base: RunSpec
@@ -34,27 +34,27 @@ class Group:
 
     @property
     def key(self) -> str:
-        """16 hex digits that name the configuration and the search."""
+        """16 hex digits that identify the configuration and the search."""
         rest = {name: part for name, part in self.base.spec.items() if name not in ("seed", "method", "train")}
         for part in ("method", "train"):
             tuned = self.spaces if part == "method" else {"lr"} & self.spaces.keys()  # a method's, not the trainer's
             rest[part] = {name: value for name, value in self.base.spec[part].items() if name not in tuned}
-        text = json.dumps([rest, self._asked()], sort_keys=True)
+        text = json.dumps([rest, self._search()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _asked(self) -> dict[str, Any]:
+    def _search(self) -> dict[str, Any]:
         ranges = {name: space.plain() for name, space in self.spaces.items()}
         return {"options": ranges, "trials": self.budget, "prune": self.prune, "seed": self.base.spec["seed"]}
 
     def run(self, values: Mapping[str, Any], seed: int, trial: int | None) -> RunSpec:
-        """The run with these values: a trial, or without a number one that is scored on the validation split."""
+        """The run with these values: a trial, or (``trial`` None) a final run, scored on the validation split."""
         method: Any = dataclasses.replace(self.base.method, **values)  # type: ignore[type-var]
         spec = {
             **self.base.spec,
             "method": {**self.base.spec["method"], **values},
             "train": {**self.base.spec["train"], "lr": method.lr},
             "seed": seed,
-            "tuning": {"group": self.key, **self._asked(), "trial": trial},
+            "tuning": {"group": self.key, **self._search(), "trial": trial},
         }
         return dataclasses.replace(self.base, spec=spec, method=method)
 
@@ -64,13 +64,13 @@ class Group:
 
     @property
     def higher_is_better(self) -> bool:
-        """The direction of the dev score, which is not always the main score (the loss, where answers are generated):
-        what the trials' records say; the task's where they say nothing."""
-        told = [record["dev_score"]["higher_is_better"] for record in self.history if record.get("dev_score")]
-        return bool(told[0]) if told else self.base.task.higher_is_better
+        """The direction of the dev score, which is not always the main score (it is the loss where answers are
+        generated): that of the trials' records, else the task's."""
+        directions = [record["dev_score"]["higher_is_better"] for record in self.history if record.get("dev_score")]
+        return bool(directions[0]) if directions else self.base.task.higher_is_better
 
     def dev(self, record: Mapping[str, Any]) -> float | None:
-        """The dev score that a trial is judged by: that of the checkpoint which would be scored."""
+        """The dev score of a trial: that of the checkpoint which would be scored."""
         scores = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None]
         if not scores:
             return None

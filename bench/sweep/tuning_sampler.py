@@ -1,4 +1,4 @@
-"""Which values a trial tries and when it is given up: an even spread first, then Optuna's sampler; its pruners."""
+"""The values of a trial (an even spread first, then Optuna's sampler) and when to prune it (Optuna's pruners)."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def _sampler(number: int) -> optuna.samplers.BaseSampler:
 
 
 def behind(group: Group, number: int, values: Mapping[str, Any], points: Sequence[tuple[int, float]]) -> bool:
-    """Whether trial ``number`` with these values and (step, dev score) so far should be given up."""
+    """Whether trial ``number`` with these values and (step, dev score) so far should be stopped."""
     if group.prune == "none":
         return False
     return bool(_report(_replay(group, group.history[:number]), group, values, points)[1])
 
 
 def _replay(group: Group, history: Sequence[Record]) -> optuna.Study:
-    """A study that has seen these trials, in memory."""
+    """An in-memory study with these trials."""
     found = load()
     steps = group.base.spec["train"]["steps"]
     pruner = {

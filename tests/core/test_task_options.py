@@ -13,6 +13,7 @@ from bench.core.protocols import DataSource
 from bench.report.html.reproduce_command import reproduce
 from bench.store.labels import groups
 from bench.sweep import expand as specs
+from bench.sweep.request import RunRequest
 from tests.conftest import Bench
 
 FORM = {"form": "auto", "template": None, "words": []}
@@ -21,7 +22,7 @@ PLUGIN = Path(__file__).parents[1] / "plugins" / "task_options.py"
 
 def expand(*sets: str, task: str = "tiny/cut", model: Path) -> list[specs.RunSpec]:
     return specs.expand(
-        specs.Request(("head",), (task,), (str(model),), sets=sets, train={"steps": 2}, plugins=(PLUGIN,))
+        RunRequest(methods=("head",), task=(task,), model=(str(model),), set=sets, train={"steps": 2}, plugin=(PLUGIN,))
     )
 
 

@@ -14,6 +14,7 @@ from bench.methods import peft_bridge
 from bench.models import checkpoint
 from bench.models.backbone import trainable
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 from tests import tiny, zoo
 
 pytestmark = [
@@ -228,7 +229,7 @@ def test_types_that_need_token_ids_say_so():
 def test_unknown_types_and_a_missing_peft_teach(monkeypatch):
     with pytest.raises(RequestError, match="Unknown method 'peft:lorra'. Did you mean 'peft:lora'?"):
         registry.method_entry("peft:lorra")
-    request = expand.Request(methods=("peft:bone2",), tasks=("glue/sst2",), models=("no-such-model",))
+    request = RunRequest(methods=("peft:bone2",), task=("glue/sst2",), model=("no-such-model",))
     monkeypatch.setattr(peft_bridge, "names", dict)
     with pytest.raises(RequestError) as caught:
         expand.expand(request)

@@ -15,7 +15,8 @@ from bench.core.train_config import TrainSettings
 from bench.methods.lora import Lora
 from bench.models import compile
 from bench.models.inference import Engine
-from bench.sweep.expand import Request, expand
+from bench.sweep.expand import expand
+from bench.sweep.request import RunRequest
 from bench.training.memory_probe import rehearse
 from bench.training.trainer import Trainer
 from tests import zoo
@@ -71,4 +72,4 @@ def test_what_is_compiled_while_training_is_in_no_steps_time(trainer: Trainer) -
 def test_it_does_not_go_with_kept_features() -> None:
     wanted = {"cache_trunk": "true", "compile": "true", "steps": "2"}
     with pytest.raises(RequestError, match="do not go together"):
-        expand(Request(("lst",), ("demo/docstrings",), ("tiny-bert",), train=wanted))
+        expand(RunRequest(methods=("lst",), task=("demo/docstrings",), model=("tiny-bert",), train=wanted))

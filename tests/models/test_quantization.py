@@ -11,8 +11,9 @@ import torch
 
 from bench.core import options, registry
 from bench.core.errors import RequestError
-from bench.models import loading, quantization
+from bench.models import quantization
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 from tests import tiny, zoo
 
 FITS = [("lora", {}), ("vera", {}), ("ia3", {}), ("houlsby", {}), ("prefix", {}), ("lst", {"init": "random"})]
@@ -73,9 +74,9 @@ def _run(place: tiny.Place, model: Path | str, scheme: str | None) -> dict[str, 
     from bench.training.job import Job
     from bench.training.run import execute
 
-    request = expand.Request(
-        ("lora",), ("tiny/mood",), (str(model),), sets=("train.dev_size=0",), plugins=(tiny.TASK,),
-        train={"steps": "6", "batch_size": "8", "device": "cpu"}, loading=loading.Loading(scheme),
+    request = RunRequest(
+        methods=("lora",), task=("tiny/mood",), model=(str(model),), set=("train.dev_size=0",), plugin=(tiny.TASK,),
+        train={"steps": "6", "batch_size": "8", "device": "cpu"}, quantize=scheme,
     )  # fmt: skip
     (spec,) = expand.expand(request)
     expand.check_methods([spec])

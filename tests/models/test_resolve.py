@@ -20,6 +20,7 @@ from bench.models.aliases import ALIASES
 from bench.models.resolve import Loading, resolve
 from bench.report.html.reproduce_command import reproduce
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 from tests import tiny
 from tests.conftest import Bench
 from tests.tiny import Place
@@ -254,10 +255,15 @@ def test_two_versions_of_a_model_in_one_table_are_said(tmp_path: Path) -> None:
 
 
 def test_a_request_carries_its_options_to_every_model(folder: Path) -> None:
-    request = expand.Request(
-        ("head",), ("tiny/mood",), (str(folder),), sets=("train.dev_size=0",), train={"steps": "2", "device": "cpu"},
-        plugins=(tiny.TASK,), loading=Loading(trust_remote_code=True),
-    )  # fmt: skip
+    request = RunRequest(
+        methods=("head",),
+        task=("tiny/mood",),
+        model=(str(folder),),
+        set=("train.dev_size=0",),
+        train={"steps": "2", "device": "cpu"},
+        plugin=(tiny.TASK,),
+        trust_remote_code=True,
+    )
     with tiny.registry_restored():
         (spec,) = expand.expand(request)
     assert spec.spec["model"]["trust_remote_code"] is True

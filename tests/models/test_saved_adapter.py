@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from bench.cli import parser, run_request
+from bench.cli import parser
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.methods.pretrained_adapter import Adapter
 from bench.models import loading
 from bench.store import record
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 from tests import tiny, zoo
 
 pytestmark = [
@@ -90,15 +91,16 @@ def test_its_identity_is_the_files_content(place, folder, tmp_path):
 
 
 def test_the_flag_asks_for_it_beside_other_methods(folder):
-    request, _, _ = run_request.request({"adapter": str(folder), "methods": "lora", "task": "tiny/mood"})
-    assert request.methods == ("lora", "adapter") and request.sets == (f"adapter.path={folder}",)
-    request, _, _ = run_request.request({"adapter": f"{folder},other", "task": "tiny/mood"})
-    assert request.methods == ("adapter",) and request.sets == (f"adapter.path={folder},other",)
+    request = RunRequest.build({"adapter": str(folder), "methods": "lora", "task": "tiny/mood"})
+    assert request.method_names == ("lora", "adapter") and request.option_texts == (f"adapter.path={folder}",)
+    request = RunRequest.build({"adapter": f"{folder},other", "task": "tiny/mood"})
+    assert request.method_names == ("adapter",) and request.option_texts == (f"adapter.path={folder},other",)
 
 
 def test_without_a_model_it_is_scored_on_the_one_it_was_trained_on(place, folder, tmp_path):
     def asked(*folders, **more):
-        return run_request.request({"adapter": ",".join(map(str, folders)), "task": "tiny/mood", **more})[0].models
+        given = {"adapter": ",".join(map(str, folders)), "task": "tiny/mood", **more}
+        return RunRequest.build(given).model_names()
 
     def trained_on(base, name):
         copy = shutil.copytree(folder, tmp_path / name)

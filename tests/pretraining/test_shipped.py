@@ -14,6 +14,7 @@ import bench
 from bench.models import loading
 from bench.models.aliases import ALIASES
 from bench.sweep import expand
+from bench.sweep.request import RunRequest
 from bench.training.job import Job
 from bench.training.run import execute
 
@@ -33,11 +34,11 @@ def random_twin(name: str, folder: Path) -> Path:
 
 
 def trained(model: str, folder: Path) -> dict[str, Any]:
-    request = expand.Request(
+    request = RunRequest(
         methods=("lora",),
-        tasks=("demo/docstrings",),
-        models=(model,),
-        sets=("train.dev_size=0", "lora.lr=0.005", "task.form=head"),
+        task=("demo/docstrings",),
+        model=(model,),
+        set=("train.dev_size=0", "lora.lr=0.005", "task.form=head"),
         train={"steps": "60", "batch_size": "16", "eval_size": "200", "device": "cpu", "checkpoint": "last"},
     )
     (spec,) = expand.expand(request)

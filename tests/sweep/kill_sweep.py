@@ -26,7 +26,8 @@ from bench.sweep import expand
 from bench.sweep.executors import local_worker
 from bench.sweep.executors.local import Pool
 from bench.sweep.progress import Silent
-from bench.sweep.scheduler import Options, Sweep
+from bench.sweep.request import Execution, RunRequest
+from bench.sweep.scheduler import Sweep
 from tests.tiny import TASK, model_folder
 
 LONGEST_RUNS = 1.3  # the latest moment to kill, in lengths of one run
@@ -71,7 +72,7 @@ class ForkedPool(Pool):
 
 def sweep(wanted: list[expand.RunSpec], out: Path, workers: int) -> None:
     """What ``bench run`` does once its request is checked."""
-    options = Options(workers=workers, plugins=(TASK,))
+    options = Execution(workers=workers, plugin=(TASK,))
     Sweep(wanted, Store(out), options, Silent(), lambda: ForkedPool(workers)).run()
 
 
@@ -88,9 +89,9 @@ def main(kills: int, runs: int, folder: Path) -> str:
     """Kill so many times, then let it finish; returns a line that says what happened."""
     local_worker._preload()
     model, out = model_folder(folder / "bert"), folder / "out"
-    request = expand.Request(
-        methods=("head",), tasks=("tiny/mood",), models=(str(model),), plugins=(TASK,),
-        seeds=tuple(map(str, range(runs))), train={"steps": "4", "device": "cpu"}, sets=("train.evaluations=1",),
+    request = RunRequest(
+        methods=("head",), task=("tiny/mood",), model=(str(model),), plugin=(TASK,),
+        seeds=tuple(map(str, range(runs))), train={"steps": "4", "device": "cpu"}, set=("train.evaluations=1",),
     )  # fmt: skip
     wanted = expand.expand(request)
     Store(out).prepare()

@@ -22,7 +22,8 @@ from bench.store.store import Store  # noqa: E402
 from bench.sweep import expand  # noqa: E402
 from bench.sweep.executors.ray import RayExecutor  # noqa: E402
 from bench.sweep.progress import Silent, outcome, title  # noqa: E402
-from bench.sweep.scheduler import Options, Sweep  # noqa: E402
+from bench.sweep.request import Execution, RunRequest
+from bench.sweep.scheduler import Sweep  # noqa: E402
 from tests.tiny import TASK, model_folder  # noqa: E402
 
 RUNS, STEPS = 3, 600
@@ -63,10 +64,10 @@ def main(folder: Path) -> str:
     model = model_folder(folder / "bert")
     store = Store(folder / "out")
     store.prepare()
-    request = expand.Request(
-        methods=("head",), tasks=("tiny/mood",), models=(str(model),), plugins=(TASK,),
+    request = RunRequest(
+        methods=("head",), task=("tiny/mood",), model=(str(model),), plugin=(TASK,),
         seeds=tuple(map(str, range(RUNS))), train={"steps": str(STEPS), "device": "cpu"},
-        sets=("train.evaluations=1",),
+        set=("train.evaluations=1",),
     )  # fmt: skip
     wanted = expand.expand(request)
     small = {"num_cpus": 1, "num_gpus": 0, "memory": 8 << 30, "object_store_memory": 80 << 20}
@@ -75,7 +76,7 @@ def main(folder: Path) -> str:
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
     killer = Killer(cluster, second)
     try:
-        Sweep(wanted, store, Options(plugins=(TASK,)), killer, RayExecutor).run()
+        Sweep(wanted, store, Execution(plugin=(TASK,)), killer, RayExecutor).run()
     finally:
         ray.shutdown()
         cluster.shutdown()

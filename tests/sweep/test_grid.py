@@ -11,6 +11,7 @@ import pytest
 
 from bench.core.train_config import TrainSettings
 from bench.sweep import eta, expand, grid
+from bench.sweep.request import RunRequest
 from tests import factories
 from tests.conftest import Bench
 
@@ -18,8 +19,8 @@ from tests.conftest import Bench
 @pytest.fixture
 def expanded(mirror: Path, tiny_model: Path) -> Any:
     def call(methods: str, sets: tuple[str, ...] = (), **request: Any) -> list[expand.RunSpec]:
-        asked = {"tasks": ("glue/sst2",), "models": (str(tiny_model),), "train": {"steps": "3"}, **request}
-        return expand.expand(expand.Request(methods=tuple(methods.split(",")), sets=sets, mirror=mirror, **asked))
+        asked = {"task": ("glue/sst2",), "model": (str(tiny_model),), "train": {"steps": "3"}, **request}
+        return expand.expand(RunRequest(methods=tuple(methods.split(",")), set=sets, data_dir=mirror, **asked))
 
     return call
 
@@ -34,8 +35,8 @@ def test_the_full_product_has_every_combination_once(expanded: Any, tiny_model: 
     runs = expanded(
         "lora,lst,head",
         ("lst.heads=official,scaled", "train.batch_size=16,32"),
-        tasks=("glue/sst2", "glue/rte"),
-        models=(str(tiny_model), str(twin)),
+        task=("glue/sst2", "glue/rte"),
+        model=(str(tiny_model), str(twin)),
         ranks=("2", "4"),
         seeds=("0", "1", "2"),
     )
@@ -196,4 +197,4 @@ def test_the_resolved_plan_is_kept_and_the_dry_run_counts(bench_here: Bench, tin
     plan = json.loads(path.read_text())
     (run,) = plan["runs"]
     assert (tmp_path / f"out/runs/{run['run_id']}.json").is_file() and run["spec"]["train"]["steps"] == 2
-    assert plan["asked"][0]["methods"] == "head" and plan["asked"][0]["model"] == str(tiny_model)
+    assert plan["asked"][0]["methods"] == ["head"] and plan["asked"][0]["model"] == [str(tiny_model)]

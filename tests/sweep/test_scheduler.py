@@ -154,7 +154,7 @@ def test_ctrl_c_stops_cleanly_and_can_go_on(tiny_model: Path, mirror: Path, tmp_
     time.sleep(1)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130 and "the same command does the rest" in errors
+    assert process.returncode == 130 and "rerun the same command to resume" in errors
     assert "Traceback" not in errors
     (path,) = whole_records(tmp_path / "out")
     assert json.loads(path.read_text())["status"] == "interrupted"

@@ -1,4 +1,4 @@
-"""Where runs are done: the one small contract that the sweep knows of local processes, Ray and Slurm."""
+"""The protocol of executors: local processes, Ray and Slurm."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from bench.training.job import Job
 
 
 class WorkerDied(RuntimeError):
-    """What carries out the runs ended by itself; the runs it was doing are lost and can be done again."""
+    """The executor's own process died; its active runs are lost and can be repeated."""
 
 
 class Executor(Protocol):
-    """Takes jobs and tells what becomes of them. A context manager: leaving it ends whatever still runs."""
+    """Carries out jobs and reports on them. A context manager: leaving it ends every active run."""
 
     @property
     def slots(self) -> int:
-        """Jobs it wants at once; the sweep keeps the others back."""
+        """How many jobs it takes at the same time."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -30,18 +30,18 @@ class Executor(Protocol):
         ...
 
     def events(self, timeout: float) -> list[dict[str, Any]]:
-        """What happened within ``timeout`` seconds, each with its ``run_id`` and ``event``.
+        """Events of the last ``timeout`` seconds at most, each with its ``run_id`` and ``event``.
 
         ``step`` and ``phase`` come from the run; ``exit`` comes once when it is over, with ``code`` 0 when it left a
         record, else with ``why`` in words, and with ``again`` when the run never began.
 
         Raises:
-            WorkerDied: when nothing more will come.
+            WorkerDied: when there will be no more events.
         """
         ...
 
     def result(self, run_id: str) -> Record | None:
-        """The record of a run that is over, once; None when its process died before it could leave one."""
+        """The record of a finished run, once; None when its process died before writing one."""
         ...
 
     def log_tail(self, run_id: str) -> str:
@@ -49,21 +49,21 @@ class Executor(Protocol):
         ...
 
     def stop(self, run_ids: Iterable[str]) -> None:
-        """Ask runs to finish the step they are at and leave a record of how far they came."""
+        """Ask runs to finish their current step and write a record of what they have."""
         ...
 
 
 @runtime_checkable
 class RunsTogether(Protocol):
-    """An executor that can do several runs in one process, over one frozen trunk; they take one slot."""
+    """An executor that can train several runs in one process with one frozen backbone; they take one slot."""
 
     def submit_together(self, jobs: Sequence[Job]) -> None:
-        """Start jobs that share their trunk; each has events and a record of its own."""
+        """Start jobs that share their frozen backbone; each has its own events and record."""
         ...
 
 
 def died(code: int) -> str:
-    """How a process that left no record ended, in words; negative codes are signals."""
+    """How a process without a record ended, in words; negative codes are signals."""
     if code == -9:
         return "its process was killed (signal 9): by someone, or by the kernel because memory ran out"
     return f"its process died from signal {-code}" if code < 0 else f"its process ended with exit code {code}"

@@ -1,4 +1,4 @@
-"""The parent's side of the worker: start it, give it jobs, read its events, end it."""
+"""The executor of this machine: starts a worker process, sends it jobs and reads its events."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from bench.training.job import Job
 
 
 class Pool:
-    """One worker process and the jobs given to it, an ``Executor`` of this machine.
+    """One worker process that forks a child per job; an ``Executor``.
 
     Args:
-        workers: jobs at once. Several share the CPU's cores, and each gets the GPU with the fewest of them.
+        workers: parallel jobs. Several share the CPU's cores, and each gets the GPU with the fewest of them.
     """
 
     def __init__(self, workers: int = 1) -> None:
         self.slots = workers
-        self._gpus: dict[str, int | None] = {}  # of the processes at work, by their first job
+        self._gpus: dict[str, int | None] = {}  # of active processes, by their first job
         self._logs: dict[str, Path] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="tunebench-")
         self._errors = (Path(self._folder.name) / "worker.log").open("w")
@@ -43,18 +43,18 @@ class Pool:
         self._pending = b""
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        # -P: a file tasks.py in the folder one stands in must not be imported in place of ours.
+        # -P: a file tasks.py in the current folder must not be imported in place of ours.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.sweep.executors.local_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
+            start_new_session=True,  # Ctrl-C reaches only the parent, which decides
             env={
                 **os.environ,
                 "TOKENIZERS_PARALLELISM": "false",
                 "TRANSFORMERS_VERBOSITY": "error",
-                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # whether there is a GPU, without a touch that no fork survives
+                "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # finds a GPU without CUDA's start, which breaks forks
             },
         )
 
@@ -69,7 +69,7 @@ class Pool:
         self.submit_together([job])
 
     def submit_together(self, jobs: Sequence[Job]) -> None:
-        """Start jobs that share a frozen trunk, all in one fresh process."""
+        """Start jobs that share a frozen backbone, all in one fresh process."""
         # OMP_NUM_THREADS is the user's setting and holds on machines of any size.
         shared = self.slots > 1 and not os.environ.get("OMP_NUM_THREADS")
         threads = max(1, cores() // self.slots) if shared else None
@@ -97,7 +97,7 @@ class Pool:
         return min(range(torch.cuda.device_count()), key=lambda gpu: taken[gpu])
 
     def stop(self, run_ids: Iterable[str]) -> None:
-        """Ask runs to finish their step and leave their record."""
+        """Ask runs to finish their current step and write their record."""
         self._order({"stop": list(run_ids)})
 
     def _order(self, order: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class Pool:
             raise self._death() from error
 
     def events(self, timeout: float) -> list[dict[str, Any]]:
-        """Events that came within ``timeout`` seconds, as they come; empty when none did.
+        """Events as soon as there are any, after ``timeout`` seconds an empty list.
 
         Raises:
             WorkerDied: when the worker ended.
@@ -131,7 +131,7 @@ class Pool:
         return WorkerDied(f"the worker process ended (exit code {code}){': ' + lines[-1] if lines else ''}")
 
     def result(self, run_id: str) -> dict[str, Any] | None:
-        """The record a finished job left, or None when its process died before it could."""
+        """The record of a finished job, or None when its process died before writing one."""
         path = self._file(run_id, "json")
         if not path.is_file():
             return None
@@ -147,7 +147,7 @@ class Pool:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
     def abandon(self) -> None:
-        """End a worker that was given nothing at once: it may be importing, and would not listen."""
+        """Kill a worker that has no job: it may be importing, and would not react to the end of its input."""
         self._process.kill()
         self.close()
 

@@ -1,10 +1,10 @@
-"""A process that has torch and transformers loaded and forks one child per run, so that a start costs no imports.
+"""A process that has torch and transformers loaded and forks one child per run, which therefore imports nothing.
 
-Runs that share a frozen trunk (``bench.training.shared.lockstep``) are done by one child.
+Runs that share a frozen backbone (``bench.training.shared.lockstep``) are trained by one child.
 
-Speaks JSON lines: jobs come on standard input, events go to standard output, a child's record goes to a file.
-Nothing is pickled and the caller's ``__main__`` is never imported. When its input ends (the sweep is gone, however
-it ended) it kills its children and leaves.
+The protocol is JSON lines: jobs on standard input, events on standard output, a child's record in a file. Nothing is
+pickled and the caller's ``__main__`` is never imported. When its input ends (the sweep has ended, for whatever reason)
+it kills its children and exits.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from bench.core.quiet import gc_paused
 from bench.sweep.executors.base import died
 from bench.training.events import Emitter
 
-# What only scoring needs: imported while no order waits; a run that starts before has to import them itself. The
-# first order comes soon and waits for the import at work: short ones first, among them parts of the long ones.
+# Needed only for scoring: imported while no order waits; a run that starts before has to import them itself. The first
+# order comes soon and waits for the import in progress: short ones first, among them parts of the long ones.
 _LATER = ("scipy.interpolate", "scipy.ndimage", "scipy.stats", "sklearn.metrics", "bench.tasks.metrics.accuracy")
 
 if TYPE_CHECKING:
     from bench.training.shared.lockstep import Member
 
-_told_to_stop = False  # in a child: set by SIGINT, looked at after every step
+_stop_requested = False  # in a child: set by SIGINT, read after every step
 
 
 def main() -> None:
     """Serve jobs until standard input ends."""
     channel = os.dup(1)
-    os.dup2(2, 1)  # a stray print of a library must not break the protocol
+    os.dup2(2, 1)  # what a library prints must not break the protocol
     signal.signal(signal.SIGINT, _stop)  # children inherit it, so that there is no moment without it
     _preload()
     server = _Server(channel, _LATER)
@@ -48,12 +48,12 @@ def main() -> None:
 
 
 def _stop(*_: object) -> None:
-    global _told_to_stop
-    _told_to_stop = True
+    global _stop_requested
+    _stop_requested = True
 
 
 def _preload() -> None:
-    with gc_paused(lasting=True):  # a fifth of the time would go into looking for cycles among what modules define
+    with gc_paused(lasting=True):  # else a fifth of the time goes into garbage collection
         import datasets  # noqa: F401  (loaded here once, so that forked children need not)
         import transformers
 
@@ -70,7 +70,7 @@ def _preload() -> None:
 class _Server:
     def __init__(self, channel: int, later: Sequence[str] = ()) -> None:
         self.channel, self.later = channel, list(later)
-        self.children: dict[int, list[str]] = {}  # the runs that each does
+        self.children: dict[int, list[str]] = {}  # process id → its runs
 
     def send(self, message: dict[str, Any]) -> None:
         """Write one line; short lines of several processes do not mix."""
@@ -126,7 +126,7 @@ class _Server:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 self._child(order)
                 code = 0
-            except BaseException:  # the last word of a process that ends here: its log must say why
+            except BaseException:  # the process ends here: its log must say why
                 traceback.print_exc()
             finally:
                 sys.stdout.flush()
@@ -154,12 +154,12 @@ class _Server:
         Lockstep(acts, torch.device(order["runs"][0]["job"]["spec"]["train"]["device"])).run()
 
     def _do(self, run: dict[str, Any], early: bool, member: Member | None) -> None:
-        """Do a run and leave its record; ``early``: say at once that it is over, since the process goes on."""
+        """Do a run and write its record; ``early``: report its end at once, not with the process's."""
         from bench.training.job import Job
         from bench.training.run import execute
 
         job = Job(**{**run["job"], "plugins": tuple(run["job"]["plugins"])})
-        emit = Emitter(lambda message: self.send({"run_id": job.run_id, **message}), lambda: _told_to_stop)
+        emit = Emitter(lambda message: self.send({"run_id": job.run_id, **message}), lambda: _stop_requested)
         record = execute(job, emit, member)
         partial_file = Path(run["result"] + ".partial")
         partial_file.write_text(json.dumps(record, default=_plain))
@@ -173,7 +173,7 @@ class _Server:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            for run_id in self.children.pop(pid):  # again for those that were over before: nobody waits for them
+            for run_id in self.children.pop(pid):  # runs that reported their end before are ignored by the sweep
                 self.send({"event": "exit", "run_id": run_id, "code": code, "why": died(code), "process": True})
 
     def _kill_all(self) -> None:
@@ -188,7 +188,9 @@ def _plain(value: Any) -> Any:
     try:
         return value.item()
     except AttributeError:
-        raise TypeError(f"{type(value).__name__} {value!r} is no number or text that a record can hold") from None
+        raise TypeError(
+            f"{type(value).__name__} {value!r} is neither a number nor a text that a record can hold"
+        ) from None
 
 
 def _die_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""One run in a process on another machine, for whichever engine put it there."""
+"""One run in a process on another machine: what Ray and Slurm send there and bring back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def perform(
     Args:
         packed: from ``pack``.
         send: takes progress messages.
-        stopped: whether the run was told to stop.
+        stopped: whether the run should stop.
         cpus: cores it may use.
 
     Returns:
@@ -65,7 +65,7 @@ def _files(folder: Path, pattern: str) -> Files:
 
 
 def unpack(job: Job, predictions: Files, adapter: Files) -> None:
-    """Write what a run brought back to where the job wanted it."""
+    """Write the files of a run to the places its job names."""
     from bench.core.files import write_atomically
 
     for target, files in ((Path(job.predictions).parent, predictions), (Path(job.adapter or ""), adapter)):

@@ -1,4 +1,4 @@
-"""What a run asks of a machine in a cluster: GPUs, cores, and memory as ``bench plan`` plans it."""
+"""The resources a run requests from a cluster: GPUs, cores, and memory as ``bench plan`` estimates it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PROCESS_BYTES = 1_500_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What one run needs.
+    """Resources of one run.
 
     Attributes:
         cpus: cores, which are its threads too.
         memory_bytes: of the host. On the CPU the planned peak and the process; with a GPU the model's weights, which
-            pass through the host, and the process. None where the planner cannot tell.
+            pass through the host, and the process. None where the planner cannot estimate it.
     """
 
     gpus: int
@@ -64,5 +64,5 @@ def _memory(text: str, mirror: str | None) -> int | None:
     try:
         plan = Planner(Shape(source, head, labels, config), method, setting).plan()
     except RequestError:
-        return None  # a method that needs real weights: the cluster gets no figure rather than an invented one
+        return None  # a method that needs real weights: no estimate rather than a wrong one
     return plan.total * 4 if train["device"] == "cuda" else plan.needed_bytes

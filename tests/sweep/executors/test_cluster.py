@@ -18,7 +18,8 @@ from bench.store.store import Store
 from bench.store.validation import problems
 from bench.sweep.executors import resources as needing
 from bench.sweep.progress import Silent
-from bench.sweep.scheduler import Options, Sweep
+from bench.sweep.request import Execution
+from bench.sweep.scheduler import Sweep
 from bench.training.job import Job
 from tests import tiny
 from tests.conftest import Bench
@@ -66,7 +67,7 @@ def test_slurm_jobs_leave_the_records_that_local_runs_leave(
     messages: list[Any] = []
     watcher = Silent()
     watcher.event = lambda run_id, message: messages.append(message)  # type: ignore[method-assign]
-    options = Options(plugins=(tiny.TASK,), save=True)
+    options = Execution(plugin=(tiny.TASK,), save=True)
     executor = slurm(store)
     Sweep([spec], store, options, watcher, lambda: executor).run()
     reap(executor)
@@ -101,7 +102,7 @@ def test_slurm_jobs_stop_when_asked_and_lost_ones_are_named(
             if message["event"] == "step" and run_id == second.run_id:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    sweep = Sweep([first, second], store, Options(plugins=(tiny.TASK,)), Meddler(), lambda: executor)
+    sweep = Sweep([first, second], store, Execution(plugin=(tiny.TASK,)), Meddler(), lambda: executor)
     with pytest.raises(KeyboardInterrupt):
         executor.slots = 1
         sweep.run()
@@ -136,19 +137,20 @@ def test_what_a_run_asks_for_follows_the_form_of_its_task(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "code", "part"),
     [
-        (["--executor", "rai"], "Unknown executor 'rai'. Did you mean 'ray'?"),
-        (["--address", "auto"], "--address is for --executor ray"),
-        (["--cluster", "partition=x"], "--cluster is for --executor slurm"),
-        (["--executor", "slurm", "--cluster", "gpu"], "write it as NAME=VALUE"),
-        (["--executor", "slurm", "--cluster", "time=long"], "whole number of minutes"),
-        (["--executor", "ray", "--cpus", "0"], "--cpus: '0' is not a whole number"),
+        (["--executor", "rai"], "unknown-value", "'ray'"),
+        (["--address", "auto"], "conflict", "--executor ray"),
+        (["--cluster", "partition=x"], "conflict", "--executor slurm"),
+        (["--executor", "slurm", "--cluster", "gpu"], "invalid-value", "NAME=VALUE"),
+        (["--executor", "slurm", "--cluster", "time=long"], "invalid-value", "minutes"),
+        (["--executor", "ray", "--cpus", "0"], "invalid-value", "--cpus: is 0"),
     ],
 )
-def test_wrong_requests_teach(bench_here: Bench, tiny_model: Path, extra: list[str], said: str) -> None:
+def test_wrong_requests_teach(bench_here: Bench, tiny_model: Path, extra: list[str], code: str, part: str) -> None:
     done = bench_here("run", "--methods", "head", "--task", "glue/sst2", "--model", tiny_model, *extra)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"[{code}]" in done.stderr and part in done.stderr, done.stderr
 
 
 def test_slurm_that_is_not_there_is_said(bench_here: Bench, tiny_model: Path) -> None:

@@ -20,7 +20,8 @@ from bench.store.store import Store
 from bench.store.validation import problems
 from bench.sweep.executors.base import WorkerDied
 from bench.sweep.progress import Silent
-from bench.sweep.scheduler import Options, Sweep
+from bench.sweep.request import Execution
+from bench.sweep.scheduler import Sweep
 from tests import factories
 from tests.conftest import Bench
 from tests.sweep.test_scheduler import command, start, whole_records
@@ -37,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def sweep(store: Store, runs: Any, executor: Any, **options: Any) -> Sweep:
-    return Sweep(runs, store, Options(**options), Silent(), lambda: executor)
+    return Sweep(runs, store, Execution(**options), Silent(), lambda: executor)
 
 
 def test_kills_lose_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from bench.sweep import plan_snapshot
 from bench.sweep.executors import select
 from bench.sweep.executors.local import Pool
 from bench.sweep.executors.select import WorkerPrewarm
+from bench.sweep.request import RunRequest
 
 
 class Waiting:
@@ -37,51 +39,51 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[Waiting]:
     return Waiting.made
 
 
-def planned(folder: Path, asked: list[dict[str, Any]], *run_ids: str) -> None:
+def planned(folder: Path, requests: list[RunRequest], *run_ids: str) -> None:
     runs: Any = [SimpleNamespace(run_id=run_id, spec={}) for run_id in run_ids]
-    plan_snapshot.write(folder, asked, runs)
+    plan_snapshot.write(folder, requests, runs)
     (folder / "runs").mkdir(exist_ok=True)
 
 
 def test_the_first_sweep_takes_it_and_a_second_gets_a_new_one(pools: list[Waiting], tmp_path: Path) -> None:
-    with WorkerPrewarm([{}], tmp_path) as ahead:
-        open_executor = select.opener({}, 3, tmp_path, ahead)
+    with WorkerPrewarm([RunRequest(out=tmp_path)]) as prewarmed:
+        open_executor = select.opener(RunRequest(out=tmp_path, workers=3), prewarmed)
         first, second = open_executor(), open_executor()
     assert [first, second] == pools and [pool.slots for pool in pools] == [3, 3]
     assert not any(pool.ended for pool in pools)
 
 
 def test_what_was_not_taken_ends_also_on_an_error(pools: list[Waiting], tmp_path: Path) -> None:
-    with pytest.raises(RequestError), WorkerPrewarm([{}], tmp_path):
+    with pytest.raises(RequestError), WorkerPrewarm([RunRequest(out=tmp_path)]):
         raise RequestError("wrong")
     assert [pool.ended for pool in pools] == [True]
 
 
-@pytest.mark.parametrize("asked", [{"executor": "ray"}, {"executor": "slurm"}])
-def test_other_executors_get_none(asked: dict[str, Any], pools: list[Waiting], tmp_path: Path) -> None:
-    with WorkerPrewarm([asked], tmp_path):
+@pytest.mark.parametrize("executor", ["ray", "slurm"])
+def test_other_executors_get_none(executor: str, pools: list[Waiting], tmp_path: Path) -> None:
+    with WorkerPrewarm([RunRequest(out=tmp_path, executor=executor)]):
         assert pools == []
 
 
 def test_one_core_is_left_to_the_check(pools: list[Waiting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "cores", lambda: 1)
-    with WorkerPrewarm([{}], tmp_path) as ahead:
-        assert pools == [] and ahead.take(2).slots == 2
+    with WorkerPrewarm([RunRequest(out=tmp_path)]) as prewarmed:
+        assert pools == [] and prewarmed.take(2).slots == 2
 
 
 def test_a_request_that_was_answered_before_starts_none(pools: list[Waiting], tmp_path: Path) -> None:
-    asked = [{"methods": "lora", "quiet": True}]
-    planned(tmp_path, asked, "a" * 16, "b" * 16)
+    request = RunRequest(methods=("lora",), quiet=True, out=tmp_path)
+    planned(tmp_path, [request], "a" * 16, "b" * 16)
     for name in ("a" * 16, "b" * 16):
-        with WorkerPrewarm(asked, tmp_path):
+        with WorkerPrewarm([request]):
             pass
         assert len(pools) == ("ab".index(name[0]) + 1)  # one record is missing still
         (tmp_path / "runs" / f"{name}.json").touch()
-    for other in ({"methods": "lora,lst"}, {"methods": "lora", "fresh": True}):
-        with WorkerPrewarm([other], tmp_path):
+    for changes in ({"methods": ("lora", "lst")}, {"fresh": True}):
+        with WorkerPrewarm([dataclasses.replace(request, **changes)]):
             pass
     assert len(pools) == 4
-    with WorkerPrewarm([{"methods": "lora"}], tmp_path):
+    with WorkerPrewarm([dataclasses.replace(request, quiet=False)]):
         assert len(pools) == 4
 
 

@@ -25,7 +25,8 @@ from bench.store.validation import problems
 from bench.sweep import expand
 from bench.sweep.executors.local import Pool
 from bench.sweep.grouping import MOST, bundled
-from bench.sweep.scheduler import Options, Sweep
+from bench.sweep.request import Execution, RunRequest
+from bench.sweep.scheduler import Sweep
 from bench.training.job import Job
 from bench.training.prepare import plan_run, read_data
 from bench.training.run import execute
@@ -40,14 +41,14 @@ Emit = Callable[[dict[str, Any]], None]
 
 def expanded(model: Path, *sets: str, seeds: Sequence[str] = ("0",), **train: str) -> list[expand.RunSpec]:
     settings = {"steps": "10", "batch_size": "8", "device": "cpu", "max_length": "24", **train}
-    request = expand.Request(
+    request = RunRequest(
         methods=("lst",),
-        tasks=("tiny/mood",),
-        models=(str(model),),
+        task=("tiny/mood",),
+        model=(str(model),),
         seeds=tuple(seeds),
-        sets=(*sets, "train.dev_size=8", "train.evaluations=2"),
+        set=(*sets, "train.dev_size=8", "train.evaluations=2"),
         train=settings,
-        plugins=(tiny.TASK,),
+        plugin=(tiny.TASK,),
     )
     return expand.expand(request)
 
@@ -221,7 +222,7 @@ class Together(fakes.Fake):
 def sweep(store: Store, runs: list[expand.RunSpec], executor: fakes.Fake, **changes: Any) -> None:
     from bench.sweep.progress import Silent
 
-    Sweep(runs, store, Options(**changes), Silent(), lambda: executor).run()
+    Sweep(runs, store, Execution(**changes), Silent(), lambda: executor).run()
 
 
 def test_a_sweep_puts_together_what_is_missing_and_does_a_full_run_alone_again(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_a_sweep_puts_together_what_is_missing_and_does_a_full_run_alone_again(t
     sweep(store, runs, executor)
     assert executor.bundles == [ids[:3], [ids[1]]]
     assert {record["status"] for record in store.records()[0]} == {"ok"}
-    sweep(store, runs, separate := Together(fakes.record), fresh=True, share=False)
+    sweep(store, runs, separate := Together(fakes.record), fresh=True, no_share=True)
     assert separate.bundles == [[run_id] for run_id in ids]
     sweep(store, runs, other := fakes.Fake(fakes.record), fresh=True)
     assert other.submitted == ids, "an executor that cannot do runs together gets them one by one"
@@ -262,14 +263,13 @@ def test_the_command_shares_by_itself(tiny_model: Path, mirror: Path, tmp_path: 
 
 @pytest.mark.parametrize("given", [{}, {"no_share": True}])
 def test_sharing_is_turned_off_by_flag_and_plan_file(given: dict[str, Any], tmp_path: Path) -> None:
-    from bench.cli import run_request
     from bench.sweep import plan_file
 
     plan = tmp_path / "plan.toml"
     plan.write_text('methods = "lst"\ntask = "glue/sst2"\n' + "no-share = true\n" * bool(given))
-    read = plan_file.read(plan, run_request.plan_keys(), frozenset(run_request.WHOLE), ())
-    for values in ({"methods": "lst", "task": "glue/sst2", **given}, read.requests[0]):
-        assert run_request.request(values)[1].share is not bool(given)
+    (from_plan,) = plan_file.requests(plan, {}, ())
+    for request in (RunRequest.build({"methods": "lst", "task": "glue/sst2", **given}), from_plan):
+        assert request.no_share is bool(given)
 
 
 def test_killed_and_stopped_bundles(tmp_path: Path) -> None:
