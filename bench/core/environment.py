@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "evaluate", "num
 
 
 def cache_folder() -> Path:
-    """Where tokenised data and other things that can be made again are kept: ``$XDG_CACHE_HOME/tunebench``."""
+    """The folder of tokenised data and other files that can be remade: ``$XDG_CACHE_HOME/tunebench``."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "tunebench"
 
@@ -31,7 +31,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the git work tree one stands in; None where there is none."""
+    """Commit and dirty flag of the current folder's git work tree; None where there is none."""
     try:
         commit = _git("rev-parse", "HEAD")
         dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
@@ -83,7 +83,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def nvidia(what: str) -> str | None:
-    """What ``nvidia-smi --query-gpu`` says of the first GPU, which this does not touch; None where there is none."""
+    """A value of ``nvidia-smi --query-gpu`` for the first GPU, without initialising CUDA; None without a GPU."""
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"],

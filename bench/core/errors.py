@@ -1,4 +1,4 @@
-"""What a person sees when a request cannot be carried out: what was wrong, the nearest match, what exists."""
+"""Errors of a request: what was wrong, the nearest match, what exists; each with a code."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from typing import Literal
 Code = Literal[
     "ambiguous",  # several readings: the request must choose one
     "conflict",  # two parts of the request that exclude each other
-    "damaged",  # a file that should be one of ours, or of a known format, and cannot be read as such
+    "damaged",  # a file of this project, or of a known format, that cannot be read as such
     "duplicate",  # one name defined twice
     "exists",  # would overwrite what is there
     "incomparable",  # runs or folders that cannot be compared
@@ -23,7 +23,7 @@ Code = Literal[
     "package-missing",  # an optional package that is not installed, or too old
     "plugin",  # an error inside a plug-in
     "too-large",  # more memory, disk or rows than there is, or than a limit allows
-    "unavailable",  # not on this machine and not to be fetched: Hub, network, device
+    "unavailable",  # not on this machine and not to be downloaded: Hub, network, device
     "unsafe",  # needs a flag that permits it: remote code, pickled weights
     "unsupported",  # a combination that cannot work: method and model, task and model, option and method
 ]
@@ -44,7 +44,7 @@ class Fault(str):
         return fault
 
     def within(self, before: str = "", after: str = "") -> "Fault":
-        """The same mistake with more words around it."""
+        """The same mistake with text before and after it."""
         return Fault(f"{before}{self}{after}", self.code)
 
     def __reduce__(self) -> tuple[type["Fault"], tuple[str, str]]:

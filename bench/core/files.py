@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and lock them between processes."""
+"""Write files atomically, and lock them between processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.core.errors import RequestError
 
-# What flock answers on disks without locks, as some network disks are.
+# Errors of flock on disks without locks, as some network disks are.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -79,7 +79,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise
-        _write_and_rename(path, data)  # another process swept the temporary file up: its clock is a day ahead
+        _write_and_rename(path, data)  # another process removed the temporary file: its clock is a day ahead
 
 
 def _write_and_rename(path: Path, data: bytes) -> None:
@@ -92,4 +92,4 @@ def _write_and_rename(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)  # there only when the disk, or Ctrl-C, stopped us half-way
+        temporary.unlink(missing_ok=True)  # exists only when the disk or Ctrl-C stopped the write

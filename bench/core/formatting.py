@@ -1,4 +1,4 @@
-"""How numbers are written for people, in the terminal and in the report alike.
+"""Formats numbers for the terminal and the report.
 
 Megabytes are 10⁶ bytes. What was not measured is a dash.
 """
@@ -9,7 +9,7 @@ import re
 
 DASH = "–"
 
-# Scores that are shares of one; everything else (correlations, errors, perplexity) is written as it is.
+# Scores between 0 and 1 that are written as percentages; others (correlations, errors, perplexity) are not.
 _SHARES = ("accuracy", "f1", "precision", "recall", "exact_match", "auc", "em")
 _CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
 
@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def is_share(score: str | None) -> bool:
-    """Whether a score of this name is a share of one, written as a percentage."""
+    """Whether a score of this name is written as a percentage."""
     return score is not None and any(part in score.lower().replace(" ", "_") for part in _SHARES)
 
 
@@ -63,7 +63,7 @@ def size(number: float | None) -> str:
 
 
 def count(number: float | None) -> str:
-    """A count in short: ``770``, ``74.5 k``, ``22.6 M``, ``3.21 G``."""
+    """A short count: ``770``, ``74.5 k``, ``22.6 M``, ``3.21 G``."""
     return DASH if number is None else _scaled(number, ("", "k", "M", "G", "T")).rstrip()
 
 
@@ -75,7 +75,7 @@ def _scaled(number: float, units: tuple[str, ...]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A percentage of parameters, as short as it stays true: ``100 %``, ``0.327 %``."""
+    """A percentage of parameters with three digits: ``100 %``, ``0.327 %``."""
     return DASH if value is None else f"{value:.3g} %"
 
 
@@ -97,6 +97,6 @@ def clean(text: str) -> str:
 
 
 def first_line(text: str | None) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error that is not empty."""
     lines = [line.strip() for line in clean(text or "").splitlines() if line.strip()]
     return lines[0] if lines else ""

@@ -90,7 +90,7 @@ def check_types(cls: type) -> None:
 
 
 def build(cls: type, given: Mapping[str, Any], where: str) -> Any:
-    """Make an instance of a dataclass from texts or values, checking every one.
+    """Make an instance of a dataclass from texts or values.
 
     Args:
         cls: a dataclass whose fields are declared with ``bench.core.protocols.option``.

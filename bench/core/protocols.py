@@ -1,4 +1,4 @@
-"""What a method, a task and their options are: small structural contracts, no base classes.
+"""The protocols of methods and tasks, and how their options are declared: structural, without base classes.
 
 This module imports neither torch nor transformers, so that a plugin's options can be read cheaply.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Heads that a backbone can have and methods are tested on.
 KINDS = ("classification", "regression", "causal-lm", "seq2seq", "image-classification")
-# What a task asks for; ``bench.tasks.formulations.select`` says which head answers it in which family of models.
+# Kinds of task; ``bench.tasks.formulations.select`` chooses the head for one in a family of models.
 TASK_KINDS = ("classification", "regression", "generation", "language-modelling", "image-classification")
 
 Batch = dict[str, "torch.Tensor"]
@@ -54,7 +54,7 @@ class Method(Protocol):
     """A fine-tuning method: a frozen dataclass that is both the method and its hyper-parameters.
 
     Class attributes: ``name`` (what ``--methods`` takes) and ``swept`` (the field ``--ranks`` sets, or None).
-    Every method has a field ``lr``, its own sensible peak learning rate.
+    Every method has a field ``lr``, its default peak learning rate.
     """
 
     name: ClassVar[str]
@@ -79,7 +79,7 @@ class Method(Protocol):
 
 @runtime_checkable
 class CountsParameters(Protocol):
-    """A method that states its number of trainable parameters from shapes alone, as its paper does."""
+    """A method that computes its number of trainable parameters from shapes, as its paper does."""
 
     def trainable_count(self, backbone: Any) -> int:
         """Trainable parameters, head included, computed from an untouched backbone by formula."""
@@ -113,7 +113,7 @@ class GroupsParameters(Protocol):
 
 @runtime_checkable
 class DataInitialized(Protocol):
-    """A method that looks at training batches before the first step (LST's Fisher pruning)."""
+    """A method that is initialised on training batches before the first step (LST's Fisher pruning)."""
 
     def initialize(self, module: nn.Module, batches: Iterable[Batch]) -> None:
         """Set initial values from training batches (on the module's device); changes parameters in place."""
@@ -131,7 +131,7 @@ class FollowsSteps(Protocol):
 
 @runtime_checkable
 class AlreadyTrained(Protocol):
-    """A method whose module comes trained: a run scores it and measures inference, and trains nothing."""
+    """A method whose module is already trained: a run scores it, measures inference and trains nothing."""
 
     already_trained: ClassVar[bool]
 
@@ -142,13 +142,13 @@ class SharesBackbone(Protocol):
 
     @property
     def shares_trunk(self) -> bool:
-        """Whether with these options the trunk's features depend on the input alone."""
+        """Whether with these options the backbone's features depend only on the input."""
         ...
 
 
 @runtime_checkable
 class ExportsToPeft(Protocol):
-    """A method that peft knows too, so that a tuned module can be written in peft's file format."""
+    """A method that peft has too, so that a tuned module can be written in peft's file format."""
 
     def to_peft(
         self, module: nn.Module, original: Mapping[str, torch.Tensor]
@@ -162,7 +162,7 @@ class ExportsToPeft(Protocol):
             original: the base model's tensors before the method was attached, by name.
 
         Raises:
-            ValueError: when these settings have no counterpart in peft; says what to do instead.
+            ValueError: when peft has no equivalent of these settings; says what to do instead.
         """
         ...
 
@@ -180,10 +180,10 @@ class DataSource:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """A task's rows: ``train`` to learn from and ``validation`` for the final score, with their fingerprint.
+    """A task's rows: ``train`` for training and ``validation`` for the final score, with their fingerprint.
 
     Attributes:
-        group: column of train, or several, whose equal rows must not be torn apart when dev rows are held out of it.
+        group: column of train, or several; rows with equal values stay together when dev rows are held out.
         others: further rows that are scored at the end, by the suffix of their scores ("mismatched").
     """
 
@@ -197,7 +197,7 @@ class Splits:
 
 @runtime_checkable
 class Task(Protocol):
-    """A data set with a score: loads its splits and scores predictions; what else it has depends on its kind."""
+    """A data set with a score: loads its splits and scores predictions; further members depend on its kind."""
 
     @property
     def name(self) -> str:
@@ -244,7 +244,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class Encodes(Protocol):
-    """What a task of classification or regression has: its texts as a model with a head reads them."""
+    """What a classification or regression task has besides: inputs for a model with a head."""
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         """Encode a batch of rows (columns of equal length) into model inputs and ``labels``, unpadded."""
@@ -253,7 +253,7 @@ class Encodes(Protocol):
 
 @runtime_checkable
 class Generates(Protocol):
-    """What a task of the kind ``generation`` has: prompts, and texts to answer them."""
+    """What a task of the kind ``generation`` has besides: prompts and target texts."""
 
     @property
     def template(self) -> str:
@@ -262,28 +262,28 @@ class Generates(Protocol):
 
     @property
     def max_new_tokens(self) -> int:
-        """Tokens an answer may have: training answers are cut to it, generation stops there."""
+        """Most tokens of an answer: training answers are truncated to it and generation stops there."""
         ...
 
     def targets(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
-        """The text to learn for each row."""
+        """The target text of each row."""
         ...
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[Any]:
-        """What the written text is scored against: a text a row, or a list of texts that are all right."""
+        """What a generated text is scored against: per row one text, or a list of accepted ones."""
         ...
 
     def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
-        """The main score of each example by itself, where the whole score is their mean; else None."""
+        """The main score of each example where the whole score is their mean, else None."""
         ...
 
 
 @runtime_checkable
 class GroupedPrediction(Protocol):
-    """A task of classification whose examples are answered together: the candidates of one question.
+    """A classification task in which several rows are one example: the candidates of one question.
 
-    Rows of one ``group`` are one example of the score, its standard error and the table of predictions; they are
-    never torn apart, and each is trained on by itself.
+    Rows of one ``group`` count as one example in the score, its standard error and the table of predictions. They are
+    never split up; each is a training row of its own.
     """
 
     @property
@@ -296,19 +296,19 @@ class GroupedPrediction(Protocol):
 
         Args:
             logits: (rows, classes) of the encoded rows, in their order.
-            rows: the same rows; those of an example stand in any order.
+            rows: the same rows; those of an example may be in any order.
         """
         ...
 
 
 @runtime_checkable
 class Resolves(Protocol):
-    """A task that finds out from its data what nobody said (columns, labels) before anything else is asked of it."""
+    """A task that infers from its data what was not given (columns, labels), before its other members are used."""
 
     def resolve(self, source: DataSource) -> Task:
-        """The same task with nothing left open; the same data and options give an equal one in every process.
+        """The task with everything inferred; the same data and options give an equal one in every process.
 
         Raises:
-            RequestError: when the data is not available or does not say enough.
+            RequestError: when the data is not available or not sufficient.
         """
         ...

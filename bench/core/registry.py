@@ -45,11 +45,11 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Methods that another package brings, under names with a common prefix (or one name), made when first asked for.
+    """Methods from another package under names with a common prefix (or one name), made on first use.
 
     Attributes:
-        names: gives each name with one line of help; must be cheap.
-        make: registers the method of a name; RequestError says why it cannot.
+        names: each name with one line of help; must be cheap.
+        make: registers the method of a name, or raises RequestError.
         help: one line about all of them.
     """
 
@@ -58,7 +58,7 @@ class Family:
     help: Callable[[], str]
 
 
-# What a task of each kind has beside what every task has (see ``bench.core.protocols``).
+# Further members of a task, by its kind (see ``bench.core.protocols``).
 _MEMBERS = {
     "classification": ("encode",),
     "regression": ("encode",),
@@ -125,7 +125,7 @@ def register_method(cls: type[_T]) -> type[_T]:
 
 
 def register_family(prefix: str, family: Family) -> None:
-    """Make all methods whose names begin with ``prefix`` (``peft:``) available, each when it is first asked for."""
+    """Make all methods whose names begin with ``prefix`` (``peft:``) available, each made on first use."""
     _families[prefix] = family
 
 
@@ -153,14 +153,14 @@ def register_task(task: Task) -> Task:
 
 
 def register_group(name: str, members: Iterable[str]) -> None:
-    """Let one name stand for several tasks (``glue``); ValueError when a task has that name."""
+    """Give several tasks one name (``glue``); ValueError when a task has that name."""
     if name in _tasks:
         raise ValueError(f"a group of tasks cannot be called '{name}': a task is")
     _groups[name] = tuple(members)
 
 
 def register_opener(opener: Callable[[str], Task | None]) -> None:
-    """Make tasks of names that nobody registered (``data.csv``): the opener gives the task, or None for other names."""
+    """Make tasks of names that are not registered (``data.csv``): the opener gives the task, else None."""
     _openers.append(opener)
 
 
@@ -202,7 +202,7 @@ def _load_file(path: Path) -> None:
 def _guard(run: Any, where: str) -> None:
     try:
         run()
-    except (Exception, SystemExit) as error:  # a plugin may raise anything: the person needs file and line
+    except (Exception, SystemExit) as error:  # a plugin may raise anything: the user needs file and line
         mine = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == where]
         at = error.lineno if isinstance(error, SyntaxError) else mine[-1] if mine else None
         line = f", line {at}" if at is not None else ""
@@ -220,7 +220,7 @@ def method_entry(name: str) -> Entry:
 
 
 def opens(name: str) -> Task | None:
-    """The task that an opener makes of a name, None when no opener knows what it is (RequestError)."""
+    """The task that an opener makes of a name, None when no opener knows it (RequestError)."""
     return next((task for opener in _openers if (task := opener(name)) is not None), None)
 
 
@@ -238,7 +238,7 @@ def task_entry(name: str) -> Entry:
 
 
 def task_names(name: str) -> tuple[str, ...]:
-    """The tasks that a name stands for: those of a group, or itself."""
+    """The tasks of a group, or the name itself."""
     return _groups.get(name, (name,))
 
 
@@ -253,7 +253,7 @@ def methods() -> dict[str, type[Method]]:
 
 
 def families() -> dict[str, Family]:
-    """Families of methods by prefix; their methods are among ``methods()`` only once they were asked for."""
+    """Families of methods by prefix; their methods are in ``methods()`` once they were used."""
     return dict(_families)
 
 

@@ -1,4 +1,4 @@
-"""How a run is trained: the options every method shares, each documented, none hidden."""
+"""The training options that all methods share."""
 
 from dataclasses import dataclass
 
@@ -55,5 +55,5 @@ class TrainSettings:
     )
 
 
-# Options that came after records were kept: where they are not used a specification is what it was without them.
+# Options that are newer than the first records: left out of a specification where they are not used.
 LATER = ("cache_trunk", "compile", "data_seed")

@@ -75,8 +75,8 @@ class Member:
         readings, passes: readings it took, and how many of them it had its trunk run for.
     """
 
-    def __init__(self, company: Lockstep) -> None:
-        self.company = company
+    def __init__(self, lockstep: Lockstep) -> None:
+        self.lockstep = lockstep
         self.readings = self.passes = 0
         self.baton = threading.Semaphore(0)
         self.request: _Request | None = None
@@ -85,7 +85,7 @@ class Member:
 
     def __call__(self, reader: Reads, inputs: Mapping[str, Any]) -> Reading:
         """The reading for ``inputs``, a ``bench.models.frozen_backbone.Feed``; other runs work meanwhile."""
-        modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *_autocast(self.company.device.type))
+        modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *_autocast(self.lockstep.device.type))
         self._wait(_Request(self._names[id(reader)], modes, inputs))
         reading, fresh = self.answer.take(reader, inputs)
         self.readings += 1
@@ -98,7 +98,7 @@ class Member:
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made by the first run that asks for ``key``; nobody may change it."""
-        made = self.company.made
+        made = self.lockstep.made
         if key not in made:
             made[key] = make()
         return made[key]
@@ -122,7 +122,7 @@ class Member:
 
     def _wait(self, request: _Request) -> None:
         self.request = request
-        self.company.pass_on(self)
+        self.lockstep.pass_on(self)
         self.request = None
 
 

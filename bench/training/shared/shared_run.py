@@ -82,7 +82,7 @@ class SharedRun(SingleRun):
         probe = own_training(trainer, data.rows.train, data.batches.rows())
         plan.phase("waiting for the runs that share its frozen backbone")
         self.backbones = join(self.member, prepared.module, prepared.frozen_digests, data.engine.device)
-        return {"speed": speeds(probe), "shared": {"runs": self.member.company.size}}
+        return {"speed": speeds(probe), "shared": {"runs": self.member.lockstep.size}}
 
     def feeding(self, module: nn.Module) -> AbstractContextManager[None]:
         return self.member.feeding(module, self.backbones)
