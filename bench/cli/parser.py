@@ -26,6 +26,9 @@ class _Parser(argparse.ArgumentParser):
 
     given: Sequence[str] = ()
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)  # a plan or script must not change its meaning with a new flag
+
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         prefix = "unrecognized arguments: "

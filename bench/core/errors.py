@@ -29,6 +29,33 @@ Code = Literal[
 ]
 
 
+# Names in peft, transformers and papers → the names of options and flags here, for hints.
+_NAMES_ELSEWHERE = {
+    "gradient_accumulation_steps": ("grad_accum",),
+    "init_lora_weights": ("init",),
+    "learning_rate": ("lr",),
+    "lora_alpha": ("alpha",),
+    "lora_dropout": ("dropout",),
+    "lora_rank": ("rank",),
+    "lr_scheduler_type": ("schedule",),
+    "max_grad_norm": ("clip",),
+    "max_seq_length": ("max_length",),
+    "max_steps": ("steps",),
+    "modules_to_save": ("also_train",),
+    "num_train_epochs": ("epochs",),
+    "num_virtual_tokens": ("length", "tokens"),
+    "per_device_eval_batch_size": ("eval_batch_size",),
+    "per_device_train_batch_size": ("batch_size",),
+    "prefix_length": ("length",),
+    "r": ("rank",),
+    "reduction_factor": ("reduction",),
+    "target_modules": ("targets",),
+    "use_dora": ("dora",),
+    "use_rslora": ("rslora",),
+    "warmup_ratio": ("warmup",),
+}
+
+
 class Fault(str):
     """One mistake in a request: complete sentences, with the code of its kind.
 
@@ -85,7 +112,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> Fault:
         kind: what the name should have been, such as ``option of lora``; its last word before "of" is in the code.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    plain = {known.lstrip("-").replace("-", "_"): known for known in names}
+    elsewhere = _NAMES_ELSEWHERE.get(name.lstrip("-").replace("-", "_"), ())
+    near = [plain[option] for option in elsewhere if option in plain]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     there = ", ".join(names) if names else "none"
     what = re.split(r" of | in |:", kind)[0].split()[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -125,6 +126,8 @@ def converted(
             wrong.append(unknown(f"option of {of or where}", name, known))
             continue
         try:
+            if where is None and isinstance(value, str) and not value.strip(" ,"):
+                raise ValueError("is empty")
             values[name] = convert(known[name], value)
         except ValueError as error:
             label = known[name].flag if where is None else f"{where}.{name}"
@@ -190,12 +193,31 @@ def _scalar(kind: type, value: Any) -> Any:
         return _WORDS[text.lower()]
     if kind in (str, Path):
         return kind(text)
+    return whole_number(text) if kind is int else _number(text)
+
+
+def whole_number(text: str) -> int:
+    """A whole number in decimal digits, at most 63 bits; ValueError says what is wrong."""
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ValueError(f"'{_shortened(text)}' is not a whole number")
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"'{_shortened(text)}' is too large: at most {2**63 - 1}")
+    return int(text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _number(text: str) -> float:
     try:
-        number = kind(text)
+        number = float(text) if text.isascii() and "_" not in text else None
     except ValueError:
-        raise ValueError(f"'{text}' is not {'a whole number' if kind is int else 'a number'}") from None
+        number = None
+    if number is None:
+        raise ValueError(f"'{_shortened(text)}' is not a number")
     if not math.isfinite(number):
-        raise ValueError(f"'{text}' is not finite")
+        raise ValueError(f"'{_shortened(text)}' is not finite")
     return number
 
 

@@ -10,11 +10,11 @@ from bench.core.protocols import option
 class TrainSettings:
     """Training options; ``bench run`` has a flag for the common ones and ``--set train.NAME=`` for all."""
 
-    steps: int | None = flag(None, "optimizer steps (default: as many as --epochs takes)", "N", low=1)
-    epochs: float | None = flag(None, "passes over the training rows (default: 3)", "N", low=0.001)
-    batch_size: int = flag(32, "batch size per forward/backward pass (micro-batch)", "N", low=1)
-    eval_batch_size: int = flag(64, "evaluation batch size", "N", low=1)
-    grad_accum: int = flag(1, "gradient accumulation steps", "N", low=1)
+    steps: int | None = flag(None, "optimizer steps (default: as many as --epochs takes)", "N", low=1, high=10**9)
+    epochs: float | None = flag(None, "passes over the training rows (default: 3)", "N", low=0.001, high=1e6)
+    batch_size: int = flag(32, "batch size per forward/backward pass (micro-batch)", "N", low=1, high=10**6)
+    eval_batch_size: int = flag(64, "evaluation batch size", "N", low=1, high=10**6)
+    grad_accum: int = flag(1, "gradient accumulation steps", "N", low=1, high=10**6)
     lr: float | None = flag(None, "peak learning rate of all methods (default: each method's own)", "X", low=0.0)
     max_length: int = flag(128, "truncate examples to N tokens", "N", low=4)
     train_size: int | None = flag(None, "training rows to use (default: all)", "N", low=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -61,15 +61,19 @@ def write_tensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str]
     path.chmod(mode)
 
 
-def load_state(path: Path, module: nn.Module) -> set[str]:
+def load_state(path: Path, module: nn.Module, only: Collection[str] | None = None) -> set[str]:
     """Load saved tensors into a module with the same method attached; returns their names.
+
+    Args:
+        only: names of the tensors to load; None: all.
 
     Raises:
         KeyError: when the module has no place for a tensor.
     """
     from safetensors.torch import load_file
 
-    places, saved = module.state_dict(keep_vars=True), load_file(path)
+    places = module.state_dict(keep_vars=True)
+    saved = {name: value for name, value in load_file(path).items() if only is None or name in only}
     with torch.no_grad():
         for name, value in saved.items():
             places[name].copy_(value)

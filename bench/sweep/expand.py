@@ -243,11 +243,9 @@ def _variants(name: str, sets: dict[str, dict[str, str]], request: RunRequest) -
 
 def _whole(flag: str, text: str, low: int) -> int:
     try:
-        number = int(text)
-    except ValueError:
-        raise RequestError(
-            f"{flag}: '{text}' is not a whole number. Example: {flag} 4,8,16", code="invalid-value"
-        ) from None
+        number = options.whole_number(text)
+    except ValueError as error:
+        raise RequestError(f"{flag}: {error}. Example: {flag} 4,8,16", code="invalid-value") from None
     if number < low:
         raise RequestError(f"{flag}: {number} is below {low}.", code="invalid-value")
     return number

@@ -134,9 +134,9 @@ class RunRequest(Execution, Tuning, WhatToRun):
         wrong: list[Fault] = []
         values = options.converted(own, {name: given[name] for name in own if name in given}, None, wrong)
         values = {name: value for name, value in values.items() if value != ()}
-        if not values.get("methods") and not values.get("adapter"):
+        if not {"methods", "adapter"} & given.keys():
             wrong.append(fault("Say which methods to run: --methods lora,lst (see: bench list methods).", "missing"))
-        if not values.get("task"):
+        if "task" not in given:
             wrong.append(fault("Say which task to run: --task glue/sst2 (see: bench list tasks).", "missing"))
         train = {name: given[name] for name in options.flags(TrainSettings) if name in given}
         request = cls(**values, train=train, experiment=experiment)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from bench.models.backbone import trainable
 from bench.store.record import PASS
 
+_STEPS_UNTIL_ALL_MOVE = 3  # LoRA's A has no gradient until B is not zero
+_NO_DIFFERENCE = 1e-6
+
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of each tensor's bytes."""
@@ -50,6 +53,30 @@ def frozen_unchanged(declared: frozenset[str], before: Mapping[str, str], module
     after = digests({name: value for name, value in module.named_parameters() if name in before})
     moved = sorted(name for name in before if after.get(name) != before[name])
     return f"fail: frozen parameters changed: {_some(moved)}" if moved else PASS
+
+
+def all_trained(without_gradient: Sequence[str], before: Mapping[str, str], module: nn.Module, steps: int) -> str:
+    """Every trainable tensor must have received a gradient and moved.
+
+    Args:
+        without_gradient: names of tensors whose gradient was zero in every step.
+        before: digests of the trainable tensors before training.
+        steps: optimizer steps that were done.
+    """
+    if steps < _STEPS_UNTIL_ALL_MOVE:
+        return f"skip: fewer than {_STEPS_UNTIL_ALL_MOVE} steps, and a factor may wait for another to leave zero"
+    if without_gradient:
+        return f"fail: never received a gradient: {_some(sorted(without_gradient))}"
+    after = digests({name: value for name, value in trainable(module).items() if name in before})
+    still = sorted(name for name in before if after.get(name) == before[name])
+    return f"fail: received a gradient and did not move: {_some(still)}" if still else PASS
+
+
+def more_than_head(head_alone: np.ndarray[Any, Any], trained: np.ndarray[Any, Any]) -> str:
+    """A method that trains more than the head must answer otherwise than its trained head on the untouched base."""
+    gap = float(np.max(np.abs(head_alone - trained)))
+    scale = max(1.0, float(np.max(np.abs(trained))))
+    return PASS if gap > _NO_DIFFERENCE * scale else "fail: outputs are those of the trained head on the untouched base"
 
 
 def trained_differs(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> str:

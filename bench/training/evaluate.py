@@ -44,10 +44,12 @@ class Verified:
     Attributes:
         weights: the file of the tuned weights.
         outputs: of the trained module, to the checks' rows.
+        declared: names of the trained parameters.
     """
 
     weights: Path
     outputs: Array
+    declared: frozenset[str]
     facts: Facts
 
 
@@ -102,7 +104,7 @@ def verify(
         with plan.sharing.feeding(module):
             return form.outputs(module, rows)
 
-    trained = outputs(data.check_rows)
+    answers = outputs(data.check_rows)
     state = saved_state(module, prepared.originals)
     found = {
         "only declared parameters moved": checks.frozen_unchanged(prepared.declared, prepared.frozen_digests, module)
@@ -111,18 +113,18 @@ def verify(
     if plan.trains:
         facts["parameters"]["trained_sha256"] = checks.digest(trainable(module))
         # Where only a few rows were answered before training: in a batch of the same rows.
-        same = trained if form.reads_untrained else outputs(data.rows_before_training)
+        same = answers if form.reads_untrained else outputs(data.rows_before_training)
         found["trained differs from untrained"] = checks.trained_differs(measured.untrained, same)
     before = measured.untrained if plan.trains and form.reads_untrained else None
-    name, answer = form.check_learned(before, trained, result)
+    name, answer = form.check_learned(before, answers, result)
     found[name] = answer
     weights = folder / saved_adapter.WEIGHTS
     facts["parameters"]["checkpoint_bytes"] = save_state(weights, state)
     if isinstance(plan.method, Mergeable) and plan.source.loading.quantize:
         found["merged equals unmerged"] = "skip: the base is quantised, nothing can be folded into it"
     elif isinstance(plan.method, Mergeable):
-        found["merged equals unmerged"], facts["speed"] = _merge(plan, data, plan.method, module, trained)
-    return Verified(weights, trained, facts)
+        found["merged equals unmerged"], facts["speed"] = _merge(plan, data, plan.method, module, answers)
+    return Verified(weights, answers, prepared.declared, facts)
 
 
 def describe_adapter(plan: RunPlan, record: Record) -> Facts:
@@ -138,11 +140,21 @@ def verify_reload(plan: RunPlan, data: RunData, verified: Verified) -> Facts:
 
     All of the checks' rows at once: an int8 base answers by who else is in the batch.
     """
-    fresh = attach(plan, data, plan.seed + 1).module
-    load_state(verified.weights, fresh)
-    outputs = data.form.outputs(fresh, data.check_rows)
-    answer = checks.reload_reproduces(verified.outputs, outputs, _TOLERANCE[plan.settings.precision])
-    return {"checks": {"save and load reproduces": answer}}
+    fresh = attach(plan, data, plan.seed + 1)
+    head_parameters = {id(parameter) for parameter in fresh.backbone.head_parameters}
+    head = {name for name, value in fresh.module.named_parameters() if id(value) in head_parameters}
+    found = {}
+    if head and plan.trains and verified.declared - head:
+        load_state(verified.weights, fresh.module, head)
+        found["more than the head is used"] = checks.more_than_head(
+            data.form.outputs(fresh.module, data.check_rows), verified.outputs
+        )
+    load_state(verified.weights, fresh.module)
+    outputs = data.form.outputs(fresh.module, data.check_rows)
+    found["save and load reproduces"] = checks.reload_reproduces(
+        verified.outputs, outputs, _TOLERANCE[plan.settings.precision]
+    )
+    return {"checks": found}
 
 
 def _merge(plan: RunPlan, data: RunData, method: Mergeable, module: nn.Module, trained: Array) -> tuple[str, Facts]:

@@ -119,6 +119,7 @@ class Prepared:
     Attributes:
         declared: names of the trainable parameters.
         frozen_digests: SHA-256 of each frozen parameter.
+        initial_digests: SHA-256 of each trainable parameter, initialised.
         initialization: memory peak of a data-dependent initialisation; None where there was none.
         forgetting: holds the base model's loss on a general text; None where it is not requested.
     """
@@ -127,6 +128,7 @@ class Prepared:
     originals: Mapping[int, Tensor]
     declared: frozenset[str]
     frozen_digests: dict[str, str]
+    initial_digests: dict[str, str]
     initialization: Peak | None
     forgetting: Forgetting | None
     facts: Facts
@@ -235,6 +237,7 @@ def prepare(plan: RunPlan, data: RunData) -> Prepared:
         originals=attached.originals,
         declared=declared,
         frozen_digests=checks.digests(checks.frozen(attached.module)),
+        initial_digests=checks.digests(trainable(attached.module)) if plan.trains else {},
         initialization=peak,
         forgetting=forgetting,
         facts={"compute": base, "parameters": counts, "checks": {"count equals formula": formula}},

@@ -14,6 +14,7 @@ import torch
 
 from bench.models import compile
 from bench.store.record import PASS, Record, blank
+from bench.training import checks
 from bench.training.evaluate import describe_adapter, evaluate, verify, verify_reload
 from bench.training.job import Job
 from bench.training.measure import Measured, cache_features, measure, trainer_of
@@ -123,12 +124,16 @@ def train(plan: RunPlan, data: RunData, prepared: Prepared, measured: Measured, 
     with feature_cache.fed(prepared.module, measured.cache), plan.sharing.feeding(prepared.module):
         trainer = trainer_of(plan, data, prepared)
         result = trainer.fit(data.batches.training(), evaluate, data.form.dev[1], report)
-    finite = PASS if result.diverged is None else f"fail: at step {result.diverged}"
+    found = {"loss finite": PASS if result.diverged is None else f"fail: at step {result.diverged}"}
+    if result.diverged is None and not plan.trial:
+        found["every tensor is trained"] = checks.all_trained(
+            result.without_gradient, prepared.initial_digests, prepared.module, len(result.step_seconds)
+        )
     facts: Facts = {
         "curve": result.curve,
         "main_score": plan.task.main_score,
         "higher_is_better": plan.task.higher_is_better,
         "speed": plan.sharing.training_speed(result),
-        "checks": {"loss finite": finite},
+        "checks": found,
     }
     return Trained(result, facts)

@@ -31,6 +31,7 @@ class TrainResult:
         step_seconds: seconds of each optimizer step, evaluation excluded.
         reference_seconds: seconds of the reference work at moments between the steps (``reference_workload``).
         samples, tokens: rows and real (unpadded) tokens of each step.
+        without_gradient: trainable tensors whose gradient was zero or missing in every step, by name.
         diverged: step of the first non-finite loss, or None.
         scored_step: the step whose weights the module holds now.
         train_seconds: the steps' sum.
@@ -42,6 +43,7 @@ class TrainResult:
     reference_seconds: list[float] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    without_gradient: list[str] = field(default_factory=list)
     diverged: int | None = None
     scored_step: int = 0
     train_seconds: float = 0.0
@@ -191,8 +193,14 @@ class Trainer:
             report(fit.curve[-1])
         fit.step_seconds, fit.reference_seconds = clock.seconds(), reference.clock.seconds()
         fit.train_seconds = sum(fit.step_seconds)
+        fit.without_gradient = [name for name, value in trainable(self.module).items() if not self._had_gradient(value)]
         fit.scored_step = keeper.restore(len(fit.step_seconds))
         return fit
+
+    def _had_gradient(self, parameter: Tensor) -> bool:
+        """Whether the gradient was ever other than zero: AdamW's moments are zero exactly when it was not."""
+        state = self.optimizer.state.get(parameter, {})
+        return any(bool(state[moment].any()) for moment in ("exp_avg", "exp_avg_sq") if moment in state)
 
     def _one(self, number: int, batches: Iterator[tuple[Batch, int]], fit: TrainResult, clock: _Clock) -> Tensor:
         """One optimizer step under the clock; returns its mean loss, still on the device."""

@@ -69,6 +69,46 @@ class Unfreezes(Sound):
         module.get_input_embeddings().weight.requires_grad_(True)
 
 
+class _Dead(Shifted):
+    """Multiplies its vector by zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + 0.0 * self.shift
+
+
+@dataclass(frozen=True)
+class Dead(Sound):
+    """Claims vectors and trains the head alone."""
+
+    name: ClassVar[str] = "dead"
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        backbone.freeze()
+        for site in backbone.sites(("value",)):
+            backbone.replace(site, _Dead(site.module))
+        return backbone.model
+
+
+@dataclass(frozen=True)
+class NotMoved(Sound):
+    """Starts at values that are in use, and never changes them: their learning rate is zero."""
+
+    name: ClassVar[str] = "not-moved"
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        model: Any = super().attach(backbone)
+        for module in model.modules():
+            if isinstance(module, Shifted):
+                nn.init.constant_(module.shift, 0.1)
+        return model
+
+    def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        trained = [value for value in module.parameters() if value.requires_grad]
+        shifts = [part.shift for part in module.modules() if isinstance(part, Shifted)]
+        held = {id(value) for value in shifts}
+        return [{"params": [value for value in trained if id(value) not in held]}, {"params": shifts, "lr_scale": 0.0}]
+
+
 class _Constant(nn.Module):
     """A head that always favours the first class, whatever it reads."""
 
@@ -196,6 +236,7 @@ class Explodes(Sound):
 
 
 for _method in (
-    Sound, MovesFrozen, Unfreezes, Majority, Idle, Forgetful, MergesWrong, CountsWrong, IgnoresSeed, Explodes
+    Sound, MovesFrozen, Unfreezes, Dead, NotMoved, Majority, Idle, Forgetful, MergesWrong, CountsWrong, IgnoresSeed,
+    Explodes,
 ):  # fmt: skip
     register_method(_method)

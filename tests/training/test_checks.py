@@ -16,6 +16,8 @@ CHECKS = {
     "only declared parameters moved",
     "trained differs from untrained",
     "beats majority",
+    "every tensor is trained",
+    "more than the head is used",
     "merged equals unmerged",
     "save and load reproduces",
 }
@@ -58,6 +60,19 @@ def test_a_broken_promise_fails_its_check_and_no_other(place, method, check, why
     assert record["status"] == "ok", record["traceback"]
     assert list(failures(record)) == [check]
     assert why in record["checks"][check]
+
+
+@pytest.mark.parametrize(("method", "why"), [("dead", "never received a gradient"), ("not-moved", "did not move")])
+def test_a_method_that_does_nothing_beside_its_head_is_caught(place, method, why):
+    found = failures(place.run(method, [BROKEN]))
+    assert list(found) == ["every tensor is trained", "more than the head is used"]
+    assert f"{why}: bert.encoder.layer.0" in found["every tensor is trained"]
+
+
+def test_few_steps_are_enough_to_see_that_only_the_head_is_used(place):
+    short = place.run("dead", [BROKEN], steps=2)["checks"]
+    assert short["every tensor is trained"].startswith("skip: fewer than 3 steps")
+    assert short["more than the head is used"].startswith("fail")
 
 
 def test_training_what_no_output_depends_on_is_caught(place):
