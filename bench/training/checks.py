@@ -1,4 +1,4 @@
-"""Did the method do what it claims? Each check answers ``pass``, ``fail: why`` or ``skip: why``."""
+"""Checks that a method does what it claims; each gives ``pass``, ``fail: why`` or ``skip: why``."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def frozen(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that are not trained, by name."""
+    """The frozen parameters by name."""
     return {name: value for name, value in module.named_parameters() if not value.requires_grad}
 
 
 def frozen_unchanged(declared: frozenset[str], before: Mapping[str, str], module: nn.Module) -> str:
-    """Only the parameters that were trainable at the start may have moved.
+    """Only parameters that were trainable before training may change.
 
     Args:
         declared: names of the trainable parameters before training.
@@ -80,18 +80,18 @@ def more_than_head(head_alone: np.ndarray[Any, Any], trained: np.ndarray[Any, An
 
 
 def trained_differs(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> str:
-    """The trained module must not answer exactly as the untrained one did (logits of the same rows)."""
+    """The trained module must not give exactly the untrained one's outputs for the same rows."""
     return "fail: outputs are identical to the untrained model's" if np.array_equal(before, after) else PASS
 
 
 def reload_reproduces(expected: np.ndarray[Any, Any], reloaded: np.ndarray[Any, Any], tolerance: float) -> str:
-    """Saved and loaded into a fresh base model, the tuned weights must give the same logits."""
+    """The saved weights in a fresh base model must give the same logits."""
     gap = float(np.max(np.abs(expected - reloaded)))
     return PASS if gap <= tolerance else f"fail: logits differ by up to {gap:.3g} after save and load"
 
 
 def merge_equivalent(unmerged: np.ndarray[Any, Any], merged: np.ndarray[Any, Any], tolerance: float) -> str:
-    """Merged into the base weights, the tuned model must give the same logits."""
+    """The merged model must give the same logits."""
     gap = float(np.max(np.abs(unmerged - merged)))
     scale = max(1.0, float(np.max(np.abs(unmerged))))
     return PASS if gap <= tolerance * scale else f"fail: logits differ by up to {gap:.3g} after merging"
@@ -100,18 +100,18 @@ def merge_equivalent(unmerged: np.ndarray[Any, Any], merged: np.ndarray[Any, Any
 def count_matches(counted: int, expected: int | None) -> str:
     """The number of trainable parameters must equal the method's own formula."""
     if expected is None:
-        return "skip: the method states no formula"
+        return "skip: the method has no formula"
     return PASS if counted == expected else f"fail: {counted:,} trainable parameters, the formula gives {expected:,}"
 
 
 def seeds_differ(trained_sha256: str | None, others: Mapping[int, str | None]) -> str:
-    """Runs that differ in nothing but the seed must end in different weights.
+    """Runs that differ only in the seed must end in different weights.
 
     Args:
-        others: seed → digest of the trained weights of the runs that are there.
+        others: seed → digest of the trained weights of the other runs.
     """
     if trained_sha256 is None or not others:
-        return "skip: no other seed of this run is there"
+        return "skip: no run with another seed"
     same = sorted(seed for seed, sha in others.items() if sha == trained_sha256)
     return f"fail: the trained weights equal those of seed {same[0]}" if same else PASS
 

@@ -30,7 +30,7 @@ class Evaluated:
     """Scores on the validation rows.
 
     Attributes:
-        result: of the validation split; its ``finite`` is False where the model's outputs are no numbers.
+        result: of the validation split; its ``finite`` is False where the model's outputs are NaN or infinite.
     """
 
     result: EvalResult
@@ -43,7 +43,7 @@ class Verified:
 
     Attributes:
         weights: the file of the tuned weights.
-        outputs: of the trained module, to the checks' rows.
+        outputs: of the trained module for the checks' rows.
         declared: names of the trained parameters.
     """
 
@@ -91,7 +91,7 @@ def verify(
     result: EvalResult,
     folder: Path,
 ) -> Verified:
-    """Check what moved and what was learned, save the tuned weights, and merge where the method can.
+    """Run the checks, save the tuned weights, and merge where the method can.
 
     Merging changes the module; nothing else reads it afterwards.
 
@@ -112,7 +112,7 @@ def verify(
     facts: Facts = {"checks": found, "parameters": {}}
     if plan.trains:
         facts["parameters"]["trained_sha256"] = checks.digest(trainable(module))
-        # Where only a few rows were answered before training: in a batch of the same rows.
+        # In a batch of the same rows as before training, where those were only a few.
         same = answers if form.reads_untrained else outputs(data.rows_before_training)
         found["trained differs from untrained"] = checks.trained_differs(measured.untrained, same)
     before = measured.untrained if plan.trains and form.reads_untrained else None
@@ -121,14 +121,14 @@ def verify(
     weights = folder / saved_adapter.WEIGHTS
     facts["parameters"]["checkpoint_bytes"] = save_state(weights, state)
     if isinstance(plan.method, Mergeable) and plan.source.loading.quantize:
-        found["merged equals unmerged"] = "skip: the base is quantised, nothing can be folded into it"
+        found["merged equals unmerged"] = "skip: the base is quantised, weights cannot be merged into it"
     elif isinstance(plan.method, Mergeable):
         found["merged equals unmerged"], facts["speed"] = _merge(plan, data, plan.method, module, answers)
     return Verified(weights, answers, prepared.declared, facts)
 
 
 def describe_adapter(plan: RunPlan, record: Record) -> Facts:
-    """Write what the saved weights are beside them, and say in the record where they are."""
+    """Write the description of the saved weights next to them; the record's path of the adapter."""
     facts = {"adapter": f"adapters/{plan.job.run_id}"}
     if plan.job.adapter:
         saved_adapter.write(Path(plan.job.adapter), record | facts)
@@ -136,9 +136,9 @@ def describe_adapter(plan: RunPlan, record: Record) -> Facts:
 
 
 def verify_reload(plan: RunPlan, data: RunData, verified: Verified) -> Facts:
-    """Load the saved weights into a fresh pretrained model, which must answer as the trained one did.
+    """Load the saved weights into a fresh pretrained model, which must give the outputs of the trained one.
 
-    All of the checks' rows at once: an int8 base answers by who else is in the batch.
+    All of the checks' rows in one batch: the outputs of an int8 base depend on the other rows.
     """
     fresh = attach(plan, data, plan.seed + 1)
     head_parameters = {id(parameter) for parameter in fresh.backbone.head_parameters}
@@ -158,16 +158,16 @@ def verify_reload(plan: RunPlan, data: RunData, verified: Verified) -> Facts:
 
 
 def _merge(plan: RunPlan, data: RunData, method: Mergeable, module: nn.Module, trained: Array) -> tuple[str, Facts]:
-    """Fold the tuned weights into the base ones; the merge check's answer, and the merged module's speed.
+    """Merge the tuned weights into the base; the result of the merge check, and the merged module's speed.
 
     Args:
         trained: outputs of the checks' rows before merging.
     """
     try:
         merged = method.merge(module)
-    except ValueError as error:  # some settings cannot be folded in (the method says which)
+    except ValueError as error:  # settings that the method cannot merge
         return f"skip: {error}", {}
-    except Exception as error:  # of a plugin: the run has its score, and only this check has failed
+    except Exception as error:  # of a plugin: the run keeps its score, only this check fails
         return f"fail: merge raised {type(error).__name__}: {error}", {}
     if not isinstance(merged, nn.Module):
         return f"fail: merge returned {type(merged).__name__}, not a module", {}

@@ -1,4 +1,4 @@
-"""The second stage of a run, before any training: cached features, operations, compilation and memory."""
+"""The second stage of a run, before training: cached features, operations, compilation and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on the untrained module.
+    """Measurements on the untrained module.
 
     Attributes:
         cache: features of the frozen backbone that training reads, with ``cache_trunk``.
@@ -40,14 +40,14 @@ def trainer_of(plan: RunPlan, data: RunData, prepared: Prepared) -> Trainer:
 
 
 def cache_features(plan: RunPlan, data: RunData, prepared: Prepared) -> tuple[FeatureCache | None, Facts]:
-    """With ``cache_trunk``: compute what is missing of the features that training and its dev scores read."""
+    """With ``cache_trunk``: compute the missing features of training and dev rows."""
     if not plan.settings.cache_trunk:
         return None, {}
 
     def report(text: str, news: bool) -> None:
         plan.phase(text, news=news)
 
-    report("looking for kept features", False)
+    report("looking for cached features", False)
     size = min(plan.settings.batch_size, plan.settings.eval_batch_size)
     need = feature_cache.Need(cached_rows(plan, data), data.engine, size, plan.job.cache_limit, report)
     cache, facts = feature_cache.keep(prepared.module, plan.method.name, prepared.frozen_digests, need)
@@ -56,9 +56,9 @@ def cache_features(plan: RunPlan, data: RunData, prepared: Prepared) -> tuple[Fe
 
 
 def measure(plan: RunPlan, data: RunData, prepared: Prepared, cache: FeatureCache | None) -> Measured:
-    """Count operations, compile where requested, measure memory, and answer the checks' rows.
+    """Count operations, compile where requested, measure memory, and compute the outputs that checks compare.
 
-    A trial of a tuning is compared by its dev score alone: neither its operations nor its memory are measured.
+    A trial has only a dev score: neither its operations nor its memory are measured.
     """
     facts: Facts = {}
     if not plan.trial:

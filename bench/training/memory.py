@@ -1,7 +1,7 @@
-"""Measure the memory that training and inference take, on a probe that leaves no trace behind.
+"""Measure the memory of training and inference with a probe whose effects are undone.
 
-The split comes from the storage tracker. On CPU so does the total; on CUDA the total is the allocator's own peak,
-taken on a second pass without the tracker, and what the tracker cannot see (workspaces) goes to "other".
+The split comes from the storage tracker. On the CPU the total does too; on CUDA it is the allocator's peak, measured in
+a second pass without the tracker, and what the tracker cannot see (workspaces) is in "other".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PHASES = ("loaded", "forward", "backward", "step")
 # kMinBlockSize in c10/cuda/CUDACachingAllocator.h: every block is a multiple of it.
 CUDA_BLOCK_BYTES = 512
 
-# What a process's own context takes beside the allocator (modules, cuBLAS handles); about 0.5 GiB on an H100.
+# Memory of a process's CUDA context outside the allocator (modules, cuBLAS handles); about 0.5 GiB on an H100.
 _CONTEXT_BYTES = 1 << 30
 
 
@@ -44,9 +44,9 @@ class Loop:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """What a probe found: ``phases`` holds the peak of each of PHASES, ``train_peak`` the highest of them.
+    """Result of a probe: ``phases`` has the peak of each of PHASES, ``train_peak`` is the highest of them.
 
-    ``source`` is "cuda" or "tracker"; ``reserved_peak_bytes`` is what the CUDA allocator took from the device.
+    ``source`` is "cuda" or "tracker"; ``reserved_peak_bytes`` is the memory that the CUDA allocator reserved.
     """
 
     source: str
@@ -65,29 +65,29 @@ def measure_training(
 ) -> MemoryReport:
     """Do two optimizer steps and report their memory; the second has optimizer state, so it has the true peak.
 
-    The first is there for what it leaves behind (that state), so on a CPU it takes two rows (batch norm needs two).
+    The first only creates that state, so on a CPU it takes two rows (batch norm needs two).
 
-    Everything the steps change is put back: parameters, buffers, ``.grad``, training flags, optimizer state and
+    Everything the steps change is restored: parameters, buffers, ``.grad``, training flags, optimizer state and
     options, and the random states of torch (CPU and the module's device) and Python.
 
     Args:
         module: all on one device; inside a FakeTensorMode, a module of fake tensors works the same.
-        optimizer: over the module's trainable parameters, best without state.
+        optimizer: of the module's trainable parameters, preferably without state.
         batches: the micro-batches of one optimizer step (more than one is gradient accumulation), each as large
             as the run's largest, on any device; rows come first in their tensors. A batch is held from its forward
             to the end of its backward.
         loop: forward, backward and step.
         rounding: block size of the allocator to assume in bytes; None is 512 on CUDA and 1 elsewhere.
-        split: say what the memory is for; false on CUDA: the allocator's totals alone, which hold for compiled code.
+        split: split the peaks by category; false on CUDA: only the allocator's totals, right also for compiled code.
 
     Raises:
         ValueError: when there are no batches, or the module has no parameters.
-        torch.OutOfMemoryError: when it does not fit; the module is put back all the same.
+        torch.OutOfMemoryError: when it does not fit; the module is restored.
     """
     if not batches:
         raise ValueError("measure_training needs at least one batch")
 
-    # Of the GPU's allocator is also asked what it reserves: two whole steps then.
+    # The GPU's allocator is also read for what it reserves: that needs two whole steps.
     first = batches if _on_real_gpu(module) else [_rows(batches[0], 2)]
 
     def two_steps(meter: _Meter) -> None:
@@ -107,7 +107,7 @@ def trace_step(
     loop: Loop,
     tracker: StorageTracker,
 ) -> None:
-    """Do one optimizer step of measure_training under ``tracker`` and undo it, for who reads the tracker's log."""
+    """Do one optimizer step of measure_training under ``tracker`` and undo it, to read the tracker's log."""
     with _untouched(module, optimizer), tracker:
         meter = _TrackerMeter(module, optimizer, tracker)
         meter.claim()
@@ -139,7 +139,7 @@ def measure_inference(
 ) -> Peak:
     """Return the peak of one forward in eval mode, without gradients; the module is left as it was.
 
-    ``batch`` should be as large as the run's largest, on any device; ``forward``'s result is dropped.
+    ``batch`` should be as large as the run's largest, on any device; the result of ``forward`` is dropped.
     ``rounding`` and ``split`` are as in measure_training.
     """
 
@@ -159,8 +159,8 @@ def measure_inference(
 def measure_call(module: nn.Module, phase: str, call: Callable[[], object], rounding: int | None = None) -> Peak:
     """Return the peak of ``call``, reported as ``phase`` (a data-dependent initialisation, say).
 
-    What ``call`` does to the module is undone, so it must be called again for real. Tensors that it reads and
-    nobody else does (its batches) count as "other" from their first use. ``rounding`` is as in measure_training.
+    Its effects on the module are undone, so it must be called again afterwards. Tensors that only it reads (its
+    batches) count as "other" from their first use. ``rounding`` is as in measure_training.
     """
 
     def once(meter: _Meter) -> None:
@@ -172,29 +172,29 @@ def measure_call(module: nn.Module, phase: str, call: Callable[[], object], roun
 
 @contextlib.contextmanager
 def undone(module: nn.Module) -> Iterator[None]:
-    """Undo what is done to the module inside: its parameters, buffers, ``.grad``, training flags, random states."""
+    """Restore the module at the end of the block: parameters, buffers, ``.grad``, training flags, random states."""
     with _untouched(module, None):
         yield
 
 
 def gpu_is_busy(device: torch.device) -> str | None:
-    """Say why a measurement on ``device`` would share it with another process; None when it is free or no GPU."""
+    """Why a measurement on ``device`` would share it with another process; None when it is free or not a GPU."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
     foreign = total - free - torch.cuda.memory_reserved(device)
     if foreign > _CONTEXT_BYTES:
         return f"other processes hold {foreign / 2**30:.1f} GiB of the memory of {device}"
-    # Process ids cannot be compared with ours inside a container, but at most one of those listed is us.
+    # Inside a container process ids cannot be compared, but at most one of those listed is this process.
     try:
         listed = torch.cuda.list_gpu_processes(device).count(" uses ")
-    except Exception:  # NVML may hide processes in many ways (containers, WSL, MIG); then there is nothing to say
+    except Exception:  # NVML may hide processes (containers, WSL, MIG)
         return None
     return f"{listed - 1} other process(es) use {device}" if listed > 1 else None
 
 
 class _Meter(Protocol):
-    """What a probe tells a meter: a phase begins; a batch's tensors are held; they are dropped."""
+    """Receives the events of a probe: a phase begins; a batch's tensors are held; they are dropped."""
 
     def enter(self, phase: str) -> None: ...
 
@@ -204,7 +204,7 @@ class _Meter(Protocol):
 
 
 class _TrackerMeter:
-    """Peaks and their split from a StorageTracker; at the end of each phase it asks what each storage became."""
+    """Peaks and their split from a StorageTracker; tags the storages at the end of each phase."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None, tracker: StorageTracker) -> None:
         self._module, self._optimizer, self._tracker = module, optimizer, tracker
@@ -249,10 +249,10 @@ class _AllocatorMeter:
         self.reserved_peak_bytes = max(self.reserved_peak_bytes, torch.cuda.max_memory_reserved(self._device))
 
     def hold(self, batch: Batch) -> None:
-        """Nothing to do: the allocator knows."""
+        """Nothing to do: the allocator counts it."""
 
     def drop(self, batch: Batch) -> None:
-        """Nothing to do: the allocator will know."""
+        """Nothing to do: the allocator counts it."""
 
 
 def _measure(
@@ -269,7 +269,7 @@ def _measure(
     device = _device(module)
     counters = None
     if _on_real_gpu(module):
-        # Its own pass: a dispatch mode makes autograd add gradients out of place, which takes more memory.
+        # A pass of its own: a dispatch mode makes autograd add gradients out of place, which takes more memory.
         with _untouched(module, optimizer):
             counters = _AllocatorMeter(device)
             work(counters)
@@ -288,7 +288,7 @@ def _measure(
     except torch.OutOfMemoryError:
         if counters is None:
             raise
-        # The work itself fits. Under a tracker autograd adds gradients out of place, which here was too much.
+        # Only the traced pass did not fit: there autograd adds gradients out of place.
         torch.cuda.empty_cache()
         return _totals(counters)
     phases = tracker.peaks()
@@ -305,7 +305,7 @@ def _totals(counters: _AllocatorMeter) -> tuple[dict[str, Peak], int]:
 
 @contextlib.contextmanager
 def _untouched(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
-    """Put back what a probe changes. The copies are on the CPU and made before any tracker is active."""
+    """Restore what a probe changes. The copies are on the CPU and made before any tracker is active."""
     parameters = list(module.parameters())
     gradients = [p.grad for p in parameters]
     buffers = [(m, dict(m._buffers)) for m in module.modules()]
@@ -375,8 +375,8 @@ def _on_real_gpu(module: nn.Module) -> bool:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the GPU or on the host."""
+    """Whether an exception means out of memory, on the GPU or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    phrases = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)

@@ -15,15 +15,15 @@ from bench.training.memory import Loop, measure_inference, measure_training, und
 from bench.training.storage_tracker import Peak
 from bench.training.trainer import Trainer
 
-_UNSEEN = "compiled code's memory cannot be followed on a CPU"
-_COMPILED = "of compiled code the allocator tells the total alone"
-_NO_ROOM = "training fits, but the pass that tells what the memory is for ran out of memory"
+_UNSEEN = "the memory of compiled code cannot be traced on a CPU"
+_COMPILED = "for compiled code the allocator reports only the total"
+_NO_ROOM = "training fits, but the tracing pass ran out of memory"
 
 
 def rehearse(trainer: Trainer, trained: Sequence[Batch], scored: Sequence[Batch]) -> None:
-    """Pass batches forward and back, and score others: what happens once (compiling) has happened then.
+    """Pass batches forward and backward, and score others, so that compilation is done before a measurement.
 
-    What the passes do to the module and to random states is undone.
+    The module and random states are restored.
     """
     with undone(trainer.module):
         trainer.module.train()
@@ -42,7 +42,7 @@ def measure(
     initialization: Peak | None = None,
     training: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure on the trainer's module and put it back as it was.
+    """Measure on the trainer's module and restore it.
 
     Args:
         trainer: a fresh one, which is not used for training after.

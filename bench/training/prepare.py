@@ -41,12 +41,12 @@ Facts = dict[str, Any]  # members of a record, some of them by part: {"checks": 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a job's specification says, as objects; no data and no weights are read for it.
+    """A job's specification as objects, made without reading data or weights.
 
     Attributes:
-        trains: False where the method came trained and is only scored.
-        trial: whether the run is a trial of a tuning, which is scored on its dev rows.
-        sharing: how it goes together with other runs over the same frozen backbone, if it does.
+        trains: False where the method is already trained and only scored.
+        trial: whether the run is a trial, scored on its dev rows.
+        sharing: how it shares a frozen backbone with other runs, or not.
     """
 
     job: Job
@@ -62,7 +62,7 @@ class RunPlan:
 
     @property
     def formulation(self) -> dict[str, Any]:
-        """How the task is put to the model, as the specification keeps it."""
+        """The formulation of the task in the specification."""
         chosen: dict[str, Any] = self.job.spec["task"]["form"]
         return chosen
 
@@ -73,7 +73,7 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class RunData:
-    """The task's rows in the form that the model reads them."""
+    """The task's rows, encoded for the model."""
 
     engine: Engine
     form: Formulation
@@ -84,13 +84,13 @@ class RunData:
 
     @property
     def check_rows(self) -> Rows:
-        """The evaluation rows that the checks answer."""
+        """The evaluation rows whose outputs the checks compare."""
         validation = self.rows.validation
         return validation.take(range(min(_CHECK_ROWS, len(validation))))
 
     @property
     def rows_before_training(self) -> Rows:
-        """Those of the checks' rows that are answered before training as well."""
+        """The checks' rows whose outputs are computed before training too."""
         rows = self.check_rows
         return rows if self.form.reads_untrained else rows.take(range(min(_ROWS_TO_SEE_A_CHANGE, len(rows))))
 
@@ -100,9 +100,9 @@ class Attached:
     """A pretrained model with the method attached, on the device.
 
     Attributes:
-        originals: the backbone's own tensors by id, for what a checkpoint need not hold.
-        packed: parameters that quantisation hides in packed values.
-        expected: trainable parameters by the method's formula, None where it has none.
+        originals: the backbone's pretrained tensors by id, which a checkpoint need not hold.
+        packed: parameters hidden in the packed values of a quantised base.
+        expected: trainable parameters by the method's formula; None without one.
     """
 
     module: nn.Module
@@ -120,8 +120,8 @@ class Prepared:
         declared: names of the trainable parameters.
         frozen_digests: SHA-256 of each frozen parameter.
         initial_digests: SHA-256 of each trainable parameter, initialised.
-        initialization: memory peak of a data-dependent initialisation; None where there was none.
-        forgetting: holds the base model's loss on a general text; None where it is not requested.
+        initialization: memory peak of a data-dependent initialisation; None without one.
+        forgetting: has the base model's loss on a general text; None where it is not requested.
     """
 
     module: nn.Module
@@ -135,11 +135,11 @@ class Prepared:
 
 
 _CHECK_ROWS = 64
-_ROWS_TO_SEE_A_CHANGE = 16  # of them, where the only question is whether training changed an answer
+_ROWS_TO_SEE_A_CHANGE = 16  # enough to see whether training changed the outputs
 
 
 def plan_run(job: Job, emit: Emit, sharing: SingleRun | None = None) -> RunPlan:
-    """Build what the specification names.
+    """Build the objects of the specification.
 
     Raises:
         RequestError: when the model's weights are no longer those of the specification.
@@ -168,7 +168,7 @@ def plan_run(job: Job, emit: Emit, sharing: SingleRun | None = None) -> RunPlan:
 
 
 def describe_environment(plan: RunPlan) -> Facts:
-    """Set the number of threads, and say what the run depends on beside its specification."""
+    """Set the number of threads, and describe the environment of the run."""
     if plan.job.threads:
         torch.set_num_threads(plan.job.threads)
     return {
@@ -202,7 +202,7 @@ def read_data(plan: RunPlan, device: torch.device) -> RunData:
 
 
 def cached_rows(plan: RunPlan, data: RunData) -> list[tuple[Rows, list[int]]]:
-    """The rows, by split, whose features ``cache_trunk`` keeps."""
+    """The rows by split whose features ``cache_trunk`` keeps."""
     rows = data.rows
     return feature_cache.parts(rows.train, rows.dev, data.batches.rows(), plan.settings, plan.formulation)
 
@@ -218,12 +218,12 @@ def prepare(plan: RunPlan, data: RunData) -> Prepared:
         forgetting = Forgetting.on(plan.settings.forgetting, run_data.source_of(plan.job), data.context)
     base: dict[str, int | None] = {}
 
-    def look_at_base(model: nn.Module) -> None:
+    def on_base_model(model: nn.Module) -> None:
         if forgetting is not None:
             forgetting.before(model)
         base["base_inference_flops"] = flops.of_inference(model, data.batches.longest())
 
-    attached = attach(plan, data, plan.seed, look_at_base)
+    attached = attach(plan, data, plan.seed, on_base_model)
     declared = frozenset(trainable(attached.module))
     if not declared and plan.trains:
         raise ValueError(f"method '{plan.method.name}' left nothing to train")
@@ -245,12 +245,12 @@ def prepare(plan: RunPlan, data: RunData) -> Prepared:
 
 
 def attach(
-    plan: RunPlan, data: RunData, seed: int, look_at_base: Callable[[nn.Module], None] = lambda _: None
+    plan: RunPlan, data: RunData, seed: int, on_base_model: Callable[[nn.Module], None] = lambda _: None
 ) -> Attached:
     """A fresh pretrained model with the method attached, on the device, from a seed.
 
     Args:
-        look_at_base: called with the model on the device before the method is attached.
+        on_base_model: called with the model on the device before the method is attached.
     """
     seed_everything(seed)
     head, engine = plan.formulation["model_kind"], data.engine
@@ -258,7 +258,7 @@ def attach(
     if engine.padding:
         models.pad_with(backbone.model, engine.padding["input_ids"])
     backbone.model.to(engine.device)
-    look_at_base(backbone.model)
+    on_base_model(backbone.model)
     originals = original_tensors(backbone)
     shape = backbone
     if plan.source.loading.quantize:  # its tensors' shapes are those of the packed values
@@ -272,7 +272,7 @@ def attach(
 
 
 def _initialize(method: DataInitialized, module: nn.Module, data: RunData) -> Peak | None:
-    """Show the method the training rows one by one, once; the memory peak is that of the longest row."""
+    """Initialise a method on the training rows one by one; returns the memory peak of the longest row."""
     lengths = data.rows.train.lengths
     taken: list[int] = []
 

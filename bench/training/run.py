@@ -1,4 +1,4 @@
-"""One run in this process, in stages: prepare, measure, train, evaluate, verify; gives its record."""
+"""One run in this process, in stages: prepare, measure, train, evaluate, verify; returns its record."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ from bench.training.trainer import TrainResult
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave."""
+    """The result of the training stage."""
 
     result: TrainResult
     facts: Facts
 
 
 def execute(job: Job, emit: Emit, member: Member | None = None) -> Record:
-    """Do a run and return its record, whatever happens: running out of memory and failures are recorded.
+    """Do a run and return its record; running out of memory and failures are recorded too.
 
     Args:
-        emit: takes the messages for whoever watches the run.
-        member: of the runs that are trained together over one frozen backbone; None: it runs alone.
+        emit: takes the run's events.
+        member: this run among those that are trained together over one frozen backbone; None: it runs alone.
     """
     progress = Progress(blank(job.spec, job.run_id))
     try:
         run(plan_run(job, emit, None if member is None else SharedRun(member)), progress)
-    except KeyboardInterrupt:  # told to stop, between two steps
+    except KeyboardInterrupt:  # stopped between two steps
         progress.interrupted()
-    except Exception as error:  # the sweep goes on: the record carries what went wrong
+    except Exception as error:  # the sweep goes on: the error is in the record
         progress.failed(error, "oom" if out_of_memory(error) else "failed", traceback.format_exc())
     return progress.record
 
 
 def run(plan: RunPlan, progress: Progress) -> None:
-    """Do the stages, and add what each gave to the record."""
+    """Do the stages and add their results to the record."""
     begun, compiled = time.perf_counter(), compile.seconds()
     progress.add(describe_environment(plan))
     plan.phase("loading")
@@ -110,7 +110,7 @@ def run(plan: RunPlan, progress: Progress) -> None:
 
 
 def train(plan: RunPlan, data: RunData, prepared: Prepared, measured: Measured, progress: Progress) -> Trained:
-    """Train the module; every point of the curve is in the record as soon as it is known."""
+    """Train the module; points of the curve are added to the record as they come."""
     if not plan.trains:
         return Trained(TrainResult(), {})
     evaluate = None if data.rows.dev is None else partial(data.form.dev_score, prepared.module, data.rows.dev)

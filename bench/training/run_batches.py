@@ -1,4 +1,4 @@
-"""The batches of one run: what it trains on, in its order, and the largest and smallest of what it meets."""
+"""The batches of one run: its training batches in order, and the largest and smallest ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Batches:
     """Batches of training rows and of scored rows.
 
     Args:
-        engine: makes a batch of row numbers, on the device.
+        engine: makes a batch from row numbers, on the device.
         train, scored: encoded rows.
         settings: sizes and steps, ``steps`` resolved.
         seed: of the order, unless ``settings.data_seed`` gives one.
@@ -31,17 +31,17 @@ class Batches:
     seed: int
 
     def rows(self, batch_size: int | None = None) -> Iterator[list[int]]:
-        """Row numbers of the training batches, without end."""
+        """Row numbers of the training batches, endlessly."""
         order = self.seed if self.settings.data_seed is None else self.settings.data_seed
         return training_batches(self.train.lengths, batch_size or self.settings.batch_size, order)
 
     def training(self, batch_size: int | None = None) -> Iterator[tuple[Batch, int]]:
-        """Training batches on the device, each with its number of real tokens, without end."""
+        """Training batches on the device, each with its number of unpadded tokens, endlessly."""
         for rows in self.rows(batch_size):
             yield self.of(rows), int(self.train.lengths[rows].sum())
 
     def of(self, rows: Sequence[int]) -> Batch:
-        """The batch of some training rows."""
+        """A batch of training rows."""
         return self.engine.batch(self.train, rows)
 
     def extreme(self, pick: Callable[..., list[int]] = max) -> list[int]:
@@ -50,10 +50,10 @@ class Batches:
         return pick(planned, key=lambda rows: len(rows) * int(self.train.lengths[rows].max()))
 
     def scoring(self) -> tuple[Batch, Batch]:
-        """The largest and the smallest batch that is scored."""
+        """The largest and the smallest evaluation batch."""
         found = evaluation_batches(self.scored.lengths, self.settings.eval_batch_size)
         return self.engine.batch(self.scored, found[0]), self.engine.batch(self.scored, found[-1])
 
     def longest(self) -> Batch:
-        """The longest row that is scored, a batch of one."""
+        """The longest evaluation row as a batch of one."""
         return self.engine.batch(self.scored, [int(self.scored.lengths.argmax())])

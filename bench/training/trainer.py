@@ -1,4 +1,4 @@
-"""The one trainer: the same optimizer, schedule, batches and clock for every method; it knows none by name."""
+"""The trainer of all methods: the same optimizer, schedule, batches and clock; no method has code of its own here."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _IGNORED = -100  # the label that transformers' losses leave out
 
 @dataclass
 class TrainResult:
-    """What training gave.
+    """The result of training.
 
     Attributes:
         curve: points of step, mean loss since the last point, learning rate, dev score or None.
         step_seconds: seconds of each optimizer step, evaluation excluded.
-        reference_seconds: seconds of the reference work at moments between the steps (``reference_workload``).
+        reference_seconds: seconds of the reference workload, timed between steps (``reference_workload``).
         samples, tokens: rows and real (unpadded) tokens of each step.
         without_gradient: trainable tensors whose gradient was zero or missing in every step, by name.
         diverged: step of the first non-finite loss, or None.
@@ -64,8 +64,8 @@ class Trainer:
     """Optimizes a module's trainable parameters.
 
     Args:
-        module: gives ``.loss`` for a batch; what has ``requires_grad`` is trained.
-        method: for its learning rate and optional abilities.
+        module: its output has ``.loss``; parameters with ``requires_grad`` are trained.
+        method: for its learning rate and optional protocols.
         settings: shared training options, ``steps`` resolved.
         engine: device and precision.
     """
@@ -88,7 +88,7 @@ class Trainer:
                 more = f" and {len(left) - 1} more" if len(left) > 1 else ""
                 raise ValueError(
                     f"{self.method.name}: parameter_groups leaves out {left[0]}{more}, which would never be trained: "
-                    "put what has requires_grad into a group, or freeze it in attach"
+                    "put every parameter with requires_grad into a group, or freeze it in attach"
                 )
         else:
             groups = [{"params": self.parameters}]
@@ -124,13 +124,13 @@ class Trainer:
         """Add the gradient of one of ``grad_accum`` passes.
 
         Args:
-            share: of the pass in the step; None: as great as the others'.
+            share: weight of the pass in the step; None: equal weights.
         """
         part = loss / self.settings.grad_accum if share is None else loss * share
         self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
 
     def step(self, number: int = 1) -> None:
-        """Clip, update, let the method act on the step, and drop the gradients."""
+        """Clip, update, call the method's ``after_step``, and clear the gradients."""
         if self.settings.clip > 0:
             self._clip()
         self.scaler.step(self.optimizer)
@@ -140,15 +140,15 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _clip(self) -> None:
-        """Bring the gradient's norm down to ``clip``; as in ``torch.nn.utils.clip_grad_norm_``, but the gradients are
-        scaled by the optimizer's fused kernel, which passes over them anyway."""
-        fused = all(group.get("fused") for group in self.optimizer.param_groups)  # a plan may ask for other kernels
+        """Clip the gradient's norm to ``clip``, as ``torch.nn.utils.clip_grad_norm_`` does; the scaling is left to the
+        optimizer's fused kernel, which reads the gradients anyway."""
+        fused = all(group.get("fused") for group in self.optimizer.param_groups)  # a plan may use other kernels
         if self.scaler.is_enabled() or not fused:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
             return
         norm = nn.utils.get_total_norm([value.grad for value in self.parameters if value.grad is not None])
-        # What torch's fused optimizers divide gradients by, and store; made for GradScaler.
+        # The divisor that torch's fused optimizers apply to gradients; meant for GradScaler.
         self.optimizer.grad_scale = ((norm + 1e-6) / self.settings.clip).clamp_min(1.0)  # type: ignore[attr-defined]
 
     def fit(
@@ -158,12 +158,12 @@ class Trainer:
         higher_is_better: bool,
         report: Callable[[dict[str, Any]], None],
     ) -> TrainResult:
-        """Run all steps; leaves the module with the weights to score.
+        """Do all steps; afterwards the module has the weights to score.
 
         Args:
-            batches: pairs of a batch on the device and its number of real tokens; ``grad_accum`` a step.
-            evaluate: the dev score of the module now; None without a dev split.
-            report: called with each point of the curve as it is made, and with progress in between.
+            batches: pairs of a batch on the device and its number of unpadded tokens; ``grad_accum`` per step.
+            evaluate: computes the dev score of the module; None without a dev split.
+            report: called with each point of the curve, and with the step in between.
         """
         fit, keeper = TrainResult(), _Keeper(self.module, higher_is_better)
         interval = max(1, self.steps // _CURVE_POINTS)
@@ -203,7 +203,7 @@ class Trainer:
         return any(bool(state[moment].any()) for moment in ("exp_avg", "exp_avg_sq") if moment in state)
 
     def _one(self, number: int, batches: Iterator[tuple[Batch, int]], fit: TrainResult, clock: _Clock) -> Tensor:
-        """One optimizer step under the clock; returns its mean loss, still on the device."""
+        """One timed optimizer step; returns its mean loss, on the device."""
         clock.start()
         losses, samples, tokens = [], 0, 0
         passes = [next(batches) for _ in range(self.settings.grad_accum)]
@@ -222,10 +222,10 @@ class Trainer:
 
 
 def shares(batches: Sequence[Batch]) -> list[float | Tensor]:
-    """What part each batch's mean loss has in that of all of them together, as one batch would have it.
+    """The weight of each batch's mean loss in the mean loss over all of them.
 
-    A class or number counts once a row, a text once a token that has a loss: a decoder's labels are compared one token
-    later, so its rows' first is none.
+    A class or number counts once per row, a text once per token with a loss: a decoder's labels are shifted by one, so
+    the first token of a row has none.
     """
     labels = [batch["labels"] for batch in batches]
     if len(batches) == 1:
@@ -240,7 +240,7 @@ def shares(batches: Sequence[Batch]) -> list[float | Tensor]:
 
 
 class _Keeper:
-    """Remembers the trainable weights with the best dev score, on the CPU."""
+    """Keeps a copy of the trainable weights with the best dev score, on the CPU."""
 
     def __init__(self, module: nn.Module, higher_is_better: bool) -> None:
         self.module, self.sign = module, 1 if higher_is_better else -1
@@ -249,7 +249,7 @@ class _Keeper:
         self.weights: dict[str, Tensor] = {}
 
     def offer(self, step: int, score: float, keep: bool) -> float | None:
-        """Keep the weights when this score is the best so far (the later of equals); returns a finite score."""
+        """Copy the weights when this score is the best so far (the later of equals); returns the score if finite."""
         if not math.isfinite(score):
             return None
         if keep and (self.best is None or self.sign * score >= self.sign * self.best):
@@ -258,7 +258,7 @@ class _Keeper:
         return score
 
     def restore(self, last: int) -> int:
-        """Put the kept weights back unless they are the last step's; returns the step they are from."""
+        """Restore the copied weights unless they are the last step's; returns the step they are from."""
         if not self.weights or self.step == last:
             return last
         with torch.no_grad():
@@ -290,9 +290,9 @@ class _Clock:
         return event
 
     def seconds(self) -> list[float]:
-        """Seconds of each step, without what was compiled in it."""
+        """Seconds of each step, without compilation."""
         if not self.cuda:
             return [end - begin - compiled for begin, end, compiled in self.marks]
         torch.cuda.synchronize()
-        # While the compiler works the device may still have work: then less than its time is between the events.
+        # The device may still be busy while the compiler runs: then the events are closer than the compilation took.
         return [max(begin.elapsed_time(end) / 1000 - compiled, 0.0) for begin, end, compiled in self.marks]

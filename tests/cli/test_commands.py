@@ -87,7 +87,7 @@ def test_second_run_does_nothing_and_a_new_seed_only_what_is_missing(
     assert len(before) == 2 and len(after) == 4
     assert all(after[path] == stamp for path, stamp in before.items())
     checks = [record["checks"]["seeds differ"] for record in records(tmp_path / "out")]  # type: ignore[index]
-    assert sorted(checks) == ["pass", "pass", *["skip: no other seed of this run is there"] * 2]
+    assert sorted(checks) == ["pass", "pass", *["skip: no run with another seed"] * 2]
 
 
 def test_same_seed_twice_is_bit_identical(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:

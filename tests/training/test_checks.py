@@ -78,7 +78,7 @@ def test_few_steps_are_enough_to_see_that_only_the_head_is_used(place):
 def test_training_what_no_output_depends_on_is_caught(place):
     record = place.run("idle", [BROKEN])
     assert record["checks"]["trained differs from untrained"].startswith("fail: outputs are identical")
-    assert record["checks"]["count equals formula"] == "skip: the method states no formula"
+    assert record["checks"]["count equals formula"] == "skip: the method has no formula"
     assert "merged equals unmerged" not in record["checks"]
 
 
