@@ -11,7 +11,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.setups import Setup, setups
 from bench.core import formatting
 from bench.report.html.escape import plot
 from bench.store.labels import groups, labels, ranked
@@ -19,7 +18,7 @@ from bench.store.record import Record
 
 if TYPE_CHECKING:
     from bench.analysis.analysis import Analysis
-    from bench.analysis.configurations import Group
+    from bench.analysis.configurations import Configuration, Group
 
 INKS = 8
 MOST_LABELS = 8  # more points or lines than this are named by a legend instead of beside them
@@ -64,17 +63,17 @@ class Scene:
     ordered: Sequence[Record]
     names: Mapping[str, str]
     slot: Mapping[str, int]
-    group: Group | None = None
+    group: Group
 
-    @functools.cached_property
-    def setups(self) -> list[Setup]:
+    @property
+    def configurations(self) -> Sequence[Configuration]:
         """The configurations, best first."""
-        return setups(self.ordered, self.names, self.group)
+        return self.group.configurations
 
     @functools.cached_property
     def shown(self) -> list[Record]:
         """The runs that the rows are of, in the order of all."""
-        there = {run["run_id"] for setup in self.setups for run in setup.runs}
+        there = {run["run_id"] for configuration in self.configurations for run in configuration.runs}
         return [run for run in self.ordered if run["run_id"] in there]
 
     @property
@@ -110,9 +109,11 @@ class Scene:
 def scenes(records: Sequence[Record], analysis: Analysis) -> list[Scene]:
     """The tasks and models of some records, each with its runs best first."""
     names, slot = labels(records), slots(records)
+    members = groups(records)
     return [
-        Scene(*key, ranked(members), names, slot, analysis.of(*key)) for key, members in groups(records).items()
-    ]  # fmt: skip
+        Scene(group.task, group.model, ranked(members[group.task, group.model]), names, slot, group)
+        for group in analysis.groups
+    ]
 
 
 def slots(records: Sequence[Record]) -> dict[str, int]:

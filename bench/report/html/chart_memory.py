@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.analysis.setups import Setup
+from bench.analysis.configurations import Configuration
 from bench.report.html.escape import plot
 from bench.store.record import PHASES, SPLIT
 
@@ -16,19 +16,19 @@ _LONGEST_LABEL = 26  # characters of a label beside a bar, on a phone
 Trace = dict[str, Any]
 
 
-def split(setups: Sequence[Setup]) -> tuple[str, list[Trace], dict[str, Any]]:
+def split(configurations: Sequence[Configuration]) -> tuple[str, list[Trace], dict[str, Any]]:
     """One stacked bar of megabytes for each configuration, best score at the top: note, traces, layout.
 
     Args:
-        setups: best first; a bar is the run whose peak the table shows, the largest of its seeds.
+        configurations: best first; a bar is the run whose peak the table shows, the largest of its seeds.
     """
     note = "Megabytes by kind of tensor, best score first."
     bars: dict[str, Mapping[str, Any]] = {}
     method: dict[str, str] = {}
-    for setup in setups:
-        parts = setup.highest["memory"]["train_peak"]
+    for one in configurations:
+        parts = one.highest["memory"]["train_peak"]
         if any(parts[part] is not None for part in SPLIT):
-            bars[setup.label], method[setup.label] = parts, setup.method
+            bars[one.label], method[one.label] = parts, one.method
     if len(bars) > _MOST_BARS:
         quota = max(1, _MOST_BARS // len(set(method.values())))
         note += f" The best {quota} of each method, of {len(bars)} configurations."
@@ -61,14 +61,16 @@ def split(setups: Sequence[Setup]) -> tuple[str, list[Trace], dict[str, Any]]:
     return note, traces, layout
 
 
-def phases(setups: Sequence[Setup], look: Mapping[str, Trace]) -> tuple[str, list[Trace], dict[str, Any]]:
+def phases(
+    configurations: Sequence[Configuration], look: Mapping[str, Trace]
+) -> tuple[str, list[Trace], dict[str, Any]]:
     """The peak of each phase, one line for each configuration: note, traces, layout.
 
     Args:
-        setups: best first; each is the run with the largest training peak of its seeds.
+        configurations: best first; each is the run with the largest training peak of its seeds.
         look: the marker and ink of a method, by its name.
     """
-    every = {setup.label: setup.highest for setup in setups}
+    every = {one.label: one.highest for one in configurations}
     chosen = {
         label: run
         for label, run in every.items()

@@ -17,12 +17,12 @@ _MOST_ROWS = 60
 def panel(scene: Scene) -> str:
     """The table, folded away: one row for each configuration, best first; empty where no memory was measured."""
     rows, kinds = [], set()
-    for setup in scene.setups:
-        needs = [(size, how) for run in setup.runs if (size := need(run)[0]) for how in [need(run)[1]]]
+    for one in scene.configurations:
+        needs = [(size, how) for run in one.runs if (size := need(run)[0]) for how in [need(run)[1]]]
         if needs:
             size, how = max(needs)
             kinds.add(how)
-            rows.append(_row(setup.label, size + CONTEXT_BYTES, how))
+            rows.append(_row(one.label, size + CONTEXT_BYTES, how))
     if not rows:
         return ""
     left = f" The best {_MOST_ROWS} of {len(rows)} configurations." if len(rows) > _MOST_ROWS else ""

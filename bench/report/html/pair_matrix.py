@@ -14,9 +14,9 @@ _MOST = 14  # rows and columns: what a page is wide enough for
 def panel(scene: Scene) -> str:
     """A table of row minus column; empty where no two configurations could be compared."""
     group = scene.group
-    if group is None or not any(pair.comparison for pair in group.pairs):
+    if not any(pair.comparison for pair in group.pairs):
         return ""
-    names = [one.label for one in group.configurations if one.runs]
+    names = [one.label for one in group.configurations if one.done]
     compared = {name for pair in group.pairs if pair.comparison for name in (pair.first, pair.second)}
     shown = [name for name in names if name in compared][:_MOST]
     heads = "".join(f'<th scope="col"><span>{text(name)}</span></th>' for name in shown)

@@ -10,7 +10,7 @@ _MOST = 5
 
 def sentences(group: Group) -> list[str]:
     """One sentence for each of the first ties with the best that were compared; plain text."""
-    best = next((one.label for one in group.configurations if one.runs), "")
+    best = next((one.label for one in group.configurations if one.done), "")
     ties = [pair for pair in group.pairs if best in (pair.first, pair.second) and pair.settling and pair.comparison]
     return [sentence(pair, group) for pair in ties[:_MOST]]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.analysis.configurations import Configuration
 from bench.analysis.measures import PEAK, TRAINED, Measure
-from bench.analysis.setups import Setup
 from bench.core import formatting
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
@@ -38,7 +38,10 @@ def _source(scene: Scene, source: str, figures: Sequence[Figure]) -> str:
 
 
 def _row(scene: Scene, figure: Figure) -> str:
-    ours = next((setup for setup in scene.setups if setup.method == figure.method and setup.score is not None), None)
+    ours = next(
+        (one for one in scene.configurations if one.method == figure.method and one.score is not None),
+        None,
+    )
     cells = (
         _score(scene, figure.score),
         _score(scene, None if figure.average or ours is None else ours.score),
@@ -50,8 +53,8 @@ def _row(scene: Scene, figure: Figure) -> str:
     return f"<tr><th scope=row>{text(figure.method)}</th>{''.join(f'<td>{text(cell)}</td>' for cell in cells)}</tr>"
 
 
-def _of(setup: Setup | None, measure: Measure) -> float | None:
-    return None if setup is None else setup.of(measure)
+def _of(one: Configuration | None, measure: Measure) -> float | None:
+    return None if one is None else one.of(measure)
 
 
 def _score(scene: Scene, value: float | None) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from bench.analysis.measures import BY_KEY
 from bench.core import formatting
 from bench.store.labels import groups, labels, mixed, model_title, of_another_version, ranked, tuned
-from bench.store.record import SPLIT, Record, failed_checks, had_concurrent_runs, main_value, scored, without_weights
+from bench.store.record import SPLIT, Record, check_names, failed_checks, had_concurrent_runs, main_value, scored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,28 +21,16 @@ if TYPE_CHECKING:
     from bench.analysis.analysis import Analysis
     from bench.analysis.configurations import Configuration, Group
 
-# Column of the frame → where it stands in the record; units are in the names.
-_MEASURES = {
-    "trainable": ("parameters", "trainable"),
-    "total": ("parameters", "total"),
-    "trainable_percent": ("parameters", "trainable_percent"),
-    "checkpoint_bytes": ("parameters", "checkpoint_bytes"),
-    "train_peak_bytes": ("memory", "train_peak_bytes"),
-    **{f"{part}_bytes": ("memory", "train_peak", part) for part in SPLIT},
-    "reserved_peak_bytes": ("memory", "reserved_peak_bytes"),
-    "inference_peak_bytes": ("memory", "inference_peak_bytes"),
-    "train_samples_per_second": ("speed", "train_samples_per_second"),
-    "train_tokens_per_second": ("speed", "train_tokens_per_second"),
-    "inference_samples_per_second": ("speed", "inference_samples_per_second"),
-    "inference_latency_ms": ("speed", "inference_latency_ms"),
-    "merged_inference_samples_per_second": ("speed", "merged_inference_samples_per_second"),
-    "merged_inference_latency_ms": ("speed", "merged_inference_latency_ms"),
-    "train_seconds": ("speed", "train_seconds"),
-    "eval_seconds": ("speed", "eval_seconds"),
-    "total_seconds": ("speed", "total_seconds"),
-    "steps": ("spec", "train", "steps"),
-    "lr": ("spec", "train", "lr"),
-}
+# Of the catalogue of measures, in the frame's order; units are in the names.
+_FRAME = (
+    *("trainable", "total", "trainable_percent", "checkpoint_bytes", "train_peak_bytes"),
+    *(f"{part}_bytes" for part in SPLIT),
+    *("reserved_peak_bytes", "inference_peak_bytes", "train_samples_per_second", "train_tokens_per_second"),
+    *("inference_samples_per_second", "inference_latency_ms"),
+    *("merged_inference_samples_per_second", "merged_inference_latency_ms"),
+    *("train_seconds", "eval_seconds", "total_seconds"),
+)
+_SETTINGS = ("steps", "lr")
 _COUNTS = ("trainable", "total", "steps")
 
 
@@ -76,15 +66,16 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         "score_name": [record["main_score"] for record in ordered],
         "stderr": [record["stderr"] for record in ordered],
         **{f"score.{name}": [record["scores"].get(name) for record in ordered] for name in scores},
-        **{name: [_at(record, path) for record in ordered] for name, path in _MEASURES.items()},
+        **{key: [BY_KEY[key].of(record) for record in ordered] for key in _FRAME},
+        **{name: [record["spec"]["train"][name] for record in ordered] for name in _SETTINGS},
         "checks_failed": [
             "; ".join(f"{name}: {why}" for name, why in failed_checks(record).items()) for record in ordered
         ],
         "run_id": [record["run_id"] for record in ordered],
         **{f"method.{name}": [record["spec"]["method"].get(name) for record in ordered] for name in hyper},
     }
-    whole = {name for name in _MEASURES if name in _COUNTS or name.endswith("_bytes")}
-    numbers = {"score", "stderr", *(f"score.{name}" for name in scores), *_MEASURES} - whole
+    whole = {name for name in columns if name in _COUNTS or name.endswith("_bytes")}
+    numbers = {"score", "stderr", *(f"score.{name}" for name in scores), *_FRAME, *_SETTINGS} - whole
     whole |= {f"method.{name}" for name in hyper if _whole(columns[f"method.{name}"])}
     made = {
         name: pd.Series(values, dtype="Int64" if name in whole else "float64" if name in numbers else None)
@@ -97,13 +88,6 @@ def _whole(values: Sequence[Any]) -> bool:
     return all(value is None or (isinstance(value, int) and not isinstance(value, bool)) for value in values)
 
 
-def _at(record: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = record
-    for name in path:
-        value = value[name]
-    return value
-
-
 @dataclasses.dataclass(frozen=True)
 class _Column:
     """A column of the terminal table: up to three header lines, and how a configuration fills a cell."""
@@ -113,32 +97,32 @@ class _Column:
     rank: int = 0  # 0 is always shown; where the width does not do, the highest rank goes first
 
 
-def _measured(head: str, write: Callable[[Record], str], rank: int = 0) -> _Column:
-    return _Column(head, lambda row: write(row.record), rank)
+def _measured(key: str, head: str, rank: int = 0, show: Callable[[float | None], str] | None = None) -> _Column:
+    """A column of the catalogue; a star marks speeds that concurrent runs lowered."""
+    measure = BY_KEY[key]
+    is_speed = measure.over is median
 
+    def cell(row: Configuration) -> str:
+        value = row.of(measure)
+        star = "*" if is_speed and value is not None and had_concurrent_runs(row.first) else ""
+        return (show or measure.show)(value) + star
 
-def _speed(head: str, name: str, rank: int) -> _Column:
-    def cell(record: Record) -> str:
-        value = record["speed"][name]
-        mark = "*" if value is not None and had_concurrent_runs(record) else ""
-        return formatting.significant(value) + mark
-
-    return _measured(head, cell, rank)
+    return _Column(head, cell, rank)
 
 
 _COLUMNS = (
-    _measured("peak\nmemory\nMB", lambda record: formatting.megabytes(record["memory"]["train_peak_bytes"])),
-    _measured("minus\nweights\nMB", lambda record: formatting.megabytes(without_weights(record))),
-    _measured("trained\nparams", lambda record: formatting.count(record["parameters"]["trainable"])),
-    _measured("of all\n%", lambda record: formatting.percent(record["parameters"]["trainable_percent"]).rstrip(" %")),
-    _speed("train\nsamples\nper s", "train_samples_per_second", 1),
-    _speed("infer\nsamples\nper s", "inference_samples_per_second", 3),
-    _speed("infer\nlatency\nms", "inference_latency_ms", 4),
-    _speed("merged\nsamples\nper s", "merged_inference_samples_per_second", 7),
-    _speed("merged\nlatency\nms", "merged_inference_latency_ms", 8),
-    _measured("check-\npoint", lambda record: formatting.size(record["parameters"]["checkpoint_bytes"]), 5),
-    _speed("train\ntime\ns", "train_seconds", 2),
-    _measured("checks", lambda record: _checks(record), 6),
+    _measured("train_peak_bytes", "peak\nmemory\nMB"),
+    _measured("minus_weights_bytes", "minus\nweights\nMB"),
+    _measured("trainable", "trained\nparams"),
+    _measured("trainable_percent", "of all\n%"),
+    _measured("train_samples_per_second", "train\nsamples\nper s", 1),
+    _measured("inference_samples_per_second", "infer\nsamples\nper s", 3),
+    _measured("inference_latency_ms", "infer\nlatency\nms", 4),
+    _measured("merged_inference_samples_per_second", "merged\nsamples\nper s", 7),
+    _measured("merged_inference_latency_ms", "merged\nlatency\nms", 8),
+    _measured("checkpoint_bytes", "check-\npoint", 5),
+    _measured("train_seconds", "train\ntime\ns", 2, formatting.significant),
+    _Column("checks", lambda row: _checks(row), 6),
 )
 COMPANY = "* measured with concurrent runs: other runs were active on this machine, which lowers speeds."
 _LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
@@ -171,8 +155,8 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
         if least > console.width:  # even score, memory and parameters do not fit: then lines wrap whole
             table.width = least
         console.print(table, crop=False, no_wrap=True, overflow="ignore")
-        rows = {row.label: row for row in group.configurations}
-        there = [run for run in members[(group.task, group.model)] if rows[names[run["run_id"]]].shows(run)]
+        shown = {run["run_id"] for row in group.configurations for run in row.runs}
+        there = [run for run in members[(group.task, group.model)] if run["run_id"] in shown]
         for line in doubts(there, names):
             console.print(Text(line, style="yellow"))
         for line in meanings(there, group, alpha):
@@ -216,7 +200,7 @@ def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list
     rows = group.configurations
     if any(row.group for row in rows):
         columns.append(_Column("group", lambda row: row.group or formatting.DASH))
-    if any(len(row.runs) + row.lost > 1 for row in rows):
+    if any(len(row.done) + row.lost_seeds > 1 for row in rows):
         columns.insert(0, _Column("seeds", _seeds))
     columns += _COLUMNS
     label = min(_LABEL_LEAST, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
@@ -258,7 +242,7 @@ def _cells(row: Configuration, columns: Sequence[_Column]) -> list[Text]:
     """A row's cells; Text throughout, because names and errors may hold what rich would read as markup."""
     from rich.text import Text
 
-    doubtful = "" if row.runs else "red"
+    doubtful = "" if row.done else "red"
     cells = [Text(formatting.clean(row.label), style=doubtful)]
     for column in columns:
         text = column.cell(row)
@@ -268,24 +252,22 @@ def _cells(row: Configuration, columns: Sequence[_Column]) -> list[Text]:
 
 
 def _score(row: Configuration, alpha: float) -> str:
-    record = row.record
     if row.estimate is None:
-        return str(record["status"]) if record["status"] != "ok" else formatting.DASH
-    text = formatting.score(record["main_score"], row.estimate.mean, row.half(alpha)).removesuffix(" %")
-    return text + (" !" if failed_checks(record) else "  ")
+        return str(row.first["status"]) if row.first["status"] != "ok" else formatting.DASH
+    text = formatting.score(row.first["main_score"], row.estimate.mean, row.half(alpha)).removesuffix(" %")
+    return text + (" !" if any(map(failed_checks, row.measured)) else "  ")
 
 
 def _seeds(row: Configuration) -> str:
-    total = len(row.runs) + row.lost
-    return f"{len(row.runs)} of {total}" if row.lost else str(total)
+    total = len(row.done) + row.lost_seeds
+    return f"{len(row.done)} of {total}" if row.lost else str(total)
 
 
-def _checks(record: Record) -> str:
-    if not record["checks"]:
-        return formatting.DASH
-    failed = len(failed_checks(record))
-    passed = sum(result == "pass" for result in record["checks"].values())
-    return f"{failed} fail !" if failed else f"{passed} pass"
+def _checks(row: Configuration) -> str:
+    passed, failed = check_names(row.measured)
+    if failed:
+        return f"{len(failed)} fail !"
+    return f"{len(passed)} pass" if any(run["checks"] for run in row.measured) else formatting.DASH
 
 
 def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:

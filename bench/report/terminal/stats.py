@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import stdev
+from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import pscp
 from bench.analysis.analysis import Analysis, Summary, over_tasks, rows
 from bench.analysis.configurations import Configuration, Group, Pair
+from bench.analysis.measures import TRAINED
 from bench.core import formatting
 from bench.store.record import Record, main_value
 
@@ -82,7 +83,7 @@ def _legend(tested: Sequence[Pair], group: Group, alpha: float) -> str:
     if any(pair.settling for pair in tested):
         said += " min. diff.: minimum detectable difference (80 % power); seeds, examples: how many in all,"
         said += " each with the other as it is, would show the difference seen (none: no number would)."
-    runs = {c.label: len(c.runs) for c in group.configurations}
+    runs = {c.label: len(c.done) for c in group.configurations}
     fewer = [
         f"{pair.first} and {pair.second} ({pair.comparison.seeds})"
         for pair in tested
@@ -121,14 +122,19 @@ def _penalised(group: Group, weights: pscp.Weights, console: Console) -> None:
 
 def penalised(configuration: Configuration, group: Group, weights: pscp.Weights) -> float | None:
     """PSCP of a configuration; None where it is not defined or something was not measured."""
-    record = configuration.record
-    compute: Mapping[str, Any] = record.get("compute") or {}
-    flops = [compute.get(name) for name in ("inference_flops", "base_inference_flops")]
-    costs = [record["parameters"]["trainable"], record["memory"]["train_peak_bytes"], *flops]
     score = None if configuration.estimate is None else configuration.estimate.mean
-    if score is None or score < 0 or not group.higher_is_better or any(cost is None for cost in costs):
+    trained, peak = configuration.of(TRAINED), configuration.peak
+    flops, base = (_mean_flops(configuration, name) for name in ("inference_flops", "base_inference_flops"))
+    if score is None or score < 0 or not group.higher_is_better:
         return None
-    return pscp.pscp(score, costs[0], costs[2] - costs[3], costs[1], weights)
+    if trained is None or peak is None or flops is None or base is None:
+        return None
+    return pscp.pscp(score, trained, flops - base, peak, weights)
+
+
+def _mean_flops(configuration: Configuration, name: str) -> int | None:
+    known = [value for run in configuration.measured if (value := (run.get("compute") or {}).get(name)) is not None]
+    return round(fmean(known)) if known else None
 
 
 def _summary(summary: Summary, analysis: Analysis, console: Console) -> None:
@@ -190,12 +196,12 @@ def _plain(c: Configuration, group: Group, alpha: float, weights: pscp.Weights |
         "label": c.label,
         "method": c.method,
         "seeds": list(c.seeds),
-        "lost": c.lost,
+        "lost": c.lost_seeds,
         "mean": found and found.mean,
         "half_interval": c.half(alpha),
         "covers": c.covers,
         "half_interval_over_seeds": found and found.half_over_seeds(alpha),
-        "sd_over_seeds": stdev(float(main_value(run) or 0.0) for run in c.runs) if len(c.runs) > 1 else None,
+        "sd_over_seeds": stdev(float(main_value(run) or 0.0) for run in c.done) if len(c.done) > 1 else None,
         "group": c.group or None,
         "tied_with": group.tied(c.label),
         "unpaired": c.unpaired or None,
