@@ -1,6 +1,6 @@
 """The change of one metric between two sides of a configuration, its noise, and whether chance explains it.
 
-- A score whose predictions are there on both sides, on the same examples: the paired tests of ``bench.statistics``
+- A score whose predictions are there on both sides, on the same examples: the paired tests of ``bench.analysis``
   (exact McNemar or paired bootstrap for one seed; seeds and examples together for several).
 - A score without: Welch's t over seeds, where both sides have two or more; for one seed its standard error over
   examples on both sides, as if these were other examples, which is too cautious where they are the same.

@@ -2,7 +2,7 @@
 
 A configuration is a method with its options, a task with its own, a model and how it is quantised, and the trainer's
 settings; its runs differ in the seed.
-Code versions, fingerprints and the device are left out: those are what a comparison is about, and are said beside it.
+Code versions, fingerprints and the device are left out: those are what a comparison is about, and are listed with it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Owner = tuple[str, str]  # method or task, and its name
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Two sides put beside each other.
+    """The matched configurations of two sides.
 
     Attributes:
         pairs: configurations that both sides have.
@@ -39,7 +39,7 @@ class Match:
 
 
 def match(first: Sequence[Record], second: Sequence[Record]) -> Match:
-    """Put the runs of two sides beside each other.
+    """Match the runs of two sides.
 
     An option that one side's version of a method or task does not know yet is not looked at, unless it tells two
     runs of the other side apart; it is named in the notes.

@@ -116,7 +116,7 @@ def passed_checks(record: Record) -> set[str]:
 
 
 def step_ratio(record: Record) -> float | None:
-    """The time of a training step in units of the reference work timed beside it; None when either is missing.
+    """The time of a training step in units of the reference work timed along with it; None when either is missing.
 
     Both are means without the slowest and fastest tenth, after warm-up. The reference is timed at even intervals
     among the steps, so that what takes part of the machine away takes the same part of both; a median or minimum
@@ -255,7 +255,8 @@ _CATALOGUE = (
     PEAK,
     *(_memory(f"{part}_bytes", part, "", "", _at("memory", "train_peak", part)) for part in SPLIT),
     _memory(
-        "minus_weights_bytes", "peak excl. weights", "minus weights", "training peak minus weights, MB", without_weights
+        *("minus_weights_bytes", "peak excl. weights", "peak excl. weights", "training peak excl. weights, MB"),
+        without_weights,
     ),
     _memory("reserved_peak_bytes", "reserved", "reserved", "reserved peak, MB"),
     THROUGHPUT,
@@ -266,7 +267,7 @@ _CATALOGUE = (
     TRAINED,
     Measure(
         "trainable_percent", "trained %", _at("parameters", "trainable_percent"), formatting.percent, EXACT,
-        head="of all", unit="%", show=_share,
+        head="trainable", unit="%", show=_share,
     ),
     Measure(
         "checkpoint_bytes", "checkpoint", _at("parameters", "checkpoint_bytes"), formatting.size, EXACT,

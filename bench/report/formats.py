@@ -1,7 +1,7 @@
 """The comparison table outside HTML: Markdown and LaTeX for people, CSV and JSON for programs.
 
-Markdown and LaTeX have one table per task and model, written as in the report, and below it what its figures mean and
-what makes them doubtful: a table is pasted elsewhere alone. CSV and JSON have one flat list of configurations with
+Markdown and LaTeX have one table per task and model, written as in the report, and below it what its values mean and
+which to treat with caution: a table is pasted elsewhere alone. CSV and JSON have one flat list of configurations with
 plain numbers, whose units are in the names; what was not measured is empty or null.
 """
 
@@ -137,10 +137,10 @@ def _markdown(found: Sequence[Scene]) -> str:
 
 
 def _notes(scene: Scene) -> list[str]:
-    """What stands below a scene's table."""
+    """The notes below a scene's table."""
     meant = meanings(scene.shown, scene.group, ALPHA)
     said = [*doubts(scene.shown, scene.names), *meant]
-    return [note.removeprefix("! ").removeprefix("* ") for note in said]  # there the mark stands in the table too
+    return [note.removeprefix("! ").removeprefix("* ") for note in said]  # there the mark is in the table too
 
 
 def _title(scene: Scene, escape: Callable[[str], str]) -> str:

@@ -26,7 +26,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
     Its status is ``interrupted``, which stays true should nobody fill it in; ``created_at`` is now.
 
     Args:
-        spec: what was asked for, as in the contract's ``spec``.
+        spec: the specification, as in the contract's ``spec``.
         run_id: 16 hex digits, the hash of the canonical spec.
     """
     return {
@@ -112,7 +112,7 @@ def had_concurrent_runs(record: Mapping[str, Any]) -> bool:
 
 
 def provenance_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides a run's score beside its settings: fingerprints of data and weights, versions of the code.
+    """What a run's score depends on besides its settings: fingerprints of data and weights, versions of the code.
 
     Runs that differ in it are not seeds of one configuration.
     """

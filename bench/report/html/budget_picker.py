@@ -66,7 +66,7 @@ def panel(scene: Scene, number: int) -> tuple[str, list[dict[str, Any]]]:
     elif kinds == {"tensors"}:
         basis = (
             "Memory is what tensors hold at the training peak. A GPU needs more than that: what the allocator "
-            "reserves beside it, and the CUDA context (about 0.5 GB)."
+            "reserves in addition, and the CUDA context (about 0.5 GB)."
         )
     else:
         basis = "Memory is what was reserved on CUDA, and where only tensors were counted, what they hold."

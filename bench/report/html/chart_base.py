@@ -36,7 +36,7 @@ class Chart:
     Attributes:
         key: short name, for files: ``pareto``, ``memory``.
         choices: axes that the reader may choose from, as the page's script takes them; empty for a fixed chart.
-        columns: figures of every point, by the key of a choice.
+        columns: values of every point, by the key of a choice.
     """
 
     key: str

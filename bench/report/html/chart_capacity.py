@@ -1,4 +1,4 @@
-"""Quality against trained parameters: one line per method over its ranks, and published figures beside them."""
+"""Quality against trained parameters: one line per method over its ranks, and published results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def chart(scene: Scene, published: Sequence[Figure] = ()) -> Chart:
     known = [figure for figure in published if figure.score is not None and figure.trainable]
     if traces and known:
         traces.append(_published(scene, known))
-        note += " Open diamonds: published figures, under other settings (see below)."
+        note += " Open diamonds: published results, under other settings (see below)."
     layout = {
         "xaxis": {"title": {"text": TRAINED.axis}, "type": "log", "tickformat": "~s", "dtick": 1},
         "yaxis": {"title": {"text": scene.score_title}},

@@ -43,7 +43,7 @@ def chart(scene: Scene) -> Chart:
     note = "Open points: trials on the dev split. " if tuned else ""
     note += "Full points: final scores, one per configuration." if several else ""
     if scene.dev[0] != scene.score_title:
-        # What the trials were judged by is another figure than the final score: they cannot share an axis.
+        # The trials were ranked by another metric than the final score: they cannot share an axis.
         traces = [trace for trace in traces if ("line" in trace) == tuned]
         note = f"Trials on the dev split, judged by {scene.dev[0]}." if tuned else note
     axis = scene.dev[0] if tuned else scene.score_title

@@ -22,7 +22,7 @@ def charts(scene: Scene, published: Sequence[Figure] = ()) -> list[Chart]:
 
     Args:
         scene: the runs, best first.
-        published: figures of the same model and task that others have published.
+        published: published results for the same model and task.
     """
     looks = {name: look(number) for name, number in scene.slot.items()}
     drawn = [

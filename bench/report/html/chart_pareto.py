@@ -1,4 +1,4 @@
-"""The trade-off chart: any two figures against each other, with the front of what nothing else beats.
+"""The trade-off chart: any two measures against each other, with the Pareto front.
 
 Drawn as score against peak memory; the page's script redraws it for the axes that the reader chooses.
 """
@@ -38,7 +38,7 @@ def chart(scene: Scene) -> Chart:
     note = "Dotted: Pareto front."
     if bars:
         note += " Bars: 95 % intervals of the score"
-        note += ", drawn from 0 to 100 %." if scene.score_scale == _PERCENT else "."
+        note += ", clipped to 0-100 %." if scene.score_scale == _PERCENT else "."
     return Chart("pareto", title, note, traces, layout, True, choices, columns)
 
 

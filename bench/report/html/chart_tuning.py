@@ -1,4 +1,4 @@
-"""Dev score against what was tuned beside the learning rate (``rates`` draws that): one chart per option."""
+"""Dev score against each tuned option other than the learning rate: one chart per option."""
 
 from __future__ import annotations
 

@@ -47,5 +47,5 @@ def _basis(kinds: set[str]) -> str:
     if kinds == {"reserved"}:
         reserved = "what the CUDA allocator reserved at the training peak"
         return f"At the batch of these runs: {reserved}, and {context}. A GB is 10⁹ bytes."
-    said = "where it was counted on a CPU (≥), the allocator needs more than that: bench plan replays its rules"
+    said = "where it was counted on a CPU (≥), the allocator needs more than that: bench plan simulates it"
     return f"At the batch of these runs: what the training peak holds, and {context}; {said}. A GB is 10⁹ bytes."

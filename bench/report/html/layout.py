@@ -33,10 +33,10 @@ def page(title: str, header: str, body: str, carried: Carried | None = None, sty
 
     Args:
         title: of the document, and its heading.
-        header: what stands below the heading, as HTML.
-        body: as HTML, escaped by whoever made it.
+        header: what follows the heading, as HTML.
+        body: as HTML, already escaped.
         carried: its script; None: nothing in the page runs.
-        style: rules beside the report's.
+        style: further rules.
     """
     live = carried is not None and carried.state is not None
     rules = policy(carried.script if carried else None, live)

@@ -1,7 +1,7 @@
 """What each method is: its formula, source and options, and the options that these runs used.
 
 The explanations come from outside (``bench.cli.describe.about`` reads the registry); for a method that nobody knows
-here, because its plugin is not installed, stands what its records say.
+here, because its plugin is not installed, its records are described.
 """
 
 from __future__ import annotations

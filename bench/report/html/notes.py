@@ -1,4 +1,4 @@
-"""The report's sentences: what the answer rests on, and what makes it doubtful. All return HTML."""
+"""The report's sentences: what the answer rests on, and what limits it. All return HTML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOW_TO_READ = (
     ),
     ("group", "Configurations that share a letter do not differ significantly (paired tests on the same examples)."),
     ("peak MB", "Most memory held by tensors at once while training, in megabytes (10⁶ bytes)."),
-    ("minus weights", "The same without the model's weights: the part that a method can change."),
+    ("peak excl. weights", "The same without the model's weights: the part that a method can change."),
     ("train samples/s", "Examples per second of optimizer steps alone, after warm-up, evaluation left out."),
     ("infer samples/s", "Examples per second when predicting in batches."),
     ("latency ms", "Milliseconds for one example on its own."),
@@ -33,7 +33,7 @@ HOW_TO_READ = (
         "A row shows the largest peak, the median speed and the mean of the rest; expand a row for single runs.",
     ),
     ("train time", "Time for all training steps, without loading and the final evaluation."),
-    ("checks", "Did the method do what it claims? A failed check puts the score beside it in doubt."),
+    ("checks", "Did the method do what it claims? Treat a score with a failed check with caution."),
 )
 
 
@@ -47,7 +47,7 @@ def rests_on(scene: Scene) -> list[str]:
     doubtful = [record for record in records if failed_checks(record)]
     if doubtful:
         which = join(brief({f"{names[record['run_id']]} ({', '.join(failed_checks(record))})" for record in doubtful}))
-        said.append(f"<strong>Checks failed</strong> for {which}: read those scores with doubt.")
+        said.append(f"<strong>Checks failed</strong> for {which}: treat those scores with caution.")
     elif checked:
         passed = sum(result == "pass" for result in checked)
         said.append(f"All {passed} checks passed ({len(checked) - passed} did not apply).")

@@ -41,7 +41,7 @@ def panel(scene: Scene) -> str:
 
 def _settling(group: Group) -> str:
     said = "".join(f"<li>{text(sentence)}" for sentence in sentences(group))
-    return f"<h4>What would settle a tie with the best</h4><ul>{said}</ul>" if said else ""
+    return f"<h4>Sample size needed to separate the ties with the best</h4><ul>{said}</ul>" if said else ""
 
 
 def _cell(scene: Scene, group: Group, row: str, column: str) -> str:

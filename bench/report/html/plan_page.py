@@ -44,7 +44,7 @@ def document(rows: Sequence[Row]) -> str:
     script = joined((asset("theme.js"), asset("unpack.js"), own))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     how = f'<section><h2>How to read it</h2><p class="rests">{text(notes(rows[0]))}</p></section>'
-    carried = Carried(script, drawn, "Charts need JavaScript; every figure of the plans is in the tables.")
+    carried = Carried(script, drawn, "Charts need JavaScript; all values are in the tables.")
     return page(heading, f"<p>Planned without weights {made} by tunebench</p>", f"{body}\n{how}", carried)
 
 

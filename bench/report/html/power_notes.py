@@ -1,4 +1,4 @@
-"""What it would take to tell apart what is tied with the best, in sentences."""
+"""Sample sizes needed to separate the ties with the best, in sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sentences(group: Group) -> list[str]:
 
 
 def sentence(pair: Pair, group: Group) -> str:
-    """What it would take to tell a tied pair apart.
+    """The sample size needed to separate a tied pair.
 
     Raises:
         ValueError: when the pair is settled or was not compared.
@@ -34,5 +34,5 @@ def sentence(pair: Pair, group: Group) -> str:
         if number is not None
     ]
     if ways:
-        return f"{seen}; {shows}. To find a difference as small as the one seen takes {' or '.join(ways)} in all."
-    return f"{seen}; {shows}. Neither more seeds nor more examples alone would find one as small as the one seen."
+        return f"{seen}; {shows}. To detect the observed difference: {' or '.join(ways)}."
+    return f"{seen}; {shows}. Neither more seeds nor more examples alone would detect the observed difference."

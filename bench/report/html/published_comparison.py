@@ -1,4 +1,4 @@
-"""Published figures beside the runs' own, each with its source and how its setting differs."""
+"""Published results next to the runs' own, each with its source and how its setting differs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _source(scene: Scene, source: str, figures: Sequence[Figure]) -> str:
     )
     cells = "".join(f"<th scope=col>{text(head)}</th>" for head in heads)
     return (
-        f'<details class="published"><summary><b>Published figures</b> <span>{text(source)}</span></summary>'
+        f'<details class="published"><summary><b>Published results</b> <span>{text(source)}</span></summary>'
         f"<p>Another setting, so no test of these runs:</p><ul>{differs}</ul>"
         f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody>'
         "</table></div></details>"

@@ -91,7 +91,7 @@ def _run(run: Record, shared: _Shared) -> list[tuple[str, str]]:
         ("Checks", _checks(checks)),
         ("Peaks", _peaks(run)),
         ("Times", _times(run)),
-        ("Trunk", _trunk(run)),
+        ("Frozen backbone", _frozen_backbone(run)),
         ("Run", f"{run['run_id']}, {text(run['created_at'])}"),
     ]
 
@@ -146,7 +146,7 @@ def _times(record: Record) -> str:
     return ", ".join(said)
 
 
-def _trunk(record: Record) -> str:
+def _frozen_backbone(record: Record) -> str:
     """Whether the frozen backbone's passes were shared with other runs, or its features kept."""
     shared, kept = record.get("shared"), record.get("trunk_cache")
     if shared:

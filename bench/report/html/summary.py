@@ -50,7 +50,7 @@ def _answer(scene: Scene) -> str:
             f"<strong>But over the seeds that both have, {those} {verb} better</strong>: give all the same seeds."
         )
     if best.doubts:
-        said.append("<strong>That score is in doubt: a check failed.</strong>")
+        said.append("<strong>Treat that score with caution: a check failed.</strong>")
     said.append(
         _trades(
             scene,

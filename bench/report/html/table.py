@@ -141,11 +141,11 @@ def _cell(value: float | None, shown_as: str) -> str:
 
 
 def _score(one: Configuration) -> str:
-    """The score and, in the same cell, whatever puts it in doubt or says why there is none."""
+    """The score and, in the same cell, which checks failed or why there is none."""
     if one.score is None:
         return _why(one.runs[0])
     value = formatting.score(one.first["main_score"], one.score, one.margin).removesuffix(" %")
-    note = _doubtful(sorted(one.doubts))
+    note = _failed(sorted(one.doubts))
     if one.lost:
         lost = ", ".join(sorted({status_of(run) for run in one.lost}))
         note += f" <small><strong>{len(one.lost)} of {len(one.runs)} runs lost:</strong> {text(lost)}</small>"
@@ -156,18 +156,18 @@ def _run_score(run: Record) -> str:
     if not scored(run):
         return _why(run)
     value = formatting.score(run["main_score"], main_value(run)).removesuffix(" %")
-    return f"{text(value)}{_doubtful(sorted(failed_checks(run)))}"
+    return f"{text(value)}{_failed(sorted(failed_checks(run)))}"
 
 
 def _why(run: Record) -> str:
     if run["status"] == "ok":
-        return "<strong>no score</strong> <small>its main score is no number</small>"
+        return "<strong>no score</strong> <small>its main score is NaN</small>"
     reason = formatting.first_line(run["error"]) or "no reason was recorded"
     return f"<strong>{text(status_of(run))}</strong> <small>{text(_short(reason))}</small>"
 
 
-def _doubtful(checks: Sequence[str]) -> str:
-    return f" <small><strong>doubtful:</strong> {text(_short(', '.join(checks)))}</small>" if checks else ""
+def _failed(checks: Sequence[str]) -> str:
+    return f" <small><strong>check failed:</strong> {text(_short(', '.join(checks)))}</small>" if checks else ""
 
 
 def _checks(runs: Sequence[Record]) -> str:

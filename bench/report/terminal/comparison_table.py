@@ -112,9 +112,9 @@ def _measured(key: str, head: str, rank: int = 0, show: Callable[[float | None],
 
 _COLUMNS = (
     _measured("train_peak_bytes", "peak\nmemory\nMB"),
-    _measured("minus_weights_bytes", "minus\nweights\nMB"),
+    _measured("minus_weights_bytes", "excl.\nweights\nMB"),
     _measured("trainable", "trained\nparams"),
-    _measured("trainable_percent", "of all\n%"),
+    _measured("trainable_percent", "train-\nable\n%"),
     _measured("train_samples_per_second", "train\nsamples\nper s", 1),
     _measured("inference_samples_per_second", "infer\nsamples\nper s", 3),
     _measured("inference_latency_ms", "infer\nlatency\nms", 4),
@@ -131,7 +131,7 @@ _LABEL_LEAST = 14  # a label folds below this many characters, so that numbers n
 def render(records: Sequence[Record], console: Console, analysis: Analysis | None = None) -> None:
     """Print one table per task and model, best score first: a row for each configuration, its seeds together.
 
-    Below it stands what its intervals cover and what casts doubt on a score. On a narrow console the columns of least
+    Below it: what its intervals cover, failed checks and lost runs. On a narrow console the columns of least
     weight are left out and named; score, memory and parameters stay.
 
     Args:
@@ -176,17 +176,15 @@ def covered(group: Group, alpha: float) -> list[str]:
     from bench.analysis import configurations
 
     said = {
-        configurations.BOTH: "other seeds and other examples of this kind",
-        configurations.EXAMPLES: "other examples of this kind, for the one model that was trained: one seed, so how "
-        "much seeds vary is not in it",
-        configurations.SEEDS: "other seeds on the same examples",
+        configurations.BOTH: "seeds and test examples",
+        configurations.EXAMPLES: "test examples only (one seed, so no seed variance)",
+        configurations.SEEDS: "seeds only (the same test examples)",
     }
     found = list(dict.fromkeys(c.covers for c in group.configurations if c.covers))
     lines = []
     if found:
-        start = f"± is half a {100 * (1 - alpha):g} % interval"
-        parts = [said[cover] for cover in found]
-        lines.append(f"{start}; it covers {parts[0]}" + (f" ({found[0]}), or {parts[1]}" if parts[1:] else "") + ".")
+        over = ", or ".join(said[cover] for cover in found)
+        lines.append(f"± is half a {100 * (1 - alpha):g} % interval over {over}.")
     if any(c.group for c in group.configurations):
         lines.append("Methods that share a letter do not differ significantly (pairs: bench stats).")
     return lines
@@ -271,7 +269,7 @@ def _checks(row: Configuration) -> str:
 
 
 def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
-    """What casts doubt on a table, a sentence each: failed checks, runs without a score, data or weights that differ.
+    """The warnings of a table, a sentence each: failed checks, runs without a score, data or weights that differ.
 
     Args:
         ordered: the records of one task and model.
@@ -284,7 +282,7 @@ def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
             found.setdefault(f"check failed, {name}: {formatting.first_line(why)}", []).append(who)
         if not scored(record):
             reason = formatting.first_line(record["error"]) or "no reason was recorded"
-            said = "its main score is no number" if record["status"] == "ok" else f"{record['status']}: {reason}"
+            said = "its main score is NaN" if record["status"] == "ok" else f"{record['status']}: {reason}"
             found.setdefault(said, []).append(who)
     lines = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
     for what, prints in mixed(ordered).items():

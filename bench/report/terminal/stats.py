@@ -81,8 +81,8 @@ def _legend(tested: Sequence[Pair], group: Group, alpha: float) -> str:
     said += ", p baseline over those with the baseline alone" if group.baseline else ""
     said += f"; tied: p Holm above {alpha:g}."
     if any(pair.settling for pair in tested):
-        said += " min. diff.: minimum detectable difference (80 % power); seeds, examples: how many in all,"
-        said += " each with the other as it is, would show the difference seen (none: no number would)."
+        said += " min. diff.: minimum detectable difference (80 % power); seeds, examples: needed to"
+        said += " detect the observed difference (none: no number is enough)."
     runs = {c.label: len(c.done) for c in group.configurations}
     fewer = [
         f"{pair.first} and {pair.second} ({pair.comparison.seeds})"
