@@ -21,6 +21,7 @@ from bench.store.store import Store
 from bench.sweep.executors.select import WorkerPrewarm, opener
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
+    from bench.analysis.analysis import Analysis
     from bench.sweep.scheduler import Options, Sweep
 
 
@@ -29,26 +30,33 @@ def run(arguments: argparse.Namespace) -> int:
     asked = run_request.merged(arguments)
     if asked[0].get("dry_run"):
         return _dry_run(asked)
-    chosen, store = compare(asked, command=True)
-    _show(chosen, store, bool(asked[0].get("json")))
+    with WorkerPrewarm(asked, Path(asked[0].get("out", DEFAULT_OUT))) as ahead:
+        chosen, store, analysis = _compare(asked, ahead, command=True)
+    _show(chosen, store, analysis, bool(asked[0].get("json")))
     return _verdict(chosen)
 
 
-def compare(asked: list[dict[str, Any]], command: bool = False) -> tuple[list[Record], Store]:
+def compare(asked: list[dict[str, Any]]) -> tuple[list[Record], Store]:
     """Do what is missing of some requests, write the report, and return the plan's records.
 
     Args:
         asked: flags by name, once per experiment; where and how to run is taken from the first.
-        command: whether this process is the command's own, in which nothing else has made objects.
 
     Raises:
         RequestError: when a request is wrong, before anything is run.
     """
     with WorkerPrewarm(asked, Path(asked[0].get("out", DEFAULT_OUT))) as ahead:
-        return _compare(asked, ahead, command)
+        return _compare(asked, ahead, command=False)[:2]
 
 
-def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -> tuple[list[Record], Store]:
+def _compare(
+    asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool
+) -> tuple[list[Record], Store, Analysis | None]:
+    """The plan's records, their store, and their analysis where the report's is the same.
+
+    Args:
+        command: whether this process is the command's own, in which nothing else has made objects.
+    """
     with gc_paused(lasting=command):  # mostly imports: a fifth of their time would go into looking for cycles
         from bench.sweep import plan_snapshot
 
@@ -58,9 +66,12 @@ def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -
         _tell(work)
     store = Store(out)
     sweep = _sweep(asked, work, options, store, ahead)
-    for folder in (store, sweep.trials) if work.tuned else (store,):
-        folder.prepare()
-        _warn(folder.records()[1])
+    store.prepare()
+    records, warnings = store.records()
+    _warn(warnings)
+    if work.tuned:
+        sweep.trials.prepare()
+        _warn(sweep.trials.records()[1])
     _warn([said] if (said := store.warning()) else [])
     todo = sweep.missing()
     with gc_paused(lasting=command):
@@ -74,11 +85,16 @@ def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -
     try:
         plan_snapshot.write(store.folder, asked, work.plain, work.tuned)
         sweep.run()
+        from bench.analysis.analysis import analyse
         from bench.cli.report import extras
         from bench.report.build import build
 
-        records, warnings = store.records()
-        build(records, store.folder / "report.html", extras(records, store.folder, options.plugins))
+        if todo:
+            records, warnings = store.records()
+            _warn(warnings)
+        analysis = analyse(records, store.folder)
+        shown = extras(records, store.folder, options.plugins)
+        build(records, store.folder / "report.html", dataclasses.replace(shown, analysis=analysis))
     except OSError as error:
         why = error.strerror or str(error)
         raise RequestError(
@@ -86,9 +102,9 @@ def _compare(asked: list[dict[str, Any]], ahead: WorkerPrewarm, command: bool) -
         ) from error
     finally:
         watcher.close()
-    _warn(warnings)
     wanted = {spec.run_id for spec in sweep.wanted()}
-    return [record for record in records if record["run_id"] in wanted], store
+    chosen = [record for record in records if record["run_id"] in wanted]
+    return chosen, store, analysis if len(chosen) == len(records) else None
 
 
 def _sweep(
@@ -201,7 +217,7 @@ def _dry_run(asked: list[dict[str, Any]]) -> int:
     return 0
 
 
-def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
+def _show(chosen: list[Record], store: Store, analysis: Analysis | None, as_json: bool) -> None:
     from bench.report.terminal import comparison_table
 
     if as_json:
@@ -210,7 +226,7 @@ def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
     else:
         from bench.analysis.analysis import analyse
 
-        comparison_table.render(chosen, Console(), analyse(chosen, store.folder))
+        comparison_table.render(chosen, Console(), analysis or analyse(chosen, store.folder))
     (sys.stderr if as_json else sys.stdout).write(f"Report: {store.folder / 'report.html'}\n")
 
 

@@ -13,9 +13,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from bench.analysis.analysis import Analysis, analyse
 from bench.analysis.configurations import ALPHA, Configuration
 from bench.analysis.measures import MEASURES, Measure, measured
 from bench.core import formatting
@@ -27,17 +27,15 @@ from bench.store.record import Record
 FORMATS = ("md", "csv", "json", "latex")
 
 
-def write(records: Sequence[Record], kind: str, folder: Path | None = None) -> str:
+def write(records: Sequence[Record], kind: str, analysis: Analysis | None = None) -> str:
     """The table of some records as text that ends with a newline.
 
     Args:
         records: of any tasks and models.
         kind: one of ``FORMATS``.
-        folder: the store's, for the predictions that rank groups are told from.
+        analysis: of these records; without it, nothing is paired.
     """
-    from bench.analysis.analysis import analyse
-
-    found = scenes(records, analyse(records, folder))
+    found = scenes(records, analysis or analyse(records, None))
     return {"md": _markdown, "csv": _csv, "json": _json, "latex": _latex}[kind](found)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.analysis.analysis import analyse
 from bench.report import published
 from bench.report.html import (
     across_tasks,
@@ -32,9 +33,7 @@ from bench.store.record import Record
 
 def document(records: Sequence[Record], extras: Extras) -> str:
     """Return the whole report as HTML, with its styles, its script and plotly inside."""
-    from bench.analysis.analysis import analyse
-
-    analysis = analyse(records, extras.folder)
+    analysis = extras.analysis or analyse(records, extras.folder)
     parts = scenes(records, analysis)
     heading = extras.title or _title(parts)
     drawn = _Drawn()
