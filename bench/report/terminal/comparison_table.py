@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.analysis.measures import BY_KEY
 from bench.core import formatting
+from bench.report.terminal import grid
 from bench.store.labels import groups, labels, mixed, model_title, of_another_version, ranked, tuned
 from bench.store.record import SPLIT, Record, check_names, failed_checks, had_concurrent_runs, main_value, scored
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from bench.analysis.analysis import Analysis
@@ -125,7 +125,6 @@ _COLUMNS = (
     _Column("checks", lambda row: _checks(row), 6),
 )
 COMPANY = "* measured with concurrent runs: other runs were active on this machine, which lowers speeds."
-_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
 def render(records: Sequence[Record], console: Console, analysis: Analysis | None = None) -> None:
@@ -149,12 +148,10 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
     members = groups(records)
     for group in (analysis or analyse(records, None)).groups:
         alpha = analysis.alpha if analysis else 0.05
-        columns, hidden, least = _choose(group, alpha, console.width)
-        table = _table(group, columns)
+        columns, hidden = _choose(group, alpha, console.width)
         console.print(Text(f"\n{formatting.clean(group.task)} on {formatting.clean(group.model)}", style="bold"))
-        if least > console.width:  # even score, memory and parameters do not fit: then lines wrap whole
-            table.width = least
-        console.print(table, crop=False, no_wrap=True, overflow="ignore")
+        heads = ["method", *(column.head for column in columns)]
+        grid.show(console, heads, [_cells(row, columns) for row in group.configurations])
         shown = {run["run_id"] for row in group.configurations for run in row.runs}
         there = [run for run in members[(group.task, group.model)] if run["run_id"] in shown]
         for line in doubts(there, names):
@@ -190,8 +187,8 @@ def covered(group: Group, alpha: float) -> list[str]:
     return lines
 
 
-def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list[str], int]:
-    """Choose a group's columns for a width; also the headers of those left out, and the width they need."""
+def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list[str]]:
+    """Choose a group's columns for a width; also the headers of those left out."""
     head = formatting.clean(group.score or "score")
     unit = ("% " if formatting.is_share(head) else "") + ("↑" if group.higher_is_better else "↓")
     columns = [_Column(f"{head}\n{unit}", lambda row: _score(row, alpha))]
@@ -201,39 +198,16 @@ def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list
     if any(len(row.done) + row.lost_seeds > 1 for row in rows):
         columns.insert(0, _Column("seeds", _seeds))
     columns += _COLUMNS
-    label = min(_LABEL_LEAST, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
+    label = grid.label_width(["method", *(row.label for row in rows)])
+    wide = {column.head: grid.width([column.head, *map(column.cell, rows)]) + 2 for column in columns}
     hidden: list[str] = []
-    while (least := label + sum(_width(column, rows) + 2 for column in columns)) > width:
+    while label + sum(wide[column.head] for column in columns) > width:
         last = max(columns, key=lambda column: column.rank)
         if last.rank == 0:
             break
         columns.remove(last)
         hidden.insert(0, last.head.replace("-\n", "").replace("\n", " "))
-    return columns, hidden, least
-
-
-def _table(group: Group, columns: Sequence[_Column]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    def head(text: str) -> Text:
-        return Text("\n" * (2 - text.count("\n")) + text)
-
-    rows = group.configurations
-    label = min(_LABEL_LEAST, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column(head("method"), overflow="fold", min_width=label)
-    for column in columns:
-        table.add_column(head(column.head), justify="right", no_wrap=True, min_width=_width(column, rows))
-    for row in rows:
-        table.add_row(*_cells(row, columns))
-    return table
-
-
-def _width(column: _Column, rows: Sequence[Configuration]) -> int:
-    cells = [column.cell(row) for row in rows]
-    return max(len(line) for text in (column.head, *cells) for line in text.split("\n"))
+    return columns, hidden
 
 
 def _cells(row: Configuration, columns: Sequence[_Column]) -> list[Text]:

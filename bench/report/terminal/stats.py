@@ -11,12 +11,11 @@ from bench.analysis.analysis import Analysis, Summary, over_tasks, rows
 from bench.analysis.configurations import Configuration, Group, Pair
 from bench.analysis.measures import TRAINED
 from bench.core import formatting
+from bench.report.terminal import grid
 from bench.store.record import Record, main_value
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
 def show(records: Sequence[Record], analysis: Analysis, console: Console, weights: pscp.Weights | None) -> None:
@@ -41,7 +40,7 @@ def _pairs(group: Group, analysis: Analysis, console: Console) -> None:
         heads += ["p baseline"] if group.baseline else []
         heads += ["", "min. diff.", "seeds", "examples"]
         ordered = sorted(tested, key=lambda pair: group.baseline not in (pair.first, pair.second))
-        _grid(console, heads, [_pair(pair, group) for pair in ordered], words=2)
+        _grid(console, heads, [_pair(pair, group) for pair in ordered], labels=2)
         _say(console, _legend(tested, group, analysis.alpha), style="dim")
     reasons: dict[str, list[str]] = {}
     for pair in group.pairs:
@@ -147,7 +146,7 @@ def _summary(summary: Summary, analysis: Analysis, console: Console) -> None:
              "" if row.half is None else summary.written(row.half), "yes" if row.label in summary.front else ""]
             for row in summary.rows
         ]  # fmt: skip
-        _grid(console, heads, table, words=1)
+        _grid(console, heads, table, labels=1)
         if summary.scale is not None:
             front = "front: not beaten in average score, peak memory, throughput and parameters at once."
             _say(console, front, style="dim")
@@ -229,27 +228,10 @@ def _needed(number: int | None) -> str:
     return "none" if number is None else f"{number:,}"
 
 
-def _grid(console: Console, heads: Sequence[str], cells: Sequence[Sequence[str]], words: int) -> None:
-    """A table whose first columns are words; Text throughout, as labels may hold what rich would read as markup."""
-    from rich import box
-    from rich.table import Table
+def _grid(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]], labels: int) -> None:
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
-    least = 0
-    for index, head in enumerate(heads):
-        width = max(len(head), *(len(formatting.clean(row[index])) for row in cells))
-        if index < words:
-            width = min(_LABEL_LEAST, width)
-            table.add_column(Text(head), overflow="fold", min_width=width)
-        else:
-            table.add_column(Text(head), justify="right", no_wrap=True, min_width=width)
-        least += width + 2
-    for row in cells:
-        table.add_row(*(Text(formatting.clean(cell)) for cell in row))
-    if least > console.width:  # wider than the console where the numbers do not fit: then lines wrap whole
-        table.width = least
-    console.print(table, crop=False, no_wrap=True, overflow="ignore")
+    grid.show(console, heads, [[Text(formatting.clean(cell)) for cell in row] for row in rows], labels)
 
 
 def _say(console: Console, line: str, style: str = "") -> None:
