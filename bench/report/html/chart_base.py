@@ -133,6 +133,51 @@ def scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
+def bars(
+    sizes: Sequence[tuple[str, str, Sequence[float | None]]],
+    names: Sequence[str],
+    hover: str,
+) -> tuple[list[Trace], dict[str, Any]]:
+    """Stacked horizontal bars, the first at the top: traces and layout.
+
+    Bars are at numbers and the axis names them: two labels may be the same once cut short.
+
+    Args:
+        sizes: name, ink and one value per bar, for each part of a bar.
+        names: of the bars.
+        hover: how a value is shown, as plotly's template: ``%{x:,.1f} MB``.
+    """
+    places = list(range(len(names)))
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": part,
+            "y": places,
+            "x": list(values),
+            "hovertext": [plot(name) for name in names],
+            "hovertemplate": f"%{{hovertext}}<br>{part} {hover}<extra></extra>",
+            "meta": {"ink": ink},
+        }
+        for part, ink, values in sizes
+    ]
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "height": 120 + 34 * len(names),
+        "xaxis": {"rangemode": "tozero"},
+        "yaxis": rows_axis(names),
+    }
+    return traces, layout
+
+
+def rows_axis(names: Sequence[str]) -> dict[str, Any]:
+    """A vertical axis of named rows, the first at the top."""
+    shown = [plot(name, LONGEST_LABEL) for name in names]
+    ticks = {"tickvals": list(range(len(names))), "ticktext": shown, "range": [len(names) - 0.5, -0.5]}
+    return {**ticks, "automargin": True, "showgrid": False}
+
+
 def padded(values: Sequence[float], part: float) -> list[float]:
     """An axis range with a margin of a part of its length on either side."""
     low, high = min(values), max(values)

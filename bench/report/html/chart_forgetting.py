@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from bench.analysis.configurations import Configuration
-from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, look
+from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, look, rows_axis
 from bench.report.html.escape import plot
 
 _MOST_BARS = 40
@@ -45,18 +45,12 @@ def chart(scene: Scene) -> Chart:
                     "meta": {"ink": look(number)["meta"]["ink"]},
                 }
             )
-    ticks = {"tickvals": list(range(len(known))), "range": [len(known) - 0.5, -0.5]}
     layout = {
         "barmode": "overlay",
         "bargap": 0.4,
         "height": 120 + 30 * len(known),
         "showlegend": False,
         "xaxis": {"title": {"text": "nats per token"}},
-        "yaxis": {
-            **ticks,
-            "ticktext": [plot(one.label, LONGEST_LABEL) for one, _ in known],
-            "automargin": True,
-            "showgrid": False,
-        },
+        "yaxis": rows_axis([one.label for one, _ in known]),
     }
     return Chart("forgetting", "Forgetting", note, traces, layout)

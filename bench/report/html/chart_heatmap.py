@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.analysis.configurations import Configuration
 from bench.core import formatting
-from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace
+from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, rows_axis
 from bench.report.html.escape import plot
 
 _MOST_ROWS = 24  # with more labels than this, a method is shown by its best configuration per task
@@ -56,13 +56,7 @@ def _chart(model: str, tasks: Mapping[str, Sequence[Configuration]]) -> Chart:
             "side": "top",
             "showgrid": False,
         },
-        "yaxis": {
-            "tickvals": list(range(len(rows))),
-            "ticktext": [plot(row, LONGEST_LABEL) for row in rows],
-            "range": [len(rows) - 0.5, -0.5],
-            "automargin": True,
-            "showgrid": False,
-        },
+        "yaxis": rows_axis(rows),
     }
     return Chart("heatmap", f"Methods and tasks on {plot(model)}", note, [trace], layout, wide=True)
 

@@ -6,6 +6,7 @@ from bench.core import formatting
 from bench.report.html.budget_picker import need
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
+from bench.report.html.layout import plain_table
 
 SIZES_GB = (8, 16, 24, 40, 80)
 GB = 10**9  # bytes, as bench plan --budget counts; cards sold as so many have a little more, or less
@@ -26,20 +27,17 @@ def panel(scene: Scene) -> str:
     if not rows:
         return ""
     left = f" The best {_MOST_ROWS} of {len(rows)} configurations." if len(rows) > _MOST_ROWS else ""
-    heads = "".join(f'<th scope="col">{size} GB</th>' for size in SIZES_GB)
+    heads = ["method", "needs", *(f"{size} GB" for size in SIZES_GB)]
     return (
         f'<details class="gpus"><summary><b>Fits in {" / ".join(map(str, SIZES_GB))} GB?</b></summary>'
-        f"<p>{_basis(kinds)}{left}</p>"
-        f'<div class="wide" tabindex="0"><table class="plain"><thead><tr><th scope="col">method</th>'
-        f'<th scope="col">needs</th>{heads}</tr></thead><tbody>'
-        f"{''.join(rows[:_MOST_ROWS])}</tbody></table></div></details>"
+        f"<p>{_basis(kinds)}{left}</p>{plain_table(heads, rows[:_MOST_ROWS])}</details>"
     )
 
 
-def _row(label: str, needed: float, how: str) -> str:
-    cells = "".join(f"<td>{'yes' if needed <= size * GB else 'no'}</td>" for size in SIZES_GB)
+def _row(label: str, needed: float, how: str) -> list[str]:
     least = "≥ " if how == "tensors" else ""
-    return f'<tr><th scope="row">{text(label)}</th><td>{least}{formatting.size(needed)}</td>{cells}</tr>'
+    fits = ("yes" if needed <= size * GB else "no" for size in SIZES_GB)
+    return [text(label), f"{least}{formatting.size(needed)}", *fits]
 
 
 def _basis(kinds: set[str]) -> str:

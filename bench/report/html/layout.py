@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,3 +71,21 @@ def page(title: str, header: str, body: str, carried: Carried | None = None, sty
 {end}</body>
 </html>
 """
+
+
+def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], label: str = "") -> str:
+    """A table that does not sort; the first cell of a row is its heading.
+
+    Args:
+        heads, rows: cells as HTML.
+        label: what a screen reader calls it.
+    """
+    named = f' role="region" aria-label="{label}"' if label else ""
+    head = "".join(f"<th scope=col>{cell}</th>" for cell in heads)
+    body = "".join(
+        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>" for first, *rest in rows
+    )
+    return (
+        f'<div class="wide" tabindex="0"{named}><table class="plain"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -9,6 +9,7 @@ from bench.analysis.measures import PEAK, TRAINED, Measure
 from bench.core import formatting
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
+from bench.report.html.layout import plain_table
 from bench.report.published import Figure
 
 
@@ -24,25 +25,23 @@ def _source(scene: Scene, source: str, figures: Sequence[Figure]) -> str:
     average = any(figure.average for figure in figures)
     score = f"{scene.score_name or 'score'}{', average' if average else ''}"
     heads = ("method", f"{score} there", "here", "trained there", "here", "peak there", "here")
-    rows = "".join(_row(scene, figure) for figure in figures)
+    table = plain_table([text(head) for head in heads], [_row(scene, figure) for figure in figures])
     differs = "".join(
         f"<li>{text(said)}" for said in dict.fromkeys(note for figure in figures for note in figure.differs)
     )
-    cells = "".join(f"<th scope=col>{text(head)}</th>" for head in heads)
     return (
         f'<details class="published"><summary><b>Published results</b> <span>{text(source)}</span></summary>'
-        f"<p>Another setting, so no test of these runs:</p><ul>{differs}</ul>"
-        f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody>'
-        "</table></div></details>"
+        f"<p>Another setting, so no test of these runs:</p><ul>{differs}</ul>{table}</details>"
     )
 
 
-def _row(scene: Scene, figure: Figure) -> str:
+def _row(scene: Scene, figure: Figure) -> list[str]:
     ours = next(
         (one for one in scene.configurations if one.method == figure.method and one.score is not None),
         None,
     )
     cells = (
+        figure.method,
         _score(scene, figure.score),
         _score(scene, None if figure.average or ours is None else ours.score),
         formatting.count(figure.trainable),
@@ -50,7 +49,7 @@ def _row(scene: Scene, figure: Figure) -> str:
         formatting.size(figure.train_peak_bytes),
         formatting.size(_of(ours, PEAK)),
     )
-    return f"<tr><th scope=row>{text(figure.method)}</th>{''.join(f'<td>{text(cell)}</td>' for cell in cells)}</tr>"
+    return [text(cell) for cell in cells]
 
 
 def _of(one: Configuration | None, measure: Measure) -> float | None:
