@@ -15,7 +15,8 @@ from typing import Any
 
 from bench.analysis import multiple_testing, paired_tests, power, predictions
 from bench.analysis.across_tasks import Measures, Overall, front, overall
-from bench.analysis.configurations import ALPHA, Configuration, Group, Pair, gather, lower_is_better, measures
+from bench.analysis.configurations import ALPHA, Configuration, Group, Pair, gather, lower_is_better
+from bench.analysis.measures import PEAK, THROUGHPUT, TRAINED
 from bench.core import formatting
 from bench.core.errors import RequestError, unknown
 from bench.store.labels import differing, groups, labels, with_tuned_marked
@@ -53,10 +54,10 @@ def analyse(
     """
     names = labels(records)
     found = []
-    for (task, model), members in groups(records).items():
-        configurations, notes = gather(members, names, folder)
+    for key, members in groups(records).items():
+        configurations, notes = gather(key, members, names, folder)
         chosen = _baseline(configurations, baseline)
-        found.append(_group((task, model), configurations, chosen, (alpha, notes)))
+        found.append(_group(key, configurations, chosen, (alpha, notes)))
     if baseline is not None and not any(group.baseline for group in found):
         known = sorted({name for group in found for c in group.configurations for name in (c.label, c.method)})
         raise RequestError(unknown("baseline", baseline, known), code="invalid-value")
@@ -66,8 +67,8 @@ def analyse(
 def _baseline(configurations: Sequence[Configuration], wanted: str | None) -> str | None:
     if wanted is None:
         return None
-    exact = [c.label for c in configurations if c.label == wanted and c.runs]
-    named = exact or [c.label for c in configurations if c.method == wanted and c.runs]
+    exact = [c.label for c in configurations if c.label == wanted and c.done]
+    named = exact or [c.label for c in configurations if c.method == wanted and c.done]
     if len(named) > 1:
         raise RequestError(
             f"--baseline: '{wanted}' has {len(named)} configurations; name one of them: "
@@ -84,19 +85,19 @@ def _group(
     settings: tuple[float, list[str]],
 ) -> Group:
     alpha, notes = settings
-    ranked = [c for c in configurations if c.runs]
+    ranked = [c for c in configurations if c.done]
     compared = ranked[:MOST_PAIRED] + [c for c in ranked[MOST_PAIRED:] if c.label == baseline]
     if len(compared) < len(ranked):
         notes = [*notes, f"only the best {MOST_PAIRED} of {len(ranked)} configurations were compared pair by pair"]
-    lower = lower_is_better([run for c in ranked for run in c.runs])
+    lower = lower_is_better([run for c in ranked for run in c.done])
     pairs = _pairs(compared, baseline, alpha, lower)
     lettered = multiple_testing.all_compared(
         [c.label for c in compared], {(p.first, p.second) for p in pairs if p.comparison}
     )
     different = {(pair.first, pair.second) for pair in pairs if pair.different}
     marks = multiple_testing.letters(lettered, {pair for pair in different if set(pair) <= set(lettered)})
-    records = [run for c in ranked for run in c.runs]
-    measured = {c.label: measures(c) for c in ranked}
+    records = [run for c in ranked for run in c.done]
+    measured = {c.label: _costs(c) for c in ranked}
     return Group(
         *key,
         score=next((str(run["main_score"]) for run in records), None),
@@ -107,6 +108,11 @@ def _group(
         baseline=baseline,
         notes=tuple(notes),
     )
+
+
+def _costs(c: Configuration) -> Measures:
+    """The values that the Pareto front is drawn in."""
+    return Measures(c.estimate.mean if c.estimate else None, c.of(PEAK), c.of(THROUGHPUT), c.of(TRAINED))
 
 
 def _pairs(compared: Sequence[Configuration], baseline: str | None, alpha: float, lower: bool) -> list[Pair]:
@@ -133,7 +139,7 @@ def _pair(first: Configuration, second: Configuration, alpha: float, lower: bool
     if not common:
         listed = [", ".join(map(str, c.samples)) for c in (first, second)]
         return Pair(first.label, second.label, None, f"they have no seed in common ({listed[0]} and {listed[1]})")
-    if reason := predictions.unlike((first.runs[0], first.references), (second.runs[0], second.references)):
+    if reason := predictions.unlike((first.first, first.references), (second.first, second.references)):
         return Pair(first.label, second.label, None, reason)
     ours, theirs = ([c.samples[seed] for seed in common] for c in (first, second))
     made = paired_tests.compare(ours, theirs, alpha)
@@ -209,7 +215,7 @@ def _summary(model: str, members: Sequence[Group], alpha: float) -> Summary:
     lacking = {label: tuple(task for task in scores if label not in scores[task]) for label in every}
     measured = {}
     for row in rows:
-        parts = [measures(c) for group in members for c in group.configurations if c.label == row.label]
+        parts = [_costs(c) for group in members for c in group.configurations if c.label == row.label]
         measured[row.label] = Measures(
             row.average,
             _mean([part.memory for part in parts]),
@@ -229,7 +235,7 @@ def _joined(members: Sequence[Group]) -> list[Group]:
     """
 
     def settings(c: Configuration) -> tuple[str, dict[str, str]]:
-        spec = (c.runs or (c.record,))[0]["spec"]
+        spec = c.first["spec"]
         return repr(sorted(with_tuned_marked(spec, "method").items())), {
             k: repr(v) for k, v in with_tuned_marked(spec, "train").items()
         }

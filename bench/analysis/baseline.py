@@ -13,9 +13,10 @@ from statistics import fmean, variance
 from typing import Any
 
 from bench.analysis import measures
+from bench.analysis.configurations import Configuration
+from bench.analysis.matching import match, model_name
 from bench.analysis.seed_spread import Spread, limit, spreads
 from bench.core.errors import RequestError
-from bench.store.matching import Setup, match, model_name
 from bench.store.record import Record
 from bench.store.validation import problems
 
@@ -41,12 +42,12 @@ def make(records: Sequence[Record], alarm_rate: float = ALARM_RATE) -> Baseline:
     Raises:
         RequestError: when there is nothing to hold on to: no records, runs that failed, or too few seeds.
     """
-    setups = match(records, []).only_first
-    _refuse(setups)
-    kept = [run for setup in setups for run in setup.runs.values()]  # a folder may also hold runs of older code
-    entries = [_entry(setup) for setup in setups]
+    configurations = match(records, []).only_first
+    _refuse(configurations)
+    kept = [run for one in configurations for run in one.runs]  # a folder may also hold runs of older code
+    entries = [_entry(configuration) for configuration in configurations]
     comparisons = sum(len(entry["scores"]) + (entry["speed"] is not None) for entry in entries)
-    _tolerate(setups, entries, alarm_rate / max(1, comparisons))
+    _tolerate(configurations, entries, alarm_rate / max(1, comparisons))
     return {
         "tunebench_baseline": VERSION,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -66,41 +67,41 @@ def environment(records: Sequence[Record]) -> dict[str, Any]:
     return found
 
 
-def _refuse(setups: Sequence[Setup]) -> None:
-    if not setups:
+def _refuse(configurations: Sequence[Configuration]) -> None:
+    if not configurations:
         raise RequestError(
             "There are no runs in this folder: a baseline is made of the records of bench run.", code="no-records"
         )
     wrong = []
-    for setup in setups:
-        name = f"{setup.label} ({setup.where})"
-        bad = [f"seed {seed}: {run['status']}" for seed, run in setup.runs.items() if run["status"] != "ok"]
+    for configuration in configurations:
+        name = f"{configuration.label} ({configuration.where})"
+        bad = [f"seed {seed}: {run['status']}" for seed, run in configuration.by_seed.items() if run["status"] != "ok"]
         if bad:
             wrong.append(f"{name} did not finish ({', '.join(bad)}): a baseline of it would hold nothing. "
                          "Do it again with bench run --retry-failed, or leave it out.")  # fmt: skip
-        elif len(setup.runs) < LEAST_SEEDS:
+        elif len(configuration.runs) < LEAST_SEEDS:
             wrong.append(f"{name} has one seed: tolerances come from the spread over seeds. "
                          "Use bench run --seeds 0,1,2 (more seeds, tighter tolerances).")  # fmt: skip
     if wrong:
         raise RequestError(wrong, code="invalid-value")
 
 
-def _entry(setup: Setup) -> dict[str, Any]:
+def _entry(configuration: Configuration) -> dict[str, Any]:
     """All of a configuration but its tolerances."""
-    runs = list(setup.runs.values())
+    runs = configuration.runs
     spec = runs[0]["spec"]
     counts = measures.counts(runs[0])
     differing = [name for name in counts if any(measures.counts(run).get(name) != counts[name] for run in runs)]
     if differing:
         raise RequestError(
-            f"{setup.label} ({setup.where}): its seeds differ in {', '.join(differing)} parameters.",
+            f"{configuration.label} ({configuration.where}): its seeds differ in {', '.join(differing)} parameters.",
             code="incomparable",
         )
     sizes = [measures.sizes(run) for run in runs]
     ratios = [measures.log_ratio(run) for run in runs]
     checks = set.intersection(*(measures.passed_checks(run) for run in runs))
     return {
-        "label": setup.label,
+        "label": configuration.label,
         "method": spec["method"],
         "task": {
             **{name: spec["task"].get(name) for name in ("name", "fingerprint")},
@@ -111,7 +112,7 @@ def _entry(setup: Setup) -> dict[str, Any]:
             "name": model_name({"model": {**spec["model"], "quantize": None}}),
         },
         "train": spec["train"],
-        "seeds": list(setup.runs),
+        "seeds": list(configuration.by_seed),
         "memory_source": runs[0]["memory"]["source"],
         "counts": counts,
         "bytes": {name: [size[name] for size in sizes] for name in sizes[0] if all(name in size for size in sizes)},
@@ -136,12 +137,12 @@ def _score(name: str, values: list[float], runs: Sequence[Record]) -> dict[str, 
     }
 
 
-def _tolerate(setups: Sequence[Setup], entries: Sequence[dict[str, Any]], share: float) -> None:
+def _tolerate(configurations: Sequence[Configuration], entries: Sequence[dict[str, Any]], share: float) -> None:
     """Replace the raw values by spreads and tolerances; spreads of one task, model and measure are common."""
     for name in sorted({name for entry in entries for name in entry["scores"]}):
         for members in _by_place(entries, lambda entry, name=name: name in entry["scores"]):  # type: ignore[misc]
             values = [entries[index]["scores"][name].pop("values") for index in members]
-            floors = [measures.resolution(name, next(iter(setups[index].runs.values()))) for index in members]
+            floors = [measures.resolution(name, configurations[index].runs[0]) for index in members]
             for index, spread in zip(members, _spreads(values, floors), strict=True):
                 score, seeds = entries[index]["scores"][name], len(entries[index]["seeds"])
                 score |= _plain(spread) | {"tolerance": limit(spread, share, seeds, seeds)}

@@ -9,8 +9,9 @@ from typing import Any
 
 from bench.analysis import multiple_testing
 from bench.analysis.compare_metric import Change, changes, corrected, sides
+from bench.analysis.configurations import Configuration
+from bench.analysis.matching import differences, match
 from bench.core.formatting import first_line
-from bench.store.matching import Setup, differences, match
 from bench.store.record import Record
 
 
@@ -85,17 +86,17 @@ def compare(folders: tuple[Path, Path], records: tuple[list[Record], list[Record
     )
 
 
-def _named(setups: Sequence[Setup]) -> list[str]:
-    return [f"{setup.label} ({setup.where})" for setup in setups]
+def _named(configurations: Sequence[Configuration]) -> list[str]:
+    return [f"{one.label} ({one.where})" for one in configurations]
 
 
-def _row(pair: tuple[Setup, Setup], changed: list[Change]) -> Row:
+def _row(pair: tuple[Configuration, Configuration], changed: list[Change]) -> Row:
     done, unfinished = [], []
-    for side, setup in zip("AB", pair, strict=True):
-        done.append(tuple(seed for seed, run in setup.runs.items() if run["status"] == "ok"))
+    for side, configuration in zip("AB", pair, strict=True):
+        done.append(tuple(seed for seed, run in configuration.by_seed.items() if run["status"] == "ok"))
         unfinished += [
             f"{side}, seed {seed}: {run['status']}{': ' if run['error'] else ''}{first_line(run['error'])}"
-            for seed, run in setup.runs.items()
+            for seed, run in configuration.by_seed.items()
             if run["status"] != "ok"
         ]
     return Row(pair[0].label, pair[0].task, pair[0].model, (done[0], done[1]), tuple(unfinished), tuple(changed))

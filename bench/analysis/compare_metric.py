@@ -1,6 +1,6 @@
 """The change of one metric between two sides of a configuration, its noise, and whether chance explains it.
 
-- A score whose predictions are there on both sides, on the same examples: the paired tests of ``bench.statistics``
+- A score whose predictions are there on both sides, on the same examples: the paired tests of ``bench.analysis``
   (exact McNemar or paired bootstrap for one seed; seeds and examples together for several).
 - A score without: Welch's t over seeds, where both sides have two or more; for one seed its standard error over
   examples on both sides, as if these were other examples, which is too cautious where they are the same.
@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from bench.analysis import measures, paired_tests, predictions
 from bench.analysis import samples as scores
+from bench.analysis.configurations import Configuration
 from bench.analysis.measures import EXACT, INFORMATION, SCORE, Measure, compared
-from bench.store.matching import Setup
 from bench.store.record import Record
 
 LEAST_SPEED = 0.05
@@ -74,9 +74,9 @@ class Side(NamedTuple):
     folder: Path
 
 
-def sides(pair: tuple[Setup, Setup], folders: tuple[Path, Path]) -> tuple[Side, Side]:
+def sides(pair: tuple[Configuration, Configuration], folders: tuple[Path, Path]) -> tuple[Side, Side]:
     """The finished runs of both sides; of the seeds that both have, where they have any in common."""
-    done = [{seed: run for seed, run in setup.runs.items() if run["status"] == "ok"} for setup in pair]
+    done = [{seed: run for seed, run in side.by_seed.items() if run["status"] == "ok"} for side in pair]
     if common := set(done[0]) & set(done[1]):
         done = [{seed: run for seed, run in runs.items() if seed in common} for runs in done]
     return Side(done[0], folders[0]), Side(done[1], folders[1])

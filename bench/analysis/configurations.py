@@ -1,23 +1,21 @@
-"""Runs gathered by configuration: one score over the seeds, what its interval covers, and its predictions.
-
-A configuration is what ``bench.store.labels.labels`` calls by one name: a method with its options, over seeds.
-"""
+"""Configurations: the runs that differ only in their seed, as one score, one interval and one value per measure."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
 from bench.analysis import paired_tests, power, predictions, variance
 from bench.analysis import samples as scores
-from bench.analysis.across_tasks import Measures
-from bench.analysis.averaging import averaged
+from bench.analysis.measures import PEAK, Measure
 from bench.analysis.variance import Estimate
-from bench.store.record import Record, main_value, provenance_key, scored
+from bench.store.record import Record, failed_checks, main_value, provenance_key, scored
 
 ALPHA = 0.05
 _UNKNOWN_EXAMPLES = 1_000_000  # where predictions are gone: the normal distribution, without small-sample widening
@@ -29,15 +27,15 @@ SEEDS = "seeds"
 EXAMPLES = "examples"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Configuration:
-    """One configuration on one task and model.
+    """A method with its options on one task and model.
 
     Attributes:
-        label, method: what it is called.
-        runs: its scored runs, one per seed, by seed.
-        record: their mean, as a record; the mean of what there is where no run has a score.
-        lost: how many of its runs have no score.
+        label: its name among the others: ``lora rank=8``.
+        task: with the options that distinguish it from other configurations of the task.
+        model: with its quantisation.
+        runs: by seed: the newest scored run of each seed, and the runs without a score of the other seeds.
         estimate: of the main score; None where no run has one.
         covers: what its interval covers: BOTH (new seeds, new examples), EXAMPLES (new examples for the one trained
             model), SEEDS (new seeds, the same examples: the score has no standard error), or None without an interval.
@@ -47,27 +45,100 @@ class Configuration:
     """
 
     label: str
-    method: str
+    task: str
+    model: str
     runs: tuple[Record, ...]
-    record: Record
-    lost: int
-    estimate: Estimate | None
-    covers: str | None
+    estimate: Estimate | None = None
+    covers: str | None = None
     group: str = ""
     samples: Mapping[int, scores.Sample] = dataclasses.field(default_factory=dict)
     references: scores.Array | None = None
     unpaired: str = ""
 
     @property
+    def where(self) -> str:
+        """``TASK on MODEL``."""
+        return f"{self.task} on {self.model}"
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.runs[0]["spec"]["method"]["name"])
+
+    @cached_property
+    def by_seed(self) -> dict[int, Record]:
+        """The runs by seed."""
+        return {run["spec"]["seed"]: run for run in self.runs}
+
+    @cached_property
+    def done(self) -> tuple[Record, ...]:
+        """The runs with a score."""
+        return tuple(run for run in self.runs if scored(run))
+
+    @property
+    def lost(self) -> tuple[Record, ...]:
+        """The runs without one."""
+        return tuple(run for run in self.runs if not scored(run))
+
+    @property
+    def lost_seeds(self) -> int:
+        """How many seeds have no score."""
+        return len({run["spec"]["seed"] for run in self.lost})
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds with a score."""
-        return tuple(run["spec"]["seed"] for run in self.runs)
+        return tuple(run["spec"]["seed"] for run in self.done)
 
-    def shows(self, run: Record) -> bool:
-        """Whether a run of this label is among those that its row is of: no older one of other data or code, and no
-        lost one whose seed has a score since."""
-        done = {kept["run_id"] for kept in self.runs}
-        return not done or run["run_id"] in done or (not scored(run) and run["spec"]["seed"] not in self.seeds)
+    @property
+    def measured(self) -> tuple[Record, ...]:
+        """The runs whose values are shown: those with a score, or all where none has one."""
+        return self.done or self.runs
+
+    @property
+    def first(self) -> Record:
+        """The first of the measured runs, for what all agree on."""
+        return self.measured[0]
+
+    @cached_property
+    def score(self) -> float | None:
+        """Mean of the main score over the seeds that have one."""
+        values = [value for run in self.done if (value := main_value(run)) is not None]
+        return fmean(values) if values else None
+
+    @property
+    def margin(self) -> float | None:
+        """Half of the score's 95 % interval."""
+        return self.half()
+
+    @property
+    def peak(self) -> float | None:
+        """Training peak in bytes, the largest of the seeds."""
+        return self.of(PEAK)
+
+    @property
+    def highest(self) -> Record:
+        """The measured run with the largest training peak."""
+        return max(self.measured, key=lambda run: run["memory"]["train_peak_bytes"] or 0)
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """The checks that failed in any of the runs, with a reason."""
+        return {name: why for run in self.runs for name, why in failed_checks(run).items()}
+
+    @property
+    def status(self) -> str:
+        """``ok`` when every run has a score, a run's status when none has, else how many have."""
+        if not self.lost:
+            return "ok"
+        if not self.done:
+            return " and ".join(dict.fromkeys(status_of(run) for run in self.runs))
+        return f"{len(self.done)} of {len(self.runs)} ok"
+
+    def of(self, measure: Measure) -> float | None:
+        """A measure over the seeds: the largest peak, the median speed, the mean of the rest."""
+        values = [value for run in self.measured if (value := measure.of(run)) is not None]
+        return measure.over(values) if values else None
 
     def half(self, alpha: float = ALPHA) -> float | None:
         """Half the interval of the score; None when nothing says how it varies: also where every answer counts alike,
@@ -75,48 +146,58 @@ class Configuration:
         return None if self.estimate is None or self.covers is None else self.estimate.half(alpha) or None
 
 
+def status_of(run: Record) -> str:
+    """A run's status, or ``no score`` where it ended well without one."""
+    return str(run["status"]) if run["status"] != "ok" or scored(run) else "no score"
+
+
 def gather(
-    members: Sequence[Record], names: Mapping[str, str], folder: Path | None
+    key: tuple[str, str], members: Sequence[Record], names: Mapping[str, str], folder: Path | None
 ) -> tuple[list[Configuration], list[str]]:
-    """Gather runs by label, best first; and what had to be left out."""
+    """The configurations of one task and model, best first and those without a score last, with their statistics.
+
+    Args:
+        key: task and model.
+        members: their records.
+        names: label by run id.
+        folder: the store's, for the predictions; None: they are not read.
+
+    Returns:
+        The configurations, and a note for each of which older runs were left out.
+    """
     by_label: dict[str, list[Record]] = {}
     for record in members:
         by_label.setdefault(names[record["run_id"]], []).append(record)
     made, notes = [], []
     for label, runs in by_label.items():
-        kept, left_out = _newest([run for run in runs if scored(run)])
-        if left_out:
+        done = [run for run in runs if scored(run)]
+        kept = {run["spec"]["seed"]: run for run in newest(done)}
+        if left_out := len(done) - len(kept):
             runs_of = "run" if left_out == 1 else "runs"
             notes.append(f"{label}: {left_out} older {runs_of} of other data, weights or code left out")
-        lost = {run["spec"]["seed"] for run in runs if not scored(run)} - {run["spec"]["seed"] for run in kept}
-        made.append(_configuration(label, kept, (kept or runs, len(lost)), folder))
+        lost = [run for run in runs if not scored(run) and run["spec"]["seed"] not in kept]
+        ordered = sorted([*kept.values(), *lost], key=lambda run: int(run["spec"]["seed"]))
+        made.append(_with_statistics(Configuration(label, *key, tuple(ordered)), folder))
     sign = -1.0 if lower_is_better(members) else 1.0
-    made.sort(key=lambda c: (c.estimate is None, -sign * c.estimate.mean if c.estimate else 0.0, c.label))
+    made.sort(key=lambda c: (c.score is None, -sign * (c.score or 0.0), c.label))
     return made, notes
 
 
-def _newest(runs: Sequence[Record]) -> tuple[list[Record], int]:
-    """One run per seed, all on the data, weights and code of the newest run; and how many were left out."""
-    latest = sorted(runs, key=lambda run: (run["created_at"], run["run_id"]))
-    if not latest:
-        return [], 0
-    newest = provenance_key(latest[-1]["spec"])
-    by_seed = {run["spec"]["seed"]: run for run in latest if provenance_key(run["spec"]) == newest}
-    return [by_seed[seed] for seed in sorted(by_seed)], len(runs) - len(by_seed)
+def newest(runs: Iterable[Record]) -> list[Record]:
+    """The runs on the data, weights and code of the newest one, oldest first."""
+    ordered = sorted(runs, key=lambda run: (str(run.get("created_at") or ""), run["run_id"]))
+    keys = [provenance_key(run["spec"]) for run in ordered]
+    return [run for run, key in zip(ordered, keys, strict=True) if key == keys[-1]]
 
 
 def lower_is_better(records: Iterable[Record]) -> bool:
     return any(record["higher_is_better"] is False for record in records)
 
 
-def _configuration(
-    label: str, runs: Sequence[Record], rest: tuple[Sequence[Record], int], folder: Path | None
-) -> Configuration:
-    anyway, lost = rest
-    made = Configuration(label, anyway[0]["spec"]["method"]["name"], tuple(runs), averaged(anyway), lost, None, None)
+def _with_statistics(made: Configuration, folder: Path | None) -> Configuration:
+    runs = made.done
     if not runs:
         return made
-    values = [float(main_value(run) or 0.0) for run in runs]
     try:
         samples, references = _samples(runs, folder)
     except (predictions.Unpaired, scores.Undefined) as error:
@@ -125,12 +206,12 @@ def _configuration(
         found = variance.score(*paired_tests.arrays(list(samples.values())), len(references))
         covers = BOTH if len(runs) > 1 else EXAMPLES
         return dataclasses.replace(made, estimate=found, covers=covers, samples=samples, references=references)
-    stderrs = [run["stderr"] for run in runs]
-    known = [float(stderr) for stderr in stderrs if stderr is not None]
+    known = [float(run["stderr"]) for run in runs if run["stderr"] is not None]
     if known:
         spread: str | None = BOTH if len(runs) > 1 else EXAMPLES
     else:
         spread = SEEDS if len(runs) > 1 else None
+    values = [float(main_value(run) or 0.0) for run in runs]
     found = variance.from_stderrs(values, known or [0.0], _UNKNOWN_EXAMPLES)
     return dataclasses.replace(made, estimate=found, covers=spread, unpaired=why)
 
@@ -158,17 +239,6 @@ def _samples(runs: Sequence[Record], folder: Path | None) -> tuple[dict[int, sco
             )
         found[seed] = made
     return found, np.array([]) if references is None else references
-
-
-def measures(configuration: Configuration) -> Measures:
-    """The means over seeds that the Pareto front is drawn in."""
-    record = configuration.record
-    return Measures(
-        configuration.estimate.mean if configuration.estimate else None,
-        record["memory"]["train_peak_bytes"],
-        record["speed"]["train_samples_per_second"],
-        record["parameters"]["trainable"],
-    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The catalogue of measures: each one's name, unit, direction, noise, format and place in the record.
 
-The tables' columns, the axes of the charts, the plain formats, ``bench compare`` and ``bench check`` all read it.
+The tables' columns, the data frame, the axes of the charts, the plain formats, ``bench compare`` and ``bench check``
+all read it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from statistics import fmean, median
 from typing import Any
 
 from bench.core import formatting
-from bench.store.record import Record, without_weights
+from bench.store.record import SPLIT, Record, without_weights
 from bench.tasks.metrics import compute
 
 SCORE, EXACT, SPEED, INFORMATION = "score", "exact", "speed", "told"
@@ -115,7 +116,7 @@ def passed_checks(record: Record) -> set[str]:
 
 
 def step_ratio(record: Record) -> float | None:
-    """The time of a training step in units of the reference work timed beside it; None when either is missing.
+    """The time of a training step in units of the reference work timed along with it; None when either is missing.
 
     Both are means without the slowest and fastest tenth, after warm-up. The reference is timed at even intervals
     among the steps, so that what takes part of the machine away takes the same part of both; a median or minimum
@@ -162,7 +163,7 @@ def log_ratio(record: Record) -> float | None:
 
 
 def _known(record: Record, names: Sequence[str]) -> dict[str, int]:
-    values = {name: _BY_KEY[name].of(record) for name in names}
+    values = {name: BY_KEY[name].of(record) for name in names}
     return {name: int(value) for name, value in values.items() if value is not None}
 
 
@@ -176,7 +177,7 @@ def compared(records: Sequence[Record]) -> list[Measure]:
     named = dict.fromkeys(name for record in records for name in scores(record))
     main = next((record["main_score"] for record in records if record["main_score"]), None)
     names = sorted(named, key=lambda name: (name != main, name == LOSS, name))
-    found = [_score(name, records) for name in names] + [_BY_KEY[key] for key in _COMPARED]
+    found = [_score(name, records) for name in names] + [BY_KEY[key] for key in _COMPARED]
     return [measure for measure in found if any(measure.of(record) is not None for record in records)]
 
 
@@ -252,8 +253,10 @@ THROUGHPUT = _rate("train_samples_per_second", "train samples", "train", "traini
 # In the order of the tables' columns; those without a heading have none.
 _CATALOGUE = (
     PEAK,
+    *(_memory(f"{part}_bytes", part, "", "", _at("memory", "train_peak", part)) for part in SPLIT),
     _memory(
-        "minus_weights_bytes", "peak excl. weights", "minus weights", "training peak minus weights, MB", without_weights
+        *("minus_weights_bytes", "peak excl. weights", "peak excl. weights", "training peak excl. weights, MB"),
+        without_weights,
     ),
     _memory("reserved_peak_bytes", "reserved", "reserved", "reserved peak, MB"),
     THROUGHPUT,
@@ -264,7 +267,7 @@ _CATALOGUE = (
     TRAINED,
     Measure(
         "trainable_percent", "trained %", _at("parameters", "trainable_percent"), formatting.percent, EXACT,
-        head="of all", unit="%", show=_share,
+        head="trainable", unit="%", show=_share,
     ),
     Measure(
         "checkpoint_bytes", "checkpoint", _at("parameters", "checkpoint_bytes"), formatting.size, EXACT,
@@ -277,9 +280,10 @@ _CATALOGUE = (
     Measure("step_seconds", "step time", step_seconds, _with_unit(" ms", 1e3), SPEED),
     Measure(REFERENCE, "machine", _reference, _with_unit(" ms", 1e3), INFORMATION),
     _rate("train_tokens_per_second", "train tokens", "", "", INFORMATION),
+    _duration("eval_seconds", "eval time"),
     _duration("total_seconds", "total time"),
 )  # fmt: skip
-_BY_KEY = {measure.key: measure for measure in _CATALOGUE}
+BY_KEY = {measure.key: measure for measure in _CATALOGUE}
 MEASURES = tuple(measure for measure in _CATALOGUE if measure.head)
 _COMPARED = (
     "trainable", "train_peak_bytes", RATIO, "step_seconds", "inference_samples_per_second", "inference_latency_ms",

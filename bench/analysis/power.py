@@ -1,9 +1,9 @@
-"""What a comparison could have shown, and what it would take to settle a tie.
+"""The minimum detectable difference of a comparison, and the sample size needed to settle a tie.
 
 All of it is planning from observed variances (normal approximation to the power of ``estimate``'s test), and as
 uncertain as they are: with three seeds the spread over seeds may well be wrong by a factor of two. The number needed
 "if the true difference is the observed one" is a forecast too: a tie's observed difference is mostly noise, so it is
-told beside the difference that the present design could have shown.
+given with the minimum detectable difference of the present design.
 """
 
 from __future__ import annotations

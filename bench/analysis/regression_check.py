@@ -16,8 +16,9 @@ from typing import Any
 
 from bench.analysis import measures
 from bench.analysis.baseline import MACHINE, Baseline
+from bench.analysis.configurations import Configuration
+from bench.analysis.matching import match
 from bench.core import formatting
-from bench.store.matching import Setup, match
 from bench.store.record import Record
 
 MEMORY_ELSEWHERE = 1.10
@@ -67,7 +68,7 @@ class _Pair:
     """A configuration of the baseline and its runs now; ``runs`` are those that finished."""
 
     entry: Mapping[str, Any]
-    setup: Setup
+    configuration: Configuration
     runs: Mapping[int, Record]
     before: Mapping[str, Any]  # the baseline's environment
 
@@ -93,17 +94,17 @@ def check(baseline: Baseline, records: Sequence[Record]) -> Result:
     findings: list[Finding] = []
     pairs = []
     for there, now in matched.pairs:
-        entry = baseline["runs"][int(next(iter(there.runs.values()))["run_id"])]
-        done = {seed: run for seed, run in now.runs.items() if run["status"] == "ok"}
+        entry = baseline["runs"][int(there.runs[0]["run_id"])]
+        done = {seed: run for seed, run in now.by_seed.items() if run["status"] == "ok"}
         pairs.append(_Pair(entry, now, done, baseline["environment"]))
         findings += _compare(pairs[-1])
-    for setup in matched.only_first:
-        seeds = len(baseline["runs"][int(next(iter(setup.runs.values()))["run_id"])]["seeds"])
-        findings.append(Finding(setup.label, setup.where, "run", MISSING,
+    for configuration in matched.only_first:
+        seeds = len(baseline["runs"][int(configuration.runs[0]["run_id"])]["seeds"])
+        findings.append(Finding(configuration.label, configuration.where, "run", MISSING,
                                 f"the baseline has it with {seeds} seeds, this folder has no such run"))  # fmt: skip
     findings += [
-        Finding(setup.label, setup.where, "run", NEW, "not in the baseline, not checked")
-        for setup in matched.only_second
+        Finding(configuration.label, configuration.where, "run", NEW, "not in the baseline, not checked")
+        for configuration in matched.only_second
     ]
     return Result(findings, [*matched.notes, *_notes(pairs)])
 
@@ -132,19 +133,19 @@ def _compare(pair: _Pair) -> Iterator[Finding]:
         return
     for test in (_counts, _bytes, _scores, _speed, _checks):
         for measure, verdict, said in test(pair):
-            yield Finding(pair.setup.label, pair.setup.where, measure, verdict, said)
+            yield Finding(pair.configuration.label, pair.configuration.where, measure, verdict, said)
 
 
 def _finished(pair: _Pair) -> Iterator[Finding]:
     """Every seed must have finished, and there must be as many as in the baseline."""
-    label, where = pair.setup.label, pair.setup.where
-    for seed, run in pair.setup.runs.items():
+    label, where = pair.configuration.label, pair.configuration.where
+    for seed, run in pair.configuration.by_seed.items():
         if run["status"] != "ok":
             why = formatting.first_line(run["error"]) or "no reason was recorded"
             yield Finding(label, where, "run", REGRESSION, f"seed {seed} {run['status']}: {why}")
-    wanted, there = len(pair.entry["seeds"]), len(pair.setup.runs)
+    wanted, there = len(pair.entry["seeds"]), len(pair.configuration.runs)
     if there < wanted:
-        lacking = [str(seed) for seed in pair.entry["seeds"] if seed not in pair.setup.runs]
+        lacking = [str(seed) for seed in pair.entry["seeds"] if seed not in pair.configuration.by_seed]
         yield Finding(label, where, "run", MISSING,
                       f"{there} of {wanted} seeds; not there: {', '.join(lacking)}")  # fmt: skip
 

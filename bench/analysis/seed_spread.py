@@ -6,7 +6,7 @@ standard deviation and the common one (root mean variance), with one to three ti
 
 In simulations with normal scores whose standard deviations differ among configurations by a log-normal factor of
 sigma 0, 0.5 or 1, checks of unchanged code at a stated 1 % failed in 0.0 to 1.2 % of the cases (1 to 20
-configurations of 3 or 5 seeds; ``tests/gate/test_spread.py`` repeats one of them). Moderated variances (Smyth 2004),
+configurations of 3 or 5 seeds; one of them: ``tests/analysis/test_seed_spread.py``). Moderated variances (Smyth 2004),
 which draw each towards the common one, failed in up to 3.7 %: so few do not tell how much spreads differ.
 """
 

@@ -13,7 +13,7 @@ makes an example easy or hard for both cancels). This is Obuchowski & Rockette's
 read the same cases, with seeds for readers; degrees of freedom are Welch's and Satterthwaite's (1946), as Hillis (2007)
 has them there.
 
-False positives at 5 %, in simulations (tests/statistics): 4 to 5 % with 3 or more seeds and methods that vary alike
+False positives at 5 %, in simulations (tests/analysis): 4 to 5 % with 3 or more seeds and methods that vary alike
 over seeds, 2 to 5 % with two. The approximation errs when few seeds meet a spread over seeds that is both much larger
 than the examples' error and much larger for one method than the other: then up to 8 % with 3 seeds, 12 % with 2, 6 %
 with 5.

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from bench.analysis.matching import match
 from bench.core.errors import RequestError
 from bench.core.files import write_output
-from bench.store.matching import match
 from bench.store.record import Record
 from bench.store.store import Store
 

@@ -1,10 +1,11 @@
-"""``bench report`` and ``bench view``: check what was asked for, then write or serve."""
+"""``bench report`` and ``bench view``: check the request, then write or serve."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.core.errors import RequestError, unknown
@@ -16,7 +17,8 @@ IMAGE_FORMATS = ("png", "svg")
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the HTML file, or the table in another format, and pictures where they are asked for."""
+    """Write the HTML file, or the table in another format, and pictures with --images."""
+    from bench.analysis.analysis import analyse
     from bench.report import formats
     from bench.report.build import build
 
@@ -24,13 +26,14 @@ def report(arguments: argparse.Namespace) -> int:
     if wrong:
         raise RequestError(wrong, code="invalid-value")
     found = records(arguments.folder)
+    analysis = analyse(found, arguments.folder)
     target: Path = arguments.html or arguments.folder / "report.html"
     if arguments.format:
-        _table(formats.write(found, arguments.format, arguments.folder), arguments.to)
+        _table(formats.write(found, arguments.format, analysis), arguments.to)
     if not arguments.format or arguments.html:
         try:
             shown = extras(found, arguments.folder, arguments.plugin, arguments.title)
-            path = build(found, target, shown)
+            path = build(found, target, replace(shown, analysis=analysis))
         except OSError as error:
             raise RequestError(
                 f"The report cannot be written to {target}: {error.strerror}.", code="not-written"
@@ -39,7 +42,7 @@ def report(arguments: argparse.Namespace) -> int:
     if arguments.images:
         from bench.report import image_export
 
-        written = image_export.write(found, arguments.images, arguments.image_format or "png", arguments.folder)
+        written = image_export.write(found, arguments.images, arguments.image_format or "png", analysis)
         (sys.stderr if arguments.format else sys.stdout).write(f"Images: {len(written)} in {arguments.images}\n")
     return 0
 
@@ -48,16 +51,17 @@ def view(arguments: argparse.Namespace) -> int:
     """Serve the report until Ctrl-C."""
     from bench.report import serve
 
-    records(arguments.folder)  # says at once what is wrong with the folder
-
     def read() -> tuple[list[Record], Extras]:
         found = records(arguments.folder)
         return found, extras(found, arguments.folder, arguments.plugin, arguments.title)
 
-    server = serve.listen(serve.Page(arguments.folder, read), arguments.host, _port(arguments.port))
+    _refuse_other_folders(arguments.folder)
+    page = serve.Page(arguments.folder, read)
+    server = serve.listen(page, arguments.host, _port(arguments.port))
     try:
         sys.stdout.write(f"Report of {arguments.folder}: {server.url}  (Ctrl-C ends)\n")
         sys.stdout.flush()
+        page.html()  # made once, and what is wrong with the folder is reported at once
         server.run(open_browser=not arguments.no_browser)
     except KeyboardInterrupt:
         sys.stderr.write("\nbench: no longer served.\n")
@@ -93,14 +97,18 @@ def records(folder: Path) -> list[Record]:
     Raises:
         RequestError: when it holds none.
     """
-    if not (folder / "runs").is_dir():
-        if folder.name == "runs" and folder.is_dir():
-            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.", code="no-records")
-        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.", code="no-records")
+    _refuse_other_folders(folder)
     found, warnings = Store(folder).records()
     for warning in warnings:
         sys.stderr.write(f"bench: {warning}\n")
     return found
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    if not (folder / "runs").is_dir():
+        if folder.name == "runs" and folder.is_dir():
+            raise RequestError(f"{folder} is inside a folder of records: name {folder.parent}.", code="no-records")
+        raise RequestError(f"{folder} holds no records: there is no folder {folder / 'runs'}.", code="no-records")
 
 
 def _wrong(arguments: argparse.Namespace, formats: tuple[str, ...]) -> list[str]:

@@ -22,16 +22,18 @@ from bench.sweep.executors.select import WorkerPrewarm, opener
 from bench.sweep.request import Execution, RunRequest
 
 if TYPE_CHECKING:  # they bring torch, which is a second that bench list, status and the like need not wait
+    from bench.analysis.analysis import Analysis
     from bench.sweep.scheduler import Sweep
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """``bench run``: expand, check, do what is missing, show the comparison."""
+    """Do the command: expand the request, check it, do the missing runs, show the comparison."""
     requests = _requests(arguments)
     if requests[0].dry_run:
         return _dry_run(requests)
-    chosen, store = compare(requests, command=True)
-    _show(chosen, store, requests[0].json)
+    with WorkerPrewarm(requests) as prewarmed:
+        chosen, store, analysis = _compare(requests, prewarmed, command=True)
+    _show(chosen, store, analysis, requests[0].json)
     return _verdict(chosen)
 
 
@@ -46,22 +48,28 @@ def _requests(arguments: argparse.Namespace) -> list[RunRequest]:
     return [RunRequest.build(given)]
 
 
-def compare(requests: list[RunRequest], command: bool = False) -> tuple[list[Record], Store]:
-    """Do what is missing of some requests, write the report, and return the plan's records.
+def compare(requests: list[RunRequest]) -> tuple[list[Record], Store]:
+    """Do the missing runs of some requests, write the report, and return the records of the requests.
 
     Args:
         requests: one per experiment; where and how to run is taken from the first.
-        command: whether this process is the command's own, in which nothing else has made objects.
 
     Raises:
         RequestError: when a request is wrong, before anything is run.
     """
     with WorkerPrewarm(requests) as prewarmed:
-        return _compare(requests, prewarmed, command)
+        return _compare(requests, prewarmed, command=False)[:2]
 
 
-def _compare(requests: list[RunRequest], prewarmed: WorkerPrewarm, command: bool) -> tuple[list[Record], Store]:
-    with gc_paused(lasting=command):  # mostly imports: a fifth of their time would go into looking for cycles
+def _compare(
+    requests: list[RunRequest], prewarmed: WorkerPrewarm, command: bool
+) -> tuple[list[Record], Store, Analysis | None]:
+    """The records of the requests, their store, and their analysis where it is that of the report.
+
+    Args:
+        command: whether this process is the command's own and has made no other objects.
+    """
+    with gc_paused(lasting=command):  # mostly imports: garbage collection would take a fifth of their time
         from bench.sweep import plan_snapshot
 
         work = _expanded(requests)
@@ -70,10 +78,13 @@ def _compare(requests: list[RunRequest], prewarmed: WorkerPrewarm, command: bool
         _tell(work)
     store = Store(execution.out)
     sweep = _sweep(execution, work, store, prewarmed)
-    for folder in (store, sweep.trials) if work.tuned else (store,):
-        folder.prepare()
-        _warn(folder.records()[1])
-    _warn([said] if (said := store.warning()) else [])
+    store.prepare()
+    records, warnings = store.records()
+    _warn(warnings)
+    if work.tuned:
+        sweep.trials.prepare()
+        _warn(sweep.trials.records()[1])
+    _warn([warning] if (warning := store.warning()) else [])
     todo = sweep.missing()
     with gc_paused(lasting=command):
         _check(todo, execution)
@@ -86,11 +97,16 @@ def _compare(requests: list[RunRequest], prewarmed: WorkerPrewarm, command: bool
     try:
         plan_snapshot.write(store.folder, requests, work.plain, work.tuned)
         sweep.run()
+        from bench.analysis.analysis import analyse
         from bench.cli.report import extras
         from bench.report.build import build
 
-        records, warnings = store.records()
-        build(records, store.folder / "report.html", extras(records, store.folder, execution.plugin))
+        if todo:
+            records, warnings = store.records()
+            _warn(warnings)
+        analysis = analyse(records, store.folder)
+        shown = extras(records, store.folder, execution.plugin)
+        build(records, store.folder / "report.html", dataclasses.replace(shown, analysis=analysis))
     except OSError as error:
         why = error.strerror or str(error)
         raise RequestError(
@@ -98,9 +114,9 @@ def _compare(requests: list[RunRequest], prewarmed: WorkerPrewarm, command: bool
         ) from error
     finally:
         watcher.close()
-    _warn(warnings)
     wanted = {spec.run_id for spec in sweep.wanted()}
-    return [record for record in records if record["run_id"] in wanted], store
+    chosen = [record for record in records if record["run_id"] in wanted]
+    return chosen, store, analysis if len(chosen) == len(records) else None
 
 
 def _sweep(execution: Execution, work: _Work, store: Store, prewarmed: WorkerPrewarm | None = None) -> Sweep:
@@ -208,7 +224,7 @@ def _dry_run(requests: list[RunRequest]) -> int:
     return 0
 
 
-def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
+def _show(chosen: list[Record], store: Store, analysis: Analysis | None, as_json: bool) -> None:
     from bench.report.terminal import comparison_table
 
     if as_json:
@@ -217,7 +233,7 @@ def _show(chosen: list[Record], store: Store, as_json: bool) -> None:
     else:
         from bench.analysis.analysis import analyse
 
-        comparison_table.render(chosen, Console(), analyse(chosen, store.folder))
+        comparison_table.render(chosen, Console(), analysis or analyse(chosen, store.folder))
     (sys.stderr if as_json else sys.stdout).write(f"Report: {store.folder / 'report.html'}\n")
 
 

@@ -63,14 +63,14 @@ def method(comparison: Comparison) -> str:
 
 
 def unmoved(comparison: Comparison) -> str:
-    """What is said where no figure changed: less, where runs are missing or did not finish."""
+    """What to say where no value changed: less, where runs are missing or did not finish."""
     if any(comparison.missing) or any(row.unfinished for row in comparison.rows):
-        return "Of the figures that both have, none changed beyond its noise; runs are missing or did not finish."
+        return "Of the values that both have, none changed beyond its noise; runs are missing or did not finish."
     return "Nothing changed beyond its noise."
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What stands beside the figures: missing runs, unfinished runs, and what the two folders rest on."""
+    """What limits the comparison: missing runs, unfinished runs, and what the two folders rest on."""
     said = []
     for side, other, names in (("A", "B", comparison.missing[0]), ("B", "A", comparison.missing[1])):
         said += [f"Only in {side}, missing in {other}: {name}." for name in names]

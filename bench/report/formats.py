@@ -1,7 +1,7 @@
 """The comparison table outside HTML: Markdown and LaTeX for people, CSV and JSON for programs.
 
-Markdown and LaTeX have one table per task and model, written as in the report, and below it what its figures mean and
-what makes them doubtful: a table is pasted elsewhere alone. CSV and JSON have one flat list of configurations with
+Markdown and LaTeX have one table per task and model, written as in the report, and below it what its values mean and
+which to treat with caution: a table is pasted elsewhere alone. CSV and JSON have one flat list of configurations with
 plain numbers, whose units are in the names; what was not measured is empty or null.
 """
 
@@ -13,12 +13,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from bench.analysis.configurations import ALPHA
+from bench.analysis.analysis import Analysis, analyse
+from bench.analysis.configurations import ALPHA, Configuration
 from bench.analysis.measures import MEASURES, Measure, measured
-from bench.analysis.setups import Setup
 from bench.core import formatting
 from bench.report.html.chart_base import Scene, scenes
 from bench.report.html.reproduce_command import reproduce
@@ -28,45 +27,43 @@ from bench.store.record import Record
 FORMATS = ("md", "csv", "json", "latex")
 
 
-def write(records: Sequence[Record], kind: str, folder: Path | None = None) -> str:
+def write(records: Sequence[Record], kind: str, analysis: Analysis | None = None) -> str:
     """The table of some records as text that ends with a newline.
 
     Args:
         records: of any tasks and models.
         kind: one of ``FORMATS``.
-        folder: the store's, for the predictions that rank groups are told from.
+        analysis: of these records; without it, nothing is paired.
     """
-    from bench.analysis.analysis import analyse
-
-    found = scenes(records, analyse(records, folder))
+    found = scenes(records, analysis or analyse(records, None))
     return {"md": _markdown, "csv": _csv, "json": _json, "latex": _latex}[kind](found)
 
 
 def _flat(found: Sequence[Scene]) -> list[dict[str, Any]]:
     """One row per configuration, with plain numbers."""
-    return [_row(setup) for scene in found for setup in scene.setups]
+    return [_row(one) for scene in found for one in scene.configurations]
 
 
-def _row(setup: Setup) -> dict[str, Any]:
-    spec = setup.runs[0]["spec"]
-    seeds = sorted({run["spec"]["seed"] for run in setup.runs})
+def _row(one: Configuration) -> dict[str, Any]:
+    spec = one.runs[0]["spec"]
+    seeds = sorted({run["spec"]["seed"] for run in one.runs})
     return {
         "task": spec["task"]["name"],
         "model": spec["model"]["name"],
-        "label": setup.label,
-        "method": setup.method,
-        "status": setup.status,
-        "runs": len(setup.runs),
-        "runs_lost": len(setup.lost),
-        "score_name": setup.first["main_score"],
-        "score": setup.score,
-        "score_margin": setup.margin,
-        "rank_group": setup.group or None,
-        **{measure.key: _number(setup.of(measure)) for measure in MEASURES},
+        "label": one.label,
+        "method": one.method,
+        "status": one.status,
+        "runs": len(one.runs),
+        "runs_lost": len(one.lost),
+        "score_name": one.first["main_score"],
+        "score": one.score,
+        "score_margin": one.margin,
+        "rank_group": one.group or None,
+        **{measure.key: _number(one.of(measure)) for measure in MEASURES},
         "lr": spec["train"]["lr"],
         "seeds": ",".join(map(str, seeds)),
-        "checks_failed": "; ".join(f"{name}: {why}" for name, why in setup.doubts.items()),
-        "error": next((formatting.first_line(run["error"]) for run in setup.lost if run["error"]), None),
+        "checks_failed": "; ".join(f"{name}: {why}" for name, why in one.doubts.items()),
+        "error": next((formatting.first_line(run["error"]) for run in one.lost if run["error"]), None),
         "command": reproduce(spec, seeds),
     }
 
@@ -97,27 +94,27 @@ def _json(found: Sequence[Scene]) -> str:
     return json.dumps(_flat(found), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def _cells(scene: Scene, setup: Setup, columns: Sequence[Measure]) -> Iterator[str]:
+def _cells(scene: Scene, one: Configuration, columns: Sequence[Measure]) -> Iterator[str]:
     """A row for people: label, runs, score, rank group, measures, checks."""
-    yield setup.label
-    yield f"{len(setup.done)} of {len(setup.runs)}" if setup.lost and setup.done else str(len(setup.runs))
+    yield one.label
+    yield (f"{len(one.done)} of {len(one.runs)}" if one.lost and one.done else str(len(one.runs)))
     share = formatting.is_share(scene.score_name)
-    if setup.score is None:
-        yield setup.status
+    if one.score is None:
+        yield one.status
     else:
-        written = formatting.score(scene.score_name, setup.score, setup.margin)
+        written = formatting.score(scene.score_name, one.score, one.margin)
         yield written.removesuffix(" %") if share else written
-    if any(other.group for other in scene.setups):
-        yield setup.group or formatting.DASH
+    if any(other.group for other in scene.configurations):
+        yield one.group or formatting.DASH
     for column in columns:
-        yield column.show(setup.of(column))
-    yield f"{len(setup.doubts)} failed" if setup.doubts else "passed" if setup.first["checks"] else formatting.DASH
+        yield column.show(one.of(column))
+    yield (f"{len(one.doubts)} failed" if one.doubts else "passed" if one.first["checks"] else formatting.DASH)
 
 
 def _heads(scene: Scene, columns: Sequence[Measure]) -> list[str]:
     share = " %" if formatting.is_share(scene.score_name) else ""
     heads = ["method", "runs", f"{scene.score_name or 'score'}{share}"]
-    heads += ["group"] if any(setup.group for setup in scene.setups) else []
+    heads += ["group"] if any(one.group for one in scene.configurations) else []
     return [*heads, *(f"{column.head} {column.unit}".strip() for column in columns), "checks"]
 
 
@@ -125,7 +122,10 @@ def _markdown(found: Sequence[Scene]) -> str:
     parts = []
     for scene in found:
         columns = measured(scene.shown)
-        rows = [_heads(scene, columns), *(list(_cells(scene, setup, columns)) for setup in scene.setups)]
+        rows = [
+            _heads(scene, columns),
+            *(list(_cells(scene, one, columns)) for one in scene.configurations),
+        ]
         lines = [f"| {' | '.join(_in_markdown(cell) for cell in row)} |" for row in rows]
         rule = "|" + "|".join("---" if index == 0 else "--:" for index in range(len(rows[0]))) + "|"
         notes = "".join(f"\n- {_in_markdown(note)}" for note in _notes(scene))
@@ -135,10 +135,10 @@ def _markdown(found: Sequence[Scene]) -> str:
 
 
 def _notes(scene: Scene) -> list[str]:
-    """What stands below a scene's table."""
-    meant = meanings(scene.shown, scene.group, ALPHA) if scene.group is not None else []
+    """The notes below a scene's table."""
+    meant = meanings(scene.shown, scene.group, ALPHA)
     said = [*doubts(scene.shown, scene.names), *meant]
-    return [note.removeprefix("! ").removeprefix("* ") for note in said]  # there the mark stands in the table too
+    return [note.removeprefix("! ").removeprefix("* ") for note in said]  # there the mark is in the table too
 
 
 def _title(scene: Scene, escape: Callable[[str], str]) -> str:
@@ -156,7 +156,7 @@ def _latex(found: Sequence[Scene]) -> str:
     for scene in found:
         columns = measured(scene.shown)
         heads = _heads(scene, columns)
-        lines = [" & ".join(_in_latex(cell) for cell in _cells(scene, setup, columns)) for setup in scene.setups]
+        lines = [" & ".join(_in_latex(cell) for cell in _cells(scene, one, columns)) for one in scene.configurations]
         parts += [
             "\\begin{table}",
             f"\\caption{{{_title(scene, _in_latex)}}}",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.analysis.analysis import Analysis, analyse
 from bench.core.errors import RequestError
 from bench.core.files import write_atomically
 from bench.report import published
@@ -20,14 +21,14 @@ _WIDTH = {False: 640, True: 1080}
 _SCALE = 2  # pixels per point of a PNG
 
 
-def write(records: Sequence[Record], folder: Path, kind: str, store: Path | None = None) -> list[Path]:
+def write(records: Sequence[Record], folder: Path, kind: str, analysis: Analysis | None = None) -> list[Path]:
     """Write every chart to a file of its own, ``TASK-MODEL-CHART.png``.
 
     Args:
         records: of any tasks and models.
         folder: made when it is not there.
         kind: ``png`` or ``svg``.
-        store: the store's folder, for the predictions that intervals are told from.
+        analysis: of these records; without it, nothing is paired.
 
     Raises:
         RequestError: when kaleido, or the browser that it draws with, is not there, or the folder cannot be written.
@@ -41,7 +42,7 @@ def write(records: Sequence[Record], folder: Path, kind: str, store: Path | None
     written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, chart in _named(records, store).items():
+        for name, chart in _named(records, analysis).items():
             path = folder / f"{name}.{kind}"
             write_atomically(path, _drawn(chart, kind))
             if not written:  # its browser starts, or the first chart would have said why not: now keep one running
@@ -73,11 +74,9 @@ def _drawn(chart: Chart, kind: str) -> bytes:
     return made
 
 
-def _named(records: Sequence[Record], store: Path | None) -> dict[str, Chart]:
+def _named(records: Sequence[Record], analysis: Analysis | None) -> dict[str, Chart]:
     """The charts by file name; names are made of letters, digits and hyphens alone, and never twice the same."""
-    from bench.analysis.analysis import analyse
-
-    shown = scenes(records, analyse(records, store))
+    shown = scenes(records, analysis or analyse(records, None))
     found: dict[str, Chart] = {}
     for scene in shown:
         for chart in charts(scene, published.matching(scene.shown)):

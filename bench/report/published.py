@@ -1,6 +1,6 @@
-"""Published figures for a model and a task, with their source and how their setting differs from the runs'.
+"""Published results for a model and a task, with their source and how their setting differs from the runs'.
 
-They stand in ``results/published`` (installed as ``bench/published``): a CSV file of figures and a JSON file of
+They are in ``results/published`` (installed as ``bench/published``): a CSV file of values and a JSON file of
 the same name that says where they come from and what they were measured under.
 """
 
@@ -21,7 +21,7 @@ from bench.store.record import Record
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One method's published figures; None where the source gives none.
+    """One method's published results; None where the source gives none.
 
     Attributes:
         score: in the unit of a record's scores (shares of one, correlations).
@@ -41,7 +41,7 @@ class Figure:
 
 
 def matching(records: Sequence[Record]) -> list[Figure]:
-    """The published figures for the model and the task of these records (all of one of each)."""
+    """The published results for the model and the task of these records (all of one of each)."""
     if not records:
         return []
     spec = records[0]["spec"]
@@ -78,7 +78,7 @@ def _by_task(
     of: tuple[str, str, str | None],
     differs: tuple[str, ...],
 ) -> Iterator[Figure]:
-    """A table with a column per task: what stands for this task, if it is the same metric."""
+    """A table with a column per task: the value for this task, if it is the same metric."""
     model, task, metric = of
     if about["metrics"].get(task) != metric or metric is None:
         return

@@ -28,7 +28,7 @@ from bench.report.inputs import Extras
 from bench.store.record import Record
 
 DEFAULT_PORT = 8321
-_PORTS = 20  # tried one after the other when none was asked for
+_PORTS = 20  # tried in turn without --port
 _CLIENT_SECONDS = 30  # a connection that stays silent this long is dropped
 
 _HEADERS = {
@@ -120,7 +120,7 @@ def listen(page: Page, host: str, port: int | None) -> Server:
                 f"Cannot listen on {host}, port {number}: {reason}. Choose another --port.", code="unavailable"
             ) from error
         if not _loopback(host):
-            sys.stderr.write(f"bench: listening on {host}: whoever reaches this machine can read this report.\n")
+            sys.stderr.write(f"bench: listening on {host}: anyone who can reach this machine can read this report.\n")
         return Server(inner, host)
     raise RequestError(
         f"Ports {wanted[0]} to {wanted[-1]} are all taken; name a free one: --port N.", code="unavailable"

@@ -7,7 +7,7 @@ files needs nothing of this package.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.store.schema import SCHEMA, schema
 Record = dict[str, Any]
 
 SPLIT = ("weights", "gradients", "optimizer", "activations", "other")
+PASS = "pass"
 PHASES = ("loaded", "forward", "backward", "step", "evaluation", "initialization")
 
 
@@ -25,7 +26,7 @@ def blank(spec: Mapping[str, Any], run_id: str) -> Record:
     Its status is ``interrupted``, which stays true should nobody fill it in; ``created_at`` is now.
 
     Args:
-        spec: what was asked for, as in the contract's ``spec``.
+        spec: the specification, as in the contract's ``spec``.
         run_id: 16 hex digits, the hash of the canonical spec.
     """
     return {
@@ -82,6 +83,13 @@ def failed_checks(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def check_names(records: Iterable[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
+    """The checks that passed in some run and failed in none, and those that failed in any."""
+    runs = list(records)
+    failed = {name for run in runs for name in failed_checks(run)}
+    return {name for run in runs for name, result in run["checks"].items() if result == PASS} - failed, failed
+
+
 def scored(record: Mapping[str, Any]) -> bool:
     """Whether a run finished with a score to rank by."""
     return record["status"] == "ok" and main_value(record) is not None
@@ -104,13 +112,10 @@ def had_concurrent_runs(record: Mapping[str, Any]) -> bool:
 
 
 def provenance_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides a run's score beside its settings: fingerprints of data and weights, versions of the code.
+    """What a run's score depends on besides its settings: fingerprints of data and weights, versions of the code.
 
     Runs that differ in it are not seeds of one configuration.
     """
     code = spec.get("code") or {}
     versions = tuple(code.get(part) for part in ("method", "task", "harness"))
     return (spec["task"].get("fingerprint"), spec["model"].get("fingerprint"), *versions)
-
-
-PASS = "pass"

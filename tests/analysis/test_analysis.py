@@ -10,7 +10,7 @@ import bench
 from bench import RequestError
 from bench.analysis import configurations
 from bench.analysis.analysis import analyse, over_tasks, rows
-from bench.analysis.averaging import averaged
+from bench.analysis.measures import BY_KEY, PEAK, THROUGHPUT
 from bench.analysis.paired_tests import BOOTSTRAP, MCNEMAR, SEEDS
 from tests import factories, predicted
 
@@ -138,7 +138,7 @@ def test_lost_runs_are_counted_and_newer_runs_win(tmp_path):
     records.append(predicted.answered(tmp_path, again, np.arange(400) < 100))
     group = only(records, tmp_path)
     by_label = {c.label: c for c in group.configurations}
-    assert by_label["lora"].lost == 1 and by_label["lora"].seeds == (0, 1, 2)
+    assert by_label["lora"].lost_seeds == 1 and by_label["lora"].seeds == (0, 1, 2)
     assert [run["run_id"] for run in by_label["lst"].runs] == [again["run_id"]]
     assert group.notes == ("lst: 3 older runs of other data, weights or code left out",)
 
@@ -243,24 +243,22 @@ def test_an_interval_of_no_width_is_none(tmp_path):
     assert configuration.estimate.mean == 1.0 and configuration.half() is None
 
 
-def test_the_mean_record_averages_numbers_and_keeps_a_failed_check():
-    runs = [factories.record("lora", seed=seed) for seed in range(2)]
+def test_a_configuration_has_the_largest_peak_the_median_speed_and_the_mean_of_the_rest():
+    runs = [factories.record("lora", seed=seed) for seed in range(3)]
     runs[1]["checks"]["loss is finite"] = "fail: no"
     runs[0]["speed"]["merged_inference_latency_ms"] = None
-    slow = factories.record("lora", seed=2)
-    slow["speed"]["train_samples_per_second"] = 1e-3
-    fast = averaged([*runs, slow])["speed"]["train_samples_per_second"]
-    assert fast == sorted(run["speed"]["train_samples_per_second"] for run in (*runs, slow))[1], "a median"
-    for size, run in zip((3, 5, 4), runs, strict=False):
+    runs[2]["speed"]["train_samples_per_second"] = 1e-3
+    for size, run in zip((3, 5, 4), runs, strict=True):
         run["memory"]["train_peak_bytes"] = size * 10**6
-    made = averaged([*runs, factories.failed("oom", "lora", seed=3)])
-    assert made["memory"] == runs[1]["memory"], "the largest peak is what must fit"
-    rates = [run["speed"]["train_samples_per_second"] for run in runs]
-    assert made["speed"]["train_samples_per_second"] == pytest.approx(np.mean(rates))
-    assert made["speed"]["merged_inference_latency_ms"] == runs[1]["speed"]["merged_inference_latency_ms"]
-    assert made["parameters"]["trainable"] == 221_954 and made["status"] == "ok"
-    assert made["checks"]["loss is finite"] == "fail: no"
-    assert averaged([factories.failed("oom")])["status"] == "oom"
+    (made,) = only([*runs, factories.failed("oom", "lora", seed=3)], None).configurations
+    assert made.of(PEAK) == 5 * 10**6 and made.highest is runs[1]
+    assert made.of(THROUGHPUT) == sorted(run["speed"]["train_samples_per_second"] for run in runs)[1]
+    latencies = [run["speed"]["merged_inference_latency_ms"] for run in runs[1:]]
+    assert made.of(BY_KEY["merged_inference_latency_ms"]) == pytest.approx(np.mean(latencies)), "of what is known"
+    assert made.of(BY_KEY["trainable"]) == 221_954 and made.status == "3 of 4 ok"
+    assert made.doubts == {"loss is finite": "no"}
+    (lost,) = only([factories.failed("oom")], None).configurations
+    assert lost.status == "oom" and lost.score is None
 
 
 def test_rows_are_flat_and_complete(tmp_path):

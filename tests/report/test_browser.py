@@ -151,10 +151,10 @@ def test_axes_can_be_chosen(page):
     chart = page.locator(".chart").first
     title = chart.locator(".xtitle")
     assert title.text_content() == "training peak, MB"
-    page.get_by_label("across").select_option("train_samples_per_second")
+    page.get_by_label("x axis").select_option("train_samples_per_second")
     sync_api.expect(title).to_have_text("training, samples/s")
     assert "Upper right is better." in page.locator(".axes").text_content()
-    page.get_by_label("upwards").select_option("train_peak_bytes")
+    page.get_by_label("y axis").select_option("train_peak_bytes")
     sync_api.expect(chart.locator(".ytitle")).to_have_text("training peak, MB")
     assert "Lower right is better." in page.locator(".axes").text_content()
     assert chart.locator(".scatterlayer .trace").count() == 5, "four methods and the front"
@@ -299,7 +299,7 @@ def test_a_served_page_takes_new_records_and_keeps_its_place(tmp_path, visit):
         page.get_by_role("searchbox").fill("l")
         page.get_by_role("button", name="peak MB").click()
         page.get_by_label("training memory up to").press("Home")
-        page.get_by_label("across").select_option("trainable")
+        page.get_by_label("x axis").select_option("trainable")
         page.get_by_role("button", name="2 runs of lora").click()
         page.get_by_text("Every run in detail").click()
         page.evaluate("scrollTo(0, 400)")
@@ -308,7 +308,7 @@ def test_a_served_page_takes_new_records_and_keeps_its_place(tmp_path, visit):
         page.wait_for_selector('html[data-drawn="2"]', state="attached")
         assert labels(page) == ["lst", "lora", "full"], "still sorted by memory"
         assert page.get_by_role("searchbox").input_value() == "l"
-        assert page.get_by_label("across").input_value() == "trainable"
+        assert page.get_by_label("x axis").input_value() == "trainable"
         assert page.locator(".choice").text_content().startswith("lst"), "the slider is still at its end"
         assert page.locator("tr.one:visible").count() == 2 and page.locator("details.all").get_attribute("open") == ""
         assert page.evaluate("scrollY") == 400

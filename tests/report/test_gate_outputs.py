@@ -83,7 +83,7 @@ def test_the_commands(folder: Path, bench_here: Bench, tmp_path: Path) -> None:
     assert "missing" in failed.stdout and "full (glue/sst2 on minilm)" in failed.stdout
     assert (
         failed.stdout.count("::error title=") == 3
-        and "FAIL: 1 worse, 1 missing (15 figures of 1 configuration compared)" in failed.stdout
+        and "FAIL: 1 worse, 1 missing (15 values of 1 configuration compared)" in failed.stdout
     )
 
 

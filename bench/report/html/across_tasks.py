@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bench.analysis.across_tasks import Overall
 from bench.analysis.analysis import Analysis, Summary, over_tasks
 from bench.report.html.escape import text
+from bench.report.html.layout import plain_table
 from bench.report.html.notes import brief, join
 
 _MOST = 40
@@ -44,12 +45,16 @@ def _average(summary: Summary, row: Overall) -> str:
 
 def _table(summary: Summary, several: bool) -> str:
     shown = summary.rows[:_MOST]
-    rows = "".join(
-        f"<tr><th scope=row>{text(row.label)}</th><td>{row.average_rank:.2f}</td>"
-        f"<td>{text(_average(summary, row))}</td>"
-        f"<td>{'yes' if row.label in summary.front else ''}</td></tr>"
+    heads = ("configuration", "average rank", summary.head, "on the front of score, memory, throughput, parameters")
+    rows = [
+        (
+            text(row.label),
+            f"{row.average_rank:.2f}",
+            text(_average(summary, row)),
+            "yes" if row.label in summary.front else "",
+        )
         for row in shown
-    )
+    ]
     on = f" on {text(summary.model)}" if several else ""
     note = f"Over {', '.join(map(text, summary.tasks))}; only what has a score on all of them."
     if summary.note:
@@ -58,9 +63,4 @@ def _table(summary: Summary, several: bool) -> str:
         note += f" The best {_MOST} of {len(summary.rows)}."
     if summary.incomplete:
         note += f" Left out: {join(brief(summary.incomplete))}."
-    return (
-        f'<h3>On average{on}</h3><p class="note">{note}</p><div class="wide" tabindex="0" role="region" '
-        f'aria-label="Averages over tasks"><table class="plain"><thead><tr><th scope=col>configuration</th>'
-        f"<th scope=col>average rank</th><th scope=col>{summary.head}</th><th scope=col>on the front of score, memory, "
-        f"throughput, parameters</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    return f'<h3>On average{on}</h3><p class="note">{note}</p>{plain_table(heads, rows, "Averages over tasks")}'

@@ -28,23 +28,23 @@ def need(record: Record) -> tuple[float | None, str]:
 def candidates(scene: Scene) -> list[dict[str, Any]]:
     """The scored configurations whose memory is known, best first, as the page's script takes them."""
     found = []
-    for setup in scene.setups:
-        needs = [(size, how) for run in setup.done if (size := need(run)[0]) for how in [need(run)[1]]]
-        if not needs or setup.score is None:
+    for one in scene.configurations:
+        needs = [(size, how) for run in one.done if (size := need(run)[0]) for how in [need(run)[1]]]
+        if not needs or one.score is None:
             continue
         size, how = max(needs)
-        metric = setup.first["main_score"]
+        metric = one.first["main_score"]
         found.append(
             {
-                "label": setup.label,
-                "run": setup.first["run_id"],
-                "ink": f"m{scene.slot[setup.method] % INKS}",
-                "score": f"{metric} {formatting.score(metric, setup.score, setup.margin)}",
-                "group": setup.group,
+                "label": one.label,
+                "run": one.first["run_id"],
+                "ink": f"m{scene.slot[one.method] % INKS}",
+                "score": f"{metric} {formatting.score(metric, one.score, one.margin)}",
+                "group": one.group,
                 "bytes": size,
                 "how": how,
-                "rate": setup.of(THROUGHPUT),
-                "doubt": bool(setup.doubts),
+                "rate": one.of(THROUGHPUT),
+                "doubt": bool(one.doubts),
             }
         )
     return found
@@ -66,7 +66,7 @@ def panel(scene: Scene, number: int) -> tuple[str, list[dict[str, Any]]]:
     elif kinds == {"tensors"}:
         basis = (
             "Memory is what tensors hold at the training peak. A GPU needs more than that: what the allocator "
-            "reserves beside it, and the CUDA context (about 0.5 GB)."
+            "reserves in addition, and the CUDA context (about 0.5 GB)."
         )
     else:
         basis = "Memory is what was reserved on CUDA, and where only tensors were counted, what they hold."

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.setups import Setup, setups
 from bench.core import formatting
 from bench.report.html.escape import plot
 from bench.store.labels import groups, labels, ranked
@@ -19,7 +18,7 @@ from bench.store.record import Record
 
 if TYPE_CHECKING:
     from bench.analysis.analysis import Analysis
-    from bench.analysis.configurations import Group
+    from bench.analysis.configurations import Configuration, Group
 
 INKS = 8
 MOST_LABELS = 8  # more points or lines than this are named by a legend instead of beside them
@@ -37,7 +36,7 @@ class Chart:
     Attributes:
         key: short name, for files: ``pareto``, ``memory``.
         choices: axes that the reader may choose from, as the page's script takes them; empty for a fixed chart.
-        columns: figures of every point, by the key of a choice.
+        columns: values of every point, by the key of a choice.
     """
 
     key: str
@@ -64,17 +63,17 @@ class Scene:
     ordered: Sequence[Record]
     names: Mapping[str, str]
     slot: Mapping[str, int]
-    group: Group | None = None
+    group: Group
 
-    @functools.cached_property
-    def setups(self) -> list[Setup]:
+    @property
+    def configurations(self) -> Sequence[Configuration]:
         """The configurations, best first."""
-        return setups(self.ordered, self.names, self.group)
+        return self.group.configurations
 
     @functools.cached_property
     def shown(self) -> list[Record]:
         """The runs that the rows are of, in the order of all."""
-        there = {run["run_id"] for setup in self.setups for run in setup.runs}
+        there = {run["run_id"] for configuration in self.configurations for run in configuration.runs}
         return [run for run in self.ordered if run["run_id"] in there]
 
     @property
@@ -110,9 +109,11 @@ class Scene:
 def scenes(records: Sequence[Record], analysis: Analysis) -> list[Scene]:
     """The tasks and models of some records, each with its runs best first."""
     names, slot = labels(records), slots(records)
+    members = groups(records)
     return [
-        Scene(*key, ranked(members), names, slot, analysis.of(*key)) for key, members in groups(records).items()
-    ]  # fmt: skip
+        Scene(group.task, group.model, ranked(members[group.task, group.model]), names, slot, group)
+        for group in analysis.groups
+    ]
 
 
 def slots(records: Sequence[Record]) -> dict[str, int]:
@@ -130,6 +131,51 @@ def look(number: int) -> Trace:
 def scaled(value: float | None, factor: float) -> float | None:
     """A measured value in an axis's unit; what was not measured stays None."""
     return None if value is None else value * factor
+
+
+def bars(
+    sizes: Sequence[tuple[str, str, Sequence[float | None]]],
+    names: Sequence[str],
+    hover: str,
+) -> tuple[list[Trace], dict[str, Any]]:
+    """Stacked horizontal bars, the first at the top: traces and layout.
+
+    Bars are at numbers and the axis names them: two labels may be the same once cut short.
+
+    Args:
+        sizes: name, ink and one value per bar, for each part of a bar.
+        names: of the bars.
+        hover: how a value is shown, as plotly's template: ``%{x:,.1f} MB``.
+    """
+    places = list(range(len(names)))
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": part,
+            "y": places,
+            "x": list(values),
+            "hovertext": [plot(name) for name in names],
+            "hovertemplate": f"%{{hovertext}}<br>{part} {hover}<extra></extra>",
+            "meta": {"ink": ink},
+        }
+        for part, ink, values in sizes
+    ]
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "height": 120 + 34 * len(names),
+        "xaxis": {"rangemode": "tozero"},
+        "yaxis": rows_axis(names),
+    }
+    return traces, layout
+
+
+def rows_axis(names: Sequence[str]) -> dict[str, Any]:
+    """A vertical axis of named rows, the first at the top."""
+    shown = [plot(name, LONGEST_LABEL) for name in names]
+    ticks = {"tickvals": list(range(len(names))), "ticktext": shown, "range": [len(names) - 0.5, -0.5]}
+    return {**ticks, "automargin": True, "showgrid": False}
 
 
 def padded(values: Sequence[float], part: float) -> list[float]:

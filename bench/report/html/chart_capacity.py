@@ -1,11 +1,11 @@
-"""Quality against trained parameters: one line per method over its ranks, and published figures beside them."""
+"""Quality against trained parameters: one line per method over its ranks, and published results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.analysis.configurations import Configuration
 from bench.analysis.measures import TRAINED
-from bench.analysis.setups import Setup
 from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, look, scaled
 from bench.report.html.escape import plot
 from bench.report.published import Figure
@@ -14,16 +14,16 @@ from bench.report.published import Figure
 def chart(scene: Scene, published: Sequence[Figure] = ()) -> Chart:
     """One line per method; where several configurations of it have the same size, the line follows the best."""
     traces: list[Trace] = []
-    sized = [setup for setup in scene.setups if setup.score is not None and setup.of(TRAINED)]
+    sized = [one for one in scene.configurations if one.score is not None and one.of(TRAINED)]
     for method, number in scene.slot.items():
-        mine = [setup for setup in sized if setup.method == method]
+        mine = [one for one in sized if one.method == method]
         if mine:
             traces += _method(scene, method, number, mine)
     note = "One line per method over its sizes; where several have one size, it follows the best of them."
     known = [figure for figure in published if figure.score is not None and figure.trainable]
     if traces and known:
         traces.append(_published(scene, known))
-        note += " Open diamonds: published figures, under other settings (see below)."
+        note += " Open diamonds: published results, under other settings (see below)."
     layout = {
         "xaxis": {"title": {"text": TRAINED.axis}, "type": "log", "tickformat": "~s", "dtick": 1},
         "yaxis": {"title": {"text": scene.score_title}},
@@ -31,21 +31,21 @@ def chart(scene: Scene, published: Sequence[Figure] = ()) -> Chart:
     return Chart("capacity", "Score against trained parameters", note, traces, layout)
 
 
-def _method(scene: Scene, method: str, number: int, mine: Sequence[Setup]) -> list[Trace]:
+def _method(scene: Scene, method: str, number: int, mine: Sequence[Configuration]) -> list[Trace]:
     """The points of a method, and the line through the best of each size."""
     style = look(number)
     name = plot(method, LONGEST_LABEL)
-    best: dict[float, Setup] = {}
-    for setup in mine:  # best first
-        best.setdefault(setup.of(TRAINED) or 0.0, setup)
+    best: dict[float, Configuration] = {}
+    for one in mine:  # best first
+        best.setdefault(one.of(TRAINED) or 0.0, one)
     points: Trace = style | {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "legendgroup": name,
-        "x": [setup.of(TRAINED) for setup in mine],
-        "y": [scaled(setup.score, scene.score_scale) for setup in mine],
-        "text": [plot(setup.label) for setup in mine],
+        "x": [one.of(TRAINED) for one in mine],
+        "y": [scaled(one.score, scene.score_scale) for one in mine],
+        "text": [plot(one.label) for one in mine],
         "hovertemplate": "%{text}<br>%{x:,} · %{y:.4~g}<extra></extra>",
     }
     if len(best) < 2:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from bench.analysis.setups import Setup
-from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, look
+from bench.analysis.configurations import Configuration
+from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, look, rows_axis
 from bench.report.html.escape import plot
 
 _MOST_BARS = 40
 
 
-def rise(setup: Setup) -> float | None:
+def rise(one: Configuration) -> float | None:
     """Mean over the seeds of the tuned model's loss minus the base model's; None where it was not measured."""
     rises = []
-    for run in setup.done:
+    for run in one.done:
         found = run.get("forgetting") or {}
         base, tuned = found.get("base_loss"), found.get("tuned_loss")
         if base is not None and tuned is not None:
@@ -24,14 +24,14 @@ def rise(setup: Setup) -> float | None:
 
 def chart(scene: Scene) -> Chart:
     """One bar per configuration, best score first."""
-    known = [(setup, change) for setup in scene.setups if (change := rise(setup)) is not None]
+    known = [(one, change) for one in scene.configurations if (change := rise(one)) is not None]
     note = "Rise of the loss per token on other text than the task's, tuned minus base model; 0 forgets nothing."
     if len(known) > _MOST_BARS:
         note += f" The best {_MOST_BARS} of {len(known)} configurations."
         known = known[:_MOST_BARS]
     traces: list[Trace] = []
     for method, number in scene.slot.items():
-        rows = [index for index, (setup, _) in enumerate(known) if setup.method == method]
+        rows = [index for index, (one, _) in enumerate(known) if one.method == method]
         if rows:
             traces.append(
                 {
@@ -45,18 +45,12 @@ def chart(scene: Scene) -> Chart:
                     "meta": {"ink": look(number)["meta"]["ink"]},
                 }
             )
-    ticks = {"tickvals": list(range(len(known))), "range": [len(known) - 0.5, -0.5]}
     layout = {
         "barmode": "overlay",
         "bargap": 0.4,
         "height": 120 + 30 * len(known),
         "showlegend": False,
         "xaxis": {"title": {"text": "nats per token"}},
-        "yaxis": {
-            **ticks,
-            "ticktext": [plot(setup.label, LONGEST_LABEL) for setup, _ in known],
-            "automargin": True,
-            "showgrid": False,
-        },
+        "yaxis": rows_axis([one.label for one, _ in known]),
     }
     return Chart("forgetting", "Forgetting", note, traces, layout)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.analysis.setups import Setup
+from bench.analysis.configurations import Configuration
 from bench.core import formatting
-from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace
+from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, rows_axis
 from bench.report.html.escape import plot
 
 _MOST_ROWS = 24  # with more labels than this, a method is shown by its best configuration per task
@@ -15,21 +15,21 @@ _MOST_ROWS = 24  # with more labels than this, a method is shown by its best con
 
 def charts(found: Sequence[Scene]) -> list[Chart]:
     """One heatmap for every model that ran on at least two tasks."""
-    by_model: dict[str, dict[str, list[Setup]]] = {}
+    by_model: dict[str, dict[str, list[Configuration]]] = {}
     for scene in found:
-        scored = [setup for setup in scene.setups if setup.score is not None]
+        scored = [one for one in scene.configurations if one.score is not None]
         if scored:
             by_model.setdefault(scene.model, {})[scene.task] = scored
     return [_chart(model, tasks) for model, tasks in by_model.items() if len(tasks) > 1]
 
 
-def _chart(model: str, tasks: Mapping[str, Sequence[Setup]]) -> Chart:
-    labels = dict.fromkeys(setup.label for found in tasks.values() for setup in found)
+def _chart(model: str, tasks: Mapping[str, Sequence[Configuration]]) -> Chart:
+    labels = dict.fromkeys(one.label for found in tasks.values() for one in found)
     whole = len(labels) <= _MOST_ROWS
-    cells: dict[str, dict[str, Setup]] = {}
+    cells: dict[str, dict[str, Configuration]] = {}
     for task, found in tasks.items():
-        for setup in found:  # best first
-            cells.setdefault(setup.label if whole else setup.method, {}).setdefault(task, setup)
+        for one in found:  # best first
+            cells.setdefault(one.label if whole else one.method, {}).setdefault(task, one)
     best = {task: found[0] for task, found in tasks.items()}
     rows = sorted(cells, key=lambda row: _mean_loss(cells[row], best))
     note = "Score in the cell; colour: gap to the task's best. Sorted by mean gap to the best."
@@ -56,31 +56,25 @@ def _chart(model: str, tasks: Mapping[str, Sequence[Setup]]) -> Chart:
             "side": "top",
             "showgrid": False,
         },
-        "yaxis": {
-            "tickvals": list(range(len(rows))),
-            "ticktext": [plot(row, LONGEST_LABEL) for row in rows],
-            "range": [len(rows) - 0.5, -0.5],
-            "automargin": True,
-            "showgrid": False,
-        },
+        "yaxis": rows_axis(rows),
     }
     return Chart("heatmap", f"Methods and tasks on {plot(model)}", note, [trace], layout, wide=True)
 
 
-def _loss(setup: Setup | None, best: Setup) -> float | None:
+def _loss(one: Configuration | None, best: Configuration) -> float | None:
     """How far a score is below the task's best, as a share of that best; 0 is the best."""
-    if setup is None or setup.score is None or best.score is None:
+    if one is None or one.score is None or best.score is None:
         return None
-    return abs(setup.score - best.score) / (abs(best.score) or 1.0)
+    return abs(one.score - best.score) / (abs(best.score) or 1.0)
 
 
-def _mean_loss(row: Mapping[str, Setup], best: Mapping[str, Setup]) -> tuple[int, float]:
+def _mean_loss(row: Mapping[str, Configuration], best: Mapping[str, Configuration]) -> tuple[int, float]:
     """Rows with all tasks come first, then by their mean loss."""
-    losses = [loss for task, setup in row.items() if (loss := _loss(setup, best[task])) is not None]
+    losses = [loss for task, one in row.items() if (loss := _loss(one, best[task])) is not None]
     return len(best) - len(losses), sum(losses) / max(1, len(losses))
 
 
-def _written(setup: Setup | None) -> str:
-    if setup is None:
+def _written(one: Configuration | None) -> str:
+    if one is None:
         return ""
-    return plot(formatting.score(setup.first["main_score"], setup.score).removesuffix(" %"))
+    return plot(formatting.score(one.first["main_score"], one.score).removesuffix(" %"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.analysis.setups import Setup
+from bench.analysis.configurations import Configuration
 from bench.core import formatting
 from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, look, scaled
 from bench.report.html.escape import plot
@@ -27,23 +27,23 @@ def chart(scene: Scene) -> Chart:
     traces: list[Trace] = []
     tuned = several = False
     for method, number in scene.slot.items():
-        mine = [setup for setup in scene.setups if setup.method == method]
+        mine = [one for one in scene.configurations if one.method == method]
         style, name = look(number), plot(method, LONGEST_LABEL)
         common = style | {"type": "scatter", "name": name, "legendgroup": name}
         open_marker = style["marker"] | {"symbol": f"{style['marker']['symbol']}-open", "size": 8}
         dashed = {"mode": "lines+markers", "marker": open_marker, "line": {"width": 1, "dash": "dash"}}
-        tried = {setup.label: sorted(_tried(setup)) for setup in mine[:_MOST_LINES] if _tried(setup)}
+        tried = {one.label: sorted(_tried(one)) for one in mine[:_MOST_LINES] if _tried(one)}
         for index, points in enumerate(tried.values()):
             tuned = True
             traces.append(common | dashed | {"showlegend": index == 0} | _points(points, scene.dev[1]))
-        final = sorted(point for setup in mine if (point := _final(setup)))
+        final = sorted(point for one in mine if (point := _final(one)))
         if final and (tried or len({rate for rate, _, _ in final}) > 1):
             several = True
             traces.append(common | {"mode": "markers", "showlegend": not tried} | _points(final, scene.score_scale))
     note = "Open points: trials on the dev split. " if tuned else ""
     note += "Full points: final scores, one per configuration." if several else ""
     if scene.dev[0] != scene.score_title:
-        # What the trials were judged by is another figure than the final score: they cannot share an axis.
+        # The trials were ranked by another metric than the final score: they cannot share an axis.
         traces = [trace for trace in traces if ("line" in trace) == tuned]
         note = f"Trials on the dev split, judged by {scene.dev[0]}." if tuned else note
     axis = scene.dev[0] if tuned else scene.score_title
@@ -54,22 +54,22 @@ def chart(scene: Scene) -> Chart:
     return Chart("learning-rate", "Score against learning rate", note, traces, layout)
 
 
-def _tried(setup: Setup) -> list[_Point]:
+def _tried(one: Configuration) -> list[_Point]:
     """The trials of a configuration: its seeds share them."""
     found = []
-    for trial in trials(setup.first):
+    for trial in trials(one.first):
         rate, score = trial.get("lr"), trial.get("dev_score")
         if isinstance(rate, int | float) and isinstance(score, int | float) and rate > 0:
-            found.append((float(rate), float(score), f"{plot(setup.label)}, trial, dev score"))
+            found.append((float(rate), float(score), f"{plot(one.label)}, trial, dev score"))
     return found
 
 
-def _final(setup: Setup) -> _Point | None:
-    rate = setup.first["spec"]["train"]["lr"]
-    if setup.score is None or not rate:
+def _final(one: Configuration) -> _Point | None:
+    rate = one.first["spec"]["train"]["lr"]
+    if one.score is None or not rate:
         return None
-    written = formatting.score(setup.first["main_score"], setup.score, setup.margin)
-    return float(rate), setup.score, f"{plot(setup.label)}, {plot(written)}"
+    written = formatting.score(one.first["main_score"], one.score, one.margin)
+    return float(rate), one.score, f"{plot(one.label)}, {plot(written)}"
 
 
 def _points(points: list[_Point], scale: float) -> Trace:

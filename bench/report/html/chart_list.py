@@ -22,7 +22,7 @@ def charts(scene: Scene, published: Sequence[Figure] = ()) -> list[Chart]:
 
     Args:
         scene: the runs, best first.
-        published: figures of the same model and task that others have published.
+        published: published results for the same model and task.
     """
     looks = {name: look(number) for name, number in scene.slot.items()}
     drawn = [
@@ -30,8 +30,8 @@ def charts(scene: Scene, published: Sequence[Figure] = ()) -> list[Chart]:
         chart_capacity.chart(scene, [figure for figure in published if not figure.average]),
         chart_learning_rate.chart(scene),
         *chart_tuning.charts(scene),
-        Chart("memory", "What the training peak consists of", *chart_memory.split(scene.setups), wide=True),
-        Chart("phases", "Peak memory over phases", *chart_memory.phases(scene.setups, looks)),
+        Chart("memory", "What the training peak consists of", *chart_memory.split(scene.configurations), wide=True),
+        Chart("phases", "Peak memory over phases", *chart_memory.phases(scene.configurations, looks)),
         *chart_curves.charts(scene),
         chart_forgetting.chart(scene),
     ]

@@ -5,82 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.analysis.setups import Setup
+from bench.analysis.configurations import Configuration
+from bench.report.html.chart_base import LONGEST_LABEL, MOST_LABELS, Trace, bars
 from bench.report.html.escape import plot
 from bench.store.record import PHASES, SPLIT
 
 _MOST_BARS = 40
-_MOST_LINES = 8  # more configurations than this are named by their method in the legend
-_LONGEST_LABEL = 26  # characters of a label beside a bar, on a phone
-
-Trace = dict[str, Any]
 
 
-def split(setups: Sequence[Setup]) -> tuple[str, list[Trace], dict[str, Any]]:
+def split(configurations: Sequence[Configuration]) -> tuple[str, list[Trace], dict[str, Any]]:
     """One stacked bar of megabytes for each configuration, best score at the top: note, traces, layout.
 
     Args:
-        setups: best first; a bar is the run whose peak the table shows, the largest of its seeds.
+        configurations: best first; a bar is the run whose peak the table shows, the largest of its seeds.
     """
     note = "Megabytes by kind of tensor, best score first."
-    bars: dict[str, Mapping[str, Any]] = {}
+    shown: dict[str, Mapping[str, Any]] = {}
     method: dict[str, str] = {}
-    for setup in setups:
-        parts = setup.highest["memory"]["train_peak"]
+    for one in configurations:
+        parts = one.highest["memory"]["train_peak"]
         if any(parts[part] is not None for part in SPLIT):
-            bars[setup.label], method[setup.label] = parts, setup.method
-    if len(bars) > _MOST_BARS:
+            shown[one.label], method[one.label] = parts, one.method
+    if len(shown) > _MOST_BARS:
         quota = max(1, _MOST_BARS // len(set(method.values())))
-        note += f" The best {quota} of each method, of {len(bars)} configurations."
-        bars = {label: bars[label] for label in _first_of_each(method, quota)[:_MOST_BARS]}
-    traces: list[Trace] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": part,
-            # Bars stand at numbers and the axis names them: two labels may be the same once cut short.
-            "y": list(range(len(bars))),
-            "x": [None if parts[part] is None else parts[part] / 1e6 for parts in bars.values()],
-            "hovertext": [plot(label) for label in bars],
-            "hovertemplate": "%{hovertext}<br>" + part + " %{x:,.1f} MB<extra></extra>",
-            "meta": {"ink": part},
-        }
+        note += f" The best {quota} of each method, of {len(shown)} configurations."
+        shown = {label: shown[label] for label in _first_of_each(method, quota)[:_MOST_BARS]}
+    sizes = [
+        (part, part, [None if parts[part] is None else parts[part] / 1e6 for parts in shown.values()])
         for part in SPLIT
-        if bars
+        if shown
     ]
-    shown = [plot(label, _LONGEST_LABEL) for label in bars]
-    ticks = {"tickvals": list(range(len(bars))), "ticktext": shown, "range": [len(bars) - 0.5, -0.5]}
-    layout = {
-        "barmode": "stack",
-        "bargap": 0.35,
-        "height": 120 + 34 * len(bars),
-        "xaxis": {"title": {"text": "MB"}, "rangemode": "tozero"},
-        "yaxis": {**ticks, "automargin": True, "showgrid": False},
-        "legend": {"traceorder": "normal"},
-    }
+    traces, layout = bars(sizes, list(shown), "%{x:,.1f} MB")
+    layout["xaxis"]["title"] = {"text": "MB"}
+    layout["legend"] = {"traceorder": "normal"}
     return note, traces, layout
 
 
-def phases(setups: Sequence[Setup], look: Mapping[str, Trace]) -> tuple[str, list[Trace], dict[str, Any]]:
+def phases(
+    configurations: Sequence[Configuration], look: Mapping[str, Trace]
+) -> tuple[str, list[Trace], dict[str, Any]]:
     """The peak of each phase, one line for each configuration: note, traces, layout.
 
     Args:
-        setups: best first; each is the run with the largest training peak of its seeds.
+        configurations: best first; each is the run with the largest training peak of its seeds.
         look: the marker and ink of a method, by its name.
     """
-    every = {setup.label: setup.highest for setup in setups}
+    every = {one.label: one.highest for one in configurations}
     chosen = {
         label: run
         for label, run in every.items()
         if any(phase and phase["peak_bytes"] for phase in run["memory"]["phases"].values())
     }
     shown = [name for name in PHASES if any(run["memory"]["phases"].get(name) for run in chosen.values())]
-    few = len(chosen) <= _MOST_LINES
+    few = len(chosen) <= MOST_LABELS
     named: set[str] = set()
     traces: list[Trace] = []
     for label, run in chosen.items():
         method = run["spec"]["method"]["name"]
-        name = plot(label if few else method, _LONGEST_LABEL)
+        name = plot(label if few else method, LONGEST_LABEL)
         measured = [(phase, run["memory"]["phases"].get(phase)) for phase in shown]
         trace = {
             **look[method],

@@ -1,4 +1,4 @@
-"""The trade-off chart: any two figures against each other, with the front of what nothing else beats.
+"""The trade-off chart: any two measures against each other, with the Pareto front.
 
 Drawn as score against peak memory; the page's script redraws it for the axes that the reader chooses.
 """
@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.analysis.configurations import Configuration
 from bench.analysis.measures import MEASURES, PEAK
-from bench.analysis.setups import Setup
 from bench.report.html.chart_base import LONGEST_LABEL, MOST_LABELS, Chart, Scene, Trace, look, padded, scaled
 from bench.report.html.escape import plot
 from bench.report.html.label_placement import place
@@ -22,15 +22,15 @@ _PERCENT = 100.0  # the scale of scores that are shares
 def chart(scene: Scene) -> Chart:
     """One point for every scored configuration; empty with fewer than two."""
     title = "Trade-offs"
-    points = [setup for setup in scene.setups if setup.score is not None]
+    points = [one for one in scene.configurations if one.score is not None]
     choices = _choices(scene, points)
     if len(choices) < 2 or len(points) < 2:
         return Chart("pareto", title, "", [], {})
     columns = {
-        choice["key"]: [_value(scene, setup, choice["key"]) for setup in points] for choice in choices
+        choice["key"]: [_value(scene, one, choice["key"]) for one in points] for choice in choices
     }  # fmt: skip
     x, y = next((choice for choice in choices if choice["key"] == PEAK.key), choices[1]), choices[0]
-    bars = len(points) <= _MOST_ERROR_BARS and any(setup.margin for setup in points)
+    bars = len(points) <= _MOST_ERROR_BARS and any(one.margin for one in points)
     if bars:
         columns["margin"], columns["below"] = _bars(scene, points)
     seen = [index for index in range(len(points)) if columns[x["key"]][index] is not None]
@@ -38,42 +38,42 @@ def chart(scene: Scene) -> Chart:
     note = "Dotted: Pareto front."
     if bars:
         note += " Bars: 95 % intervals of the score"
-        note += ", drawn from 0 to 100 %." if scene.score_scale == _PERCENT else "."
+        note += ", clipped to 0-100 %." if scene.score_scale == _PERCENT else "."
     return Chart("pareto", title, note, traces, layout, True, choices, columns)
 
 
-def _choices(scene: Scene, points: Sequence[Setup]) -> list[dict[str, Any]]:
+def _choices(scene: Scene, points: Sequence[Configuration]) -> list[dict[str, Any]]:
     """The score, then every measure that at least one scored configuration has."""
     found = [{"key": "score", "title": scene.score_title, "log": False, "least": scene.lower}]
     for measure in MEASURES:
-        if measure.axis and any(setup.of(measure) is not None for setup in points):
+        if measure.axis and any(one.of(measure) is not None for one in points):
             found.append({"key": measure.key, "title": measure.axis, "log": measure.log, "least": measure.least})
     return found
 
 
-def _bars(scene: Scene, points: Sequence[Setup]) -> tuple[list[float | None], list[float | None]]:
+def _bars(scene: Scene, points: Sequence[Configuration]) -> tuple[list[float | None], list[float | None]]:
     """How far a score's interval reaches up and down on its axis; a share's no further than a share can be."""
     most = 1.0 if scene.score_scale == _PERCENT else math.inf
     up: list[float | None] = []
     down: list[float | None] = []
-    for setup in points:
-        half, score = setup.margin, setup.score or 0.0
+    for one in points:
+        half, score = one.margin, one.score or 0.0
         up.append(None if half is None else scaled(min(half, most - score), scene.score_scale))
         down.append(None if half is None else scaled(min(half, score) if most == 1.0 else half, scene.score_scale))
     return up, down
 
 
-def _value(scene: Scene, setup: Setup, key: str) -> float | None:
+def _value(scene: Scene, one: Configuration, key: str) -> float | None:
     if key == "score":
-        return scaled(setup.score, scene.score_scale)
+        return scaled(one.score, scene.score_scale)
     measure = next(measure for measure in MEASURES if measure.key == key)
-    value = scaled(setup.of(measure), measure.scale)
+    value = scaled(one.of(measure), measure.scale)
     return None if measure.log and not value else value  # a logarithmic axis has no place for 0
 
 
 def _drawn(
     scene: Scene,
-    points: Sequence[Setup],
+    points: Sequence[Configuration],
     seen: Sequence[int],
     axes: tuple[Mapping[str, Sequence[float | None]], Mapping[str, Any], Mapping[str, Any]],
 ) -> tuple[list[Trace], dict[str, Any]]:
@@ -97,7 +97,7 @@ def _drawn(
         beside |= dict(zip(seen, place(shares, labels, tall, line), strict=True))
     traces = [_front(edge, x)]
     for method, number in scene.slot.items():
-        rows = [index for index, setup in enumerate(points) if setup.method == method]
+        rows = [index for index, one in enumerate(points) if one.method == method]
         if not rows:
             continue
         style = look(number)

@@ -1,11 +1,11 @@
-"""Dev score against what was tuned beside the learning rate (``rates`` draws that): one chart per option."""
+"""Dev score against each tuned option other than the learning rate: one chart per option."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.analysis.setups import Setup
+from bench.analysis.configurations import Configuration
 from bench.report.html.chart_base import LONGEST_LABEL, Chart, Scene, Trace, look, scaled
 from bench.report.html.chart_learning_rate import trials
 from bench.report.html.escape import plot
@@ -13,26 +13,26 @@ from bench.report.html.escape import plot
 
 def charts(scene: Scene) -> list[Chart]:
     """Every trial's dev score against each tuned number, one line per configuration."""
-    searches = [setup for setup in scene.setups if trials(setup.first)]
-    options = dict.fromkeys(option for setup in searches for option in setup.first["tuning"].get("options", ()))
+    searches = [one for one in scene.configurations if trials(one.first)]
+    options = dict.fromkeys(option for one in searches for option in one.first["tuning"].get("options", ()))
     others = [option for option in options if option != "lr"]
     return [_chart(scene, (index, option), searches) for index, option in enumerate(others)]
 
 
-def _chart(scene: Scene, which: tuple[int, str], searches: Sequence[Setup]) -> Chart:
+def _chart(scene: Scene, which: tuple[int, str], searches: Sequence[Configuration]) -> Chart:
     index, option = which
     traces = []
-    for setup in searches:
+    for one in searches:
         points = sorted(
             (
                 (trial[option], trial["dev_score"], trial)
-                for trial in trials(setup.first)
+                for trial in trials(one.first)
                 if isinstance(trial.get(option), int | float) and trial.get("dev_score") is not None
             ),
             key=lambda point: point[:2],
         )
         if points:
-            traces.append(_trace(scene, option, setup, points))
+            traces.append(_trace(scene, option, one, points))
     log = all(value > 0 for trace in traces for value in trace["x"])
     axis = {"type": "log", "dtick": 1} if log else {"type": "linear"}  # a dropout of 0 has no logarithm
     layout = {
@@ -44,16 +44,16 @@ def _chart(scene: Scene, which: tuple[int, str], searches: Sequence[Setup]) -> C
     return Chart(f"tuned-{index}", f"Dev score against {plot(option)}", note, traces, layout)
 
 
-def _trace(scene: Scene, option: str, setup: Setup, points: Sequence[tuple[Any, float, Any]]) -> Trace:
-    chosen = setup.first["tuning"].get("chosen") or {}
-    style = look(scene.slot[setup.method])
+def _trace(scene: Scene, option: str, one: Configuration, points: Sequence[tuple[Any, float, Any]]) -> Trace:
+    chosen = one.first["tuning"].get("chosen") or {}
+    style = look(scene.slot[one.method])
     return style | {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": plot(setup.label, LONGEST_LABEL),
+        "name": plot(one.label, LONGEST_LABEL),
         "x": [value for value, _, _ in points],
         "y": [scaled(score, scene.dev[1]) for _, score, _ in points],
-        "text": [plot(f"{setup.label}, {trial.get('status')}, {trial.get('steps')} steps") for _, _, trial in points],
+        "text": [plot(f"{one.label}, {trial.get('status')}, {trial.get('steps')} steps") for _, _, trial in points],
         "hovertemplate": "%{text}<br>%{x:.3~g} · %{y:.4~g}<extra></extra>",
         "line": {"width": 1},
         "marker": style["marker"]

@@ -33,7 +33,7 @@ def document(comparison: Comparison) -> str:
         _section(task, model, list(rows))
         for (task, model), rows in groupby(comparison.rows, key=lambda row: (row.task, row.model))
     )
-    beside = f'<div class="warning" role="note"><h3>Beside the figures</h3><ul>{remarks}</ul></div>'
+    beside = f'<div class="warning" role="note"><h3>Notes</h3><ul>{remarks}</ul></div>'
     named = f"<p>A: {text(comparison.names[0])}<br>B: {text(comparison.names[1])}</p>"
     tested = f"<p>{text(compare_text.method(comparison))}</p>" if comparison.rows else ""
     parts = [_answer(comparison), beside if remarks else "", sections, tested]

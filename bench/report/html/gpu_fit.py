@@ -6,6 +6,7 @@ from bench.core import formatting
 from bench.report.html.budget_picker import need
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
+from bench.report.html.layout import plain_table
 
 SIZES_GB = (8, 16, 24, 40, 80)
 GB = 10**9  # bytes, as bench plan --budget counts; cards sold as so many have a little more, or less
@@ -17,29 +18,26 @@ _MOST_ROWS = 60
 def panel(scene: Scene) -> str:
     """The table, folded away: one row for each configuration, best first; empty where no memory was measured."""
     rows, kinds = [], set()
-    for setup in scene.setups:
-        needs = [(size, how) for run in setup.runs if (size := need(run)[0]) for how in [need(run)[1]]]
+    for one in scene.configurations:
+        needs = [(size, how) for run in one.runs if (size := need(run)[0]) for how in [need(run)[1]]]
         if needs:
             size, how = max(needs)
             kinds.add(how)
-            rows.append(_row(setup.label, size + CONTEXT_BYTES, how))
+            rows.append(_row(one.label, size + CONTEXT_BYTES, how))
     if not rows:
         return ""
     left = f" The best {_MOST_ROWS} of {len(rows)} configurations." if len(rows) > _MOST_ROWS else ""
-    heads = "".join(f'<th scope="col">{size} GB</th>' for size in SIZES_GB)
+    heads = ["method", "needs", *(f"{size} GB" for size in SIZES_GB)]
     return (
         f'<details class="gpus"><summary><b>Fits in {" / ".join(map(str, SIZES_GB))} GB?</b></summary>'
-        f"<p>{_basis(kinds)}{left}</p>"
-        f'<div class="wide" tabindex="0"><table class="plain"><thead><tr><th scope="col">method</th>'
-        f'<th scope="col">needs</th>{heads}</tr></thead><tbody>'
-        f"{''.join(rows[:_MOST_ROWS])}</tbody></table></div></details>"
+        f"<p>{_basis(kinds)}{left}</p>{plain_table(heads, rows[:_MOST_ROWS])}</details>"
     )
 
 
-def _row(label: str, needed: float, how: str) -> str:
-    cells = "".join(f"<td>{'yes' if needed <= size * GB else 'no'}</td>" for size in SIZES_GB)
+def _row(label: str, needed: float, how: str) -> list[str]:
     least = "≥ " if how == "tensors" else ""
-    return f'<tr><th scope="row">{text(label)}</th><td>{least}{formatting.size(needed)}</td>{cells}</tr>'
+    fits = ("yes" if needed <= size * GB else "no" for size in SIZES_GB)
+    return [text(label), f"{least}{formatting.size(needed)}", *fits]
 
 
 def _basis(kinds: set[str]) -> str:
@@ -47,5 +45,5 @@ def _basis(kinds: set[str]) -> str:
     if kinds == {"reserved"}:
         reserved = "what the CUDA allocator reserved at the training peak"
         return f"At the batch of these runs: {reserved}, and {context}. A GB is 10⁹ bytes."
-    said = "where it was counted on a CPU (≥), the allocator needs more than that: bench plan replays its rules"
+    said = "where it was counted on a CPU (≥), the allocator needs more than that: bench plan simulates it"
     return f"At the batch of these runs: what the training peak holds, and {context}; {said}. A GB is 10⁹ bytes."

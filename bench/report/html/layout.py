@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +34,10 @@ def page(title: str, header: str, body: str, carried: Carried | None = None, sty
 
     Args:
         title: of the document, and its heading.
-        header: what stands below the heading, as HTML.
-        body: as HTML, escaped by whoever made it.
+        header: what follows the heading, as HTML.
+        body: as HTML, already escaped.
         carried: its script; None: nothing in the page runs.
-        style: rules beside the report's.
+        style: further rules.
     """
     live = carried is not None and carried.state is not None
     rules = policy(carried.script if carried else None, live)
@@ -70,3 +71,21 @@ def page(title: str, header: str, body: str, carried: Carried | None = None, sty
 {end}</body>
 </html>
 """
+
+
+def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], label: str = "") -> str:
+    """A table that does not sort; the first cell of a row is its heading.
+
+    Args:
+        heads, rows: cells as HTML.
+        label: what a screen reader calls it.
+    """
+    named = f' role="region" aria-label="{label}"' if label else ""
+    head = "".join(f"<th scope=col>{cell}</th>" for cell in heads)
+    body = "".join(
+        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>" for first, *rest in rows
+    )
+    return (
+        f'<div class="wide" tabindex="0"{named}><table class="plain"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,7 +1,7 @@
 """What each method is: its formula, source and options, and the options that these runs used.
 
 The explanations come from outside (``bench.cli.describe.about`` reads the registry); for a method that nobody knows
-here, because its plugin is not installed, stands what its records say.
+here, because its plugin is not installed, its records are described.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bench.report.html.escape import text
+from bench.report.html.layout import plain_table
 from bench.store.labels import format_value
 from bench.store.record import Record
 
@@ -65,37 +66,29 @@ def _method(index: int, name: str, runs: Sequence[Record], about: About | None) 
             f"<p>Nothing here defines this method (a plugin that is not loaded: <code>--plugin FILE</code>). Its "
             f"records say: code {text(', '.join(codes[:_MOST_VALUES]))}, and these options.</p>"
         )
-        rows = "".join(
-            f"<tr><th scope=row>{text(key)}</th><td>{_listed(value)}</td></tr>" for key, value in values.items()
-        )
-        table = _table(("option", "value in these runs"), rows) if values else "<p>No options.</p>"
+        rows = [(text(key), _listed(value)) for key, value in values.items()]
+        table = plain_table(("option", "value in these runs"), rows) if rows else "<p>No options.</p>"
     else:
         head = about.paragraphs[0] if about.paragraphs else ""
         body = "".join(f"<p>{_linked(part)}</p>" for part in about.paragraphs[1:])
         body += f"<p>{text(' '.join(about.facts))}</p>" if about.facts else ""
-        rows = "".join(_option(option, values.get(option.name)) for option in about.options)
-        table = _table(("option", "value in these runs", "default", "what it does"), rows) if rows else ""
+        options = [_option(option, values.get(option.name)) for option in about.options]
+        heads = ("option", "value in these runs", "default", "what it does")
+        table = plain_table(heads, options) if options else ""
     return (
         f'<details class="method" id="m-{index}"><summary><b>{text(name)}</b> <span>{text(head)}</span> '
         f"<small>{count}</small></summary>{body}{table}</details>"
     )
 
 
-def _table(heads: Sequence[str], rows: str) -> str:
-    cells = "".join(f"<th scope=col>{head}</th>" for head in heads)
-    return (
-        f'<div class="wide" tabindex="0"><table class="plain"><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _option(option: OptionFact, used: Sequence[str] | None) -> str:
+def _option(option: OptionFact, used: Sequence[str] | None) -> tuple[str, ...]:
     value = _listed(used) if used else "not recorded"
     changed = used and list(used) != [option.default]
     return (
-        f"<tr><th scope=row>{text(option.name)} <small>{text(option.kind)}</small></th>"
-        f"<td>{f'<b>{value}</b>' if changed else value}</td><td>{text(option.default or 'none')}</td>"
-        f"<td>{text(option.help)}</td></tr>"
+        f"{text(option.name)} <small>{text(option.kind)}</small>",
+        f"<b>{value}</b>" if changed else value,
+        text(option.default or "none"),
+        text(option.help),
     )
 
 

@@ -1,12 +1,11 @@
-"""The report's sentences: what the answer rests on, and what makes it doubtful. All return HTML."""
+"""The report's sentences: what the answer rests on, and what limits it. All return HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.analysis.configurations import BOTH, EXAMPLES
-from bench.analysis.setups import Setup
+from bench.analysis.configurations import BOTH, EXAMPLES, Configuration
 from bench.report.html.chart_base import Scene
 from bench.report.html.escape import text
 from bench.store.labels import format_value, mixed, of_another_version, tuned
@@ -22,7 +21,7 @@ HOW_TO_READ = (
     ),
     ("group", "Configurations that share a letter do not differ significantly (paired tests on the same examples)."),
     ("peak MB", "Most memory held by tensors at once while training, in megabytes (10⁶ bytes)."),
-    ("minus weights", "The same without the model's weights: the part that a method can change."),
+    ("peak excl. weights", "The same without the model's weights: the part that a method can change."),
     ("train samples/s", "Examples per second of optimizer steps alone, after warm-up, evaluation left out."),
     ("infer samples/s", "Examples per second when predicting in batches."),
     ("latency ms", "Milliseconds for one example on its own."),
@@ -34,21 +33,21 @@ HOW_TO_READ = (
         "A row shows the largest peak, the median speed and the mean of the rest; expand a row for single runs.",
     ),
     ("train time", "Time for all training steps, without loading and the final evaluation."),
-    ("checks", "Did the method do what it claims? A failed check puts the score beside it in doubt."),
+    ("checks", "Did the method do what it claims? Treat a score with a failed check with caution."),
 )
 
 
 def rests_on(scene: Scene) -> list[str]:
     """What the answer rests on: seeds, intervals, pairs, tuning, the budget, checks and runs that did not finish."""
     records, names = scene.shown, scene.names
-    done = [setup for setup in scene.setups if setup.score is not None]
+    done = [one for one in scene.configurations if one.score is not None]
     said = [_seeds(done), _covers(done), *_pairs(scene), _tuning(done)] if done else []
     said.append(_budget(records))
     checked = [result for record in records for result in record["checks"].values()]
     doubtful = [record for record in records if failed_checks(record)]
     if doubtful:
         which = join(brief({f"{names[record['run_id']]} ({', '.join(failed_checks(record))})" for record in doubtful}))
-        said.append(f"<strong>Checks failed</strong> for {which}: read those scores with doubt.")
+        said.append(f"<strong>Checks failed</strong> for {which}: treat those scores with caution.")
     elif checked:
         passed = sum(result == "pass" for result in checked)
         said.append(f"All {passed} checks passed ({len(checked) - passed} did not apply).")
@@ -59,22 +58,22 @@ def rests_on(scene: Scene) -> list[str]:
     shared = sorted({names[record["run_id"]] for record in records if had_concurrent_runs(record)})
     if shared:
         said.append(f"Speeds of {join(brief(shared))} were measured with concurrent runs: other runs were active.")
-    said += [f"{text(note[:1].upper() + note[1:])}." for note in (scene.group.notes if scene.group else ())]
+    said += [f"{text(note[:1].upper() + note[1:])}." for note in scene.group.notes]
     return [sentence for sentence in said if sentence]
 
 
-def _seeds(done: Sequence[Setup]) -> str:
-    seeds = sorted({run["spec"]["seed"] for setup in done for run in setup.done})
+def _seeds(done: Sequence[Configuration]) -> str:
+    seeds = sorted({run["spec"]["seed"] for one in done for run in one.done})
     if len(seeds) == 1:
         return f"One seed ({seeds[0]}): how much scores vary from seed to seed was not measured."
     listed = ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{seeds[0]} to {seeds[-1]}"
-    uneven = any(len(setup.done) != len(seeds) for setup in done)
+    uneven = any(len(one.done) != len(seeds) for one in done)
     rest = ", but not every configuration has all of them" if uneven else ""
     return f"{len(seeds)} seeds ({listed}){rest}; the scores are means over them."
 
 
-def _covers(done: Sequence[Setup]) -> str:
-    covered = dict.fromkeys(setup.covers for setup in done if setup.covers)
+def _covers(done: Sequence[Configuration]) -> str:
+    covered = dict.fromkeys(one.covers for one in done if one.covers)
     if not covered:
         return ""
     over = " or ".join(covered)
@@ -86,7 +85,7 @@ def _covers(done: Sequence[Setup]) -> str:
 def _pairs(scene: Scene) -> list[str]:
     """How many pairs differ significantly, or why it is not known."""
     group = scene.group
-    if group is None or len(group.configurations) < 2:
+    if len(group.configurations) < 2:
         return []
     compared = [pair for pair in group.pairs if pair.comparison is not None]
     reasons = list(dict.fromkeys(pair.reason for pair in group.pairs if pair.reason))
@@ -100,12 +99,12 @@ def _pairs(scene: Scene) -> list[str]:
     return said
 
 
-def _tuning(done: Sequence[Setup]) -> str:
-    if (said := tuned([setup.first for setup in done])) is not None:
+def _tuning(done: Sequence[Configuration]) -> str:
+    if (said := tuned([one.first for one in done])) is not None:
         return text(said)
     rates: dict[str, set[float]] = {}
-    for setup in done:
-        rates.setdefault(setup.method, set()).add(setup.first["spec"]["train"]["lr"])
+    for one in done:
+        rates.setdefault(one.method, set()).add(one.first["spec"]["train"]["lr"])
     used = set().union(*rates.values())
     if len(rates) > 1 and len(used) == 1:
         return (

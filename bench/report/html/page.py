@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.analysis.analysis import analyse
 from bench.report import published
 from bench.report.html import (
     across_tasks,
@@ -32,9 +33,7 @@ from bench.store.record import Record
 
 def document(records: Sequence[Record], extras: Extras) -> str:
     """Return the whole report as HTML, with its styles, its script and plotly inside."""
-    from bench.analysis.analysis import analyse
-
-    analysis = analyse(records, extras.folder)
+    analysis = extras.analysis or analyse(records, extras.folder)
     parts = scenes(records, analysis)
     heading = extras.title or _title(parts)
     drawn = _Drawn()
@@ -55,7 +54,7 @@ def document(records: Sequence[Record], extras: Extras) -> str:
         if part
     )
     script = page_script(extras.live is not None)
-    without = "Charts, sorting and filtering need JavaScript; every figure is in the tables."
+    without = "Charts, sorting and filtering need JavaScript; all values are in the tables."
     return page(heading, f"<p>{_dated(records)}</p>", body, Carried(script, drawn.data, without, extras.live))
 
 
@@ -67,7 +66,7 @@ _EMPTY = (
 
 
 class _Drawn:
-    """Collects what the page's script draws from, in the order in which it stands in the page."""
+    """Collects what the page's script draws from, in page order."""
 
     def __init__(self) -> None:
         self.data: dict[str, Any] = {"charts": [], "fits": {}}
@@ -78,7 +77,7 @@ class _Drawn:
         self.data["charts"].append(chart.data())
         height = chart.layout.get("height", 340)
         kind = ' class="wide-figure"' if chart.wide else ""
-        spoken = f"{chart.title}. {chart.note} The figures are in the table.".replace('"', "&quot;")
+        spoken = f"{chart.title}. {chart.note} The values are in the table.".replace('"', "&quot;")
         return (
             f"<figure{kind}><figcaption><b>{chart.title}</b> {chart.note}</figcaption>{_choosers(chart, number)}"
             f'<div class="chart" data-chart="{number}" style="height:{height}px" role="img" aria-label="{spoken}">'
@@ -99,7 +98,7 @@ def _choosers(chart: Chart, number: int) -> str:
             for choice in chart.choices
         )
         + "</select></label>"
-        for axis, where in (("x", "across"), ("y", "upwards"))
+        for axis, where in (("x", "x axis"), ("y", "y axis"))
     )
     return f'<div class="axes">{menus}<span class="note" data-corner="{number}"></span></div>'
 

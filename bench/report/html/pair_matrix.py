@@ -14,9 +14,9 @@ _MOST = 14  # rows and columns: what a page is wide enough for
 def panel(scene: Scene) -> str:
     """A table of row minus column; empty where no two configurations could be compared."""
     group = scene.group
-    if group is None or not any(pair.comparison for pair in group.pairs):
+    if not any(pair.comparison for pair in group.pairs):
         return ""
-    names = [one.label for one in group.configurations if one.runs]
+    names = [one.label for one in group.configurations if one.done]
     compared = {name for pair in group.pairs if pair.comparison for name in (pair.first, pair.second)}
     shown = [name for name in names if name in compared][:_MOST]
     heads = "".join(f'<th scope="col"><span>{text(name)}</span></th>' for name in shown)
@@ -41,7 +41,7 @@ def panel(scene: Scene) -> str:
 
 def _settling(group: Group) -> str:
     said = "".join(f"<li>{text(sentence)}" for sentence in sentences(group))
-    return f"<h4>What would settle a tie with the best</h4><ul>{said}</ul>" if said else ""
+    return f"<h4>Sample size needed to separate the ties with the best</h4><ul>{said}</ul>" if said else ""
 
 
 def _cell(scene: Scene, group: Group, row: str, column: str) -> str:

@@ -12,13 +12,13 @@ from bench.core import formatting
 from bench.core.files import write_output
 from bench.planner.suggestions import sentence
 from bench.report.html.assets import asset, joined
-from bench.report.html.escape import plot, text
+from bench.report.html.chart_base import bars
+from bench.report.html.escape import text
 from bench.report.html.layout import Carried, page
 from bench.report.terminal.plan_table import assumptions, notes
 from bench.store.record import SPLIT
 
 Row = dict[str, Any]
-_LONGEST_LABEL = 26
 
 
 def write(rows: Sequence[Row], out: Path) -> None:
@@ -44,7 +44,7 @@ def document(rows: Sequence[Row]) -> str:
     script = joined((asset("theme.js"), asset("unpack.js"), own))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     how = f'<section><h2>How to read it</h2><p class="rests">{text(notes(rows[0]))}</p></section>'
-    carried = Carried(script, drawn, "Charts need JavaScript; every figure of the plans is in the tables.")
+    carried = Carried(script, drawn, "Charts need JavaScript; all values are in the tables.")
     return page(heading, f"<p>Planned without weights {made} by tunebench</p>", f"{body}\n{how}", carried)
 
 
@@ -117,34 +117,13 @@ def _beyond(rows: Sequence[Row]) -> list[int]:
 
 
 def _bars(rows: Sequence[Row]) -> dict[str, Any]:
-    places = list(range(len(rows)))
-    sizes = [(part, part, [row["peak"][part] for row in rows]) for part in SPLIT]
+    sizes = [(part, part, [row["peak"][part] / 1e9 for row in rows]) for part in SPLIT]
     if beyond := _beyond(rows):
-        sizes.append(("beyond the peak", "rule", beyond))
-    traces = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "y": places,
-            "x": [size / 1e9 for size in parts],
-            "hovertext": [plot(row["label"]) for row in rows],
-            "hovertemplate": "%{hovertext}<br>" + name + " %{x:,.3f} GB<extra></extra>",
-            "meta": {"ink": ink},
-        }
-        for name, ink, parts in sizes
-    ]
-    labels = [plot(row["label"], _LONGEST_LABEL) for row in rows]
-    layout: dict[str, Any] = {
-        "barmode": "stack",
-        "bargap": 0.35,
-        "height": 120 + 34 * len(rows),
-        "xaxis": {"title": {"text": "GB"}, "rangemode": "tozero"},
-        "yaxis": {"tickvals": places, "ticktext": labels, "range": [len(rows) - 0.5, -0.5], "showgrid": False},
-    }
+        sizes.append(("beyond the peak", "rule", [size / 1e9 for size in beyond]))
+    traces, layout = bars(sizes, [row["label"] for row in rows], "%{x:,.3f} GB")
+    layout["xaxis"]["title"] = {"text": "GB"}
     if rows[0]["budget_bytes"] is not None:
-        at = rows[0]["budget_bytes"] / 1e9
-        layout["budget"] = at
+        layout["budget"] = rows[0]["budget_bytes"] / 1e9
     return {"data": traces, "layout": layout}
 
 

@@ -1,4 +1,4 @@
-"""What it would take to tell apart what is tied with the best, in sentences."""
+"""Sample sizes needed to separate the ties with the best, in sentences."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _MOST = 5
 
 def sentences(group: Group) -> list[str]:
     """One sentence for each of the first ties with the best that were compared; plain text."""
-    best = next((one.label for one in group.configurations if one.runs), "")
+    best = next((one.label for one in group.configurations if one.done), "")
     ties = [pair for pair in group.pairs if best in (pair.first, pair.second) and pair.settling and pair.comparison]
     return [sentence(pair, group) for pair in ties[:_MOST]]
 
 
 def sentence(pair: Pair, group: Group) -> str:
-    """What it would take to tell a tied pair apart.
+    """The sample size needed to separate a tied pair.
 
     Raises:
         ValueError: when the pair is settled or was not compared.
@@ -34,5 +34,5 @@ def sentence(pair: Pair, group: Group) -> str:
         if number is not None
     ]
     if ways:
-        return f"{seen}; {shows}. To find a difference as small as the one seen takes {' or '.join(ways)} in all."
-    return f"{seen}; {shows}. Neither more seeds nor more examples alone would find one as small as the one seen."
+        return f"{seen}; {shows}. To detect the observed difference: {' or '.join(ways)}."
+    return f"{seen}; {shows}. Neither more seeds nor more examples alone would detect the observed difference."

@@ -1,4 +1,4 @@
-"""Where the figures come from: the plan, the data and models with their versions, and the environment."""
+"""Where the values come from: the plan, the data and models with their versions, and the environment."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _either(values: Sequence[str]) -> str:
 
 
 def _plan(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What was asked for, as far as the records tell: names, seeds and the settings that all runs share."""
+    """The plan as the records show it: names, seeds and the settings that all runs share."""
     shared = common([spec["train"] for spec in specs])
     listed = {
         "methods": (spec["method"]["name"] for spec in specs),
@@ -59,7 +59,7 @@ def _plan(specs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _asked(records: Sequence[Record], folder: Path | None) -> dict[str, list[str]]:
-    """What the plans kept beside the records asked for, and how much of that is there; files that are none are left."""
+    """The options of each plan in the folder, and how many of its runs are here; other files are skipped."""
     there = {record["run_id"] for record in records}
     found = []
     for path in sorted((folder / "plans").glob("*.json")) if folder else ():
@@ -74,7 +74,7 @@ def _asked(records: Sequence[Record], folder: Path | None) -> dict[str, list[str
         # Which runs a tuning ends in is not known when its plan is kept.
         here = f" ({sum(run in there for run in runs)} of {len(runs)} runs are here)" if runs else ""
         found.append(f"{'; '.join(asked)}{here}")
-    return {"asked for": found} if found else {}
+    return {"command": found} if found else {}
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.analysis.setups import Setup, status_of
+from bench.analysis.configurations import Configuration, status_of
 from bench.core import formatting
 from bench.report.html.chart_base import Scene
 from bench.report.html.chart_learning_rate import trials
@@ -33,7 +33,7 @@ def details(scene: Scene) -> str:
     tail = training(train) if len(ordered) > _MANY_COMMANDS else ""
     facts = [("Training", _options(train)), ("Checks", _checks(checks)), ("Code", _options(code))]
     shared = _Shared(train, checks, bool(tail))
-    inner = "\n".join(_setup(setup, shared) for setup in scene.setups)
+    inner = "\n".join(_configuration(one, shared) for one in scene.configurations)
     return (
         f'<details class="all" data-tail="{text(tail)}"><summary>Every run in detail ({len(ordered)})</summary>\n'
         f"<p>Shared by all of them:</p>{_listed(facts)}{inner}\n</details>"
@@ -49,31 +49,31 @@ class _Shared:
     tail: bool  # whether the end of the commands is
 
 
-def _setup(setup: Setup, shared: _Shared) -> str:
+def _configuration(one: Configuration, shared: _Shared) -> str:
     """A configuration: what its runs have in common, then each run. One run needs no heading of its own."""
-    spec = setup.runs[0]["spec"]
+    spec = one.runs[0]["spec"]
     own = {name: value for name, value in spec["train"].items() if name not in shared.train}
-    seeds = sorted({run["spec"]["seed"] for run in setup.runs})
+    seeds = sorted({run["spec"]["seed"] for run in one.runs})
     command = (
         f"{own_part(spec, seeds)} {training(own)}".strip() if shared.tail else reproduce(spec, seeds)
     )  # fmt: skip
-    first = setup.runs[0]["run_id"]
+    first = one.runs[0]["run_id"]
     facts = [
         ("Command", f'<code id="c-{first}" tabindex="0">{text(command)}</code>'),
         ("Method", _options({name: value for name, value in spec["method"].items() if name != "name"})),
         ("Training", _options({name: value for name, value in own.items() if value != spec["method"].get(name)})),
-        ("Tuning", _tuning(setup)),
+        ("Tuning", _tuning(one)),
     ]
-    result = text(setup.status)
-    if setup.score is not None:
-        result = text(formatting.score(setup.first["main_score"], setup.score, setup.margin))
-    if len(setup.runs) == 1:
-        who, inner = f"seed {spec['seed']}", _listed([*facts, *_run(setup.runs[0], shared)])
-        inner += _error(setup.runs[0], shared)
+    result = text(one.status)
+    if one.score is not None:
+        result = text(formatting.score(one.first["main_score"], one.score, one.margin))
+    if len(one.runs) == 1:
+        who, inner = f"seed {spec['seed']}", _listed([*facts, *_run(one.runs[0], shared)])
+        inner += _error(one.runs[0], shared)
     else:
-        who = f"{len(setup.runs)} runs"
-        inner = _listed(facts) + "".join(_one(run, shared, run["run_id"] == first) for run in setup.runs)
-    return f'<details id="r-{first}"><summary>{text(setup.label)}, {who}: {result}</summary>{inner}</details>'
+        who = f"{len(one.runs)} runs"
+        inner = _listed(facts) + "".join(_one(run, shared, run["run_id"] == first) for run in one.runs)
+    return f'<details id="r-{first}"><summary>{text(one.label)}, {who}: {result}</summary>{inner}</details>'
 
 
 def _one(run: Record, shared: _Shared, first: bool) -> str:
@@ -91,7 +91,7 @@ def _run(run: Record, shared: _Shared) -> list[tuple[str, str]]:
         ("Checks", _checks(checks)),
         ("Peaks", _peaks(run)),
         ("Times", _times(run)),
-        ("Trunk", _trunk(run)),
+        ("Frozen backbone", _frozen_backbone(run)),
         ("Run", f"{run['run_id']}, {text(run['created_at'])}"),
     ]
 
@@ -101,9 +101,9 @@ def _error(run: Record, shared: _Shared) -> str:
     return f'<pre tabindex="0">{text(said[-_LONGEST_ERROR:])}</pre>' if said else ""
 
 
-def _tuning(setup: Setup) -> str:
+def _tuning(one: Configuration) -> str:
     """Every trial of the tuning, best of how many."""
-    tried = trials(setup.runs[0])
+    tried = trials(one.runs[0])
     if not tried:
         return ""
     listed = "; ".join(_options({str(name): value for name, value in trial.items()}) for trial in tried[:20])
@@ -146,7 +146,7 @@ def _times(record: Record) -> str:
     return ", ".join(said)
 
 
-def _trunk(record: Record) -> str:
+def _frozen_backbone(record: Record) -> str:
     """Whether the frozen backbone's passes were shared with other runs, or its features kept."""
     shared, kept = record.get("shared"), record.get("trunk_cache")
     if shared:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
+from bench.analysis.configurations import Configuration, status_of
 from bench.analysis.measures import Measure, measured
-from bench.analysis.setups import Setup, status_of
 from bench.core import formatting
 from bench.report.html.chart_base import INKS, Scene
 from bench.report.html.escape import text
-from bench.store.record import Record, failed_checks, main_value, scored
+from bench.store.record import Record, check_names, failed_checks, main_value, scored
 
 _MANY_ROWS = 40  # a longer table scrolls in its own box, under its header
 
@@ -22,10 +22,10 @@ def table(scene: Scene, number: int) -> str:
         scene: the runs of one task and model.
         number: the section's, for ids.
     """
-    made = scene.setups
+    made = scene.configurations
     columns = measured(scene.shown)
-    seeds = any(len(setup.runs) > 1 for setup in made)
-    groups = any(setup.group for setup in made)
+    seeds = any(len(one.runs) > 1 for one in made)
+    groups = any(one.group for one in made)
     unit = "%" if formatting.is_share(scene.score_name) else ""
     heads = [_head("method", "", "asc", "text")]
     heads += [_head("runs", "", "desc")] if seeds else []
@@ -34,7 +34,7 @@ def table(scene: Scene, number: int) -> str:
     heads += [_head(column.head, column.unit, "asc" if column.least else "desc") for column in columns]
     heads.append(_head("checks", "", "desc"))
     rows = _Rows(columns, seeds, groups, scene)
-    body = "\n".join(rows.setup(setup) for setup in made)
+    body = "\n".join(rows.body(one) for one in made)
     long = " long" if len(made) > _MANY_ROWS else ""
     count = _counted(len(made), "configuration")
     runs = f", {_counted(len(scene.shown), 'run')}" if seeds else ""
@@ -50,17 +50,17 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-def _tools(made: Sequence[Setup], number: int) -> str:
+def _tools(made: Sequence[Configuration], number: int) -> str:
     """What narrows the table down: words, a method, a status; single runs on request."""
-    methods = sorted({setup.method for setup in made})
-    states = sorted({status for setup in made for run in setup.runs for status in [status_of(run)]})
+    methods = sorted({one.method for one in made})
+    states = sorted({status for one in made for run in one.runs for status in [status_of(run)]})
     choose = "".join(
         f'<label>{name} <select data-filter="{name}" aria-label="{name}"><option value="">all</option>'
         f"{''.join(f'<option>{text(value)}</option>' for value in values)}</select></label>"
         for name, values in (("method", methods), ("status", states))
         if len(values) > 1
     )
-    several = any(len(setup.runs) > 1 for setup in made)
+    several = any(len(one.runs) > 1 for one in made)
     runs = '<label><input type="checkbox" data-filter="runs"> single runs</label>' if several else ""
     return (
         f'<div class="tools" role="search" aria-label="Filter the table" data-table="t{number}">'
@@ -85,28 +85,26 @@ class _Rows:
     def __init__(self, columns: Sequence[Measure], seeds: bool, groups: bool, scene: Scene) -> None:
         self.columns, self.seeds, self.groups, self.scene = columns, seeds, groups, scene
 
-    def setup(self, setup: Setup) -> str:
+    def body(self, one: Configuration) -> str:
         """A body of its own for each configuration, so that its runs move with it when the table is sorted."""
-        states = " ".join(sorted({status_of(run) for run in setup.runs}))
-        runs = "".join(self._run(run) for run in setup.runs) if len(setup.runs) > 1 else ""
-        return (
-            f'<tbody data-method="{text(setup.method)}" data-status="{text(states)}">{self._row(setup)}{runs}</tbody>'
-        )
+        states = " ".join(sorted({status_of(run) for run in one.runs}))
+        runs = "".join(self._run(run) for run in one.runs) if len(one.runs) > 1 else ""
+        return f'<tbody data-method="{text(one.method)}" data-status="{text(states)}">{self._row(one)}{runs}</tbody>'
 
-    def _row(self, setup: Setup) -> str:
-        number = self.scene.slot[setup.method]
+    def _row(self, one: Configuration) -> str:
+        number = self.scene.slot[one.method]
         cells = [
             f'<th scope="row"><button class="copy">copy</button><i class="m{number % INKS}"></i>'
-            f'<a href="#r-{setup.runs[0]["run_id"]}">{text(setup.label)}</a></th>'
+            f'<a href="#r-{one.runs[0]["run_id"]}">{text(one.label)}</a></th>'
         ]
         if self.seeds:
-            cells.append(_cell(len(setup.runs), _more(setup)))
-        cells.append(_cell(setup.score, _setup_score(setup)))
+            cells.append(_cell(len(one.runs), _more(one)))
+        cells.append(_cell(one.score, _score(one)))
         if self.groups:
-            cells.append(_cell(_order(setup.group), text(setup.group or formatting.DASH)))
-        cells += [_cell(value := setup.of(column), text(column.show(value))) for column in self.columns]
-        cells.append(_checks(setup.runs))
-        state = "" if setup.done else ' class="lost"'
+            cells.append(_cell(_order(one.group), text(one.group or formatting.DASH)))
+        cells += [_cell(value := one.of(column), text(column.show(value))) for column in self.columns]
+        cells.append(_checks(one.runs))
+        state = "" if one.done else ' class="lost"'
         return f"<tr{state}>{''.join(cells)}</tr>"
 
     def _run(self, run: Record) -> str:
@@ -120,12 +118,12 @@ class _Rows:
         return f'<tr class="{state}" hidden>{"".join(cells)}</tr>'
 
 
-def _more(setup: Setup) -> str:
-    if len(setup.runs) == 1:
+def _more(one: Configuration) -> str:
+    if len(one.runs) == 1:
         return "1"
     return (
         f'<button type="button" class="more" aria-expanded="false" '
-        f'aria-label="{len(setup.runs)} runs of {text(setup.label)}">{len(setup.runs)}</button>'
+        f'aria-label="{len(one.runs)} runs of {text(one.label)}">{len(one.runs)}</button>'
     )
 
 
@@ -142,15 +140,15 @@ def _cell(value: float | None, shown_as: str) -> str:
     return f"<td>{shown_as}</td>" if value is None else f'<td data-v="{value:.9g}">{shown_as}</td>'
 
 
-def _setup_score(setup: Setup) -> str:
-    """The score and, in the same cell, whatever puts it in doubt or says why there is none."""
-    if setup.score is None:
-        return _why(setup.runs[0])
-    value = formatting.score(setup.first["main_score"], setup.score, setup.margin).removesuffix(" %")
-    note = _doubtful(sorted(setup.doubts))
-    if setup.lost:
-        lost = ", ".join(sorted({status_of(run) for run in setup.lost}))
-        note += f" <small><strong>{len(setup.lost)} of {len(setup.runs)} runs lost:</strong> {text(lost)}</small>"
+def _score(one: Configuration) -> str:
+    """The score and, in the same cell, which checks failed or why there is none."""
+    if one.score is None:
+        return _why(one.runs[0])
+    value = formatting.score(one.first["main_score"], one.score, one.margin).removesuffix(" %")
+    note = _failed(sorted(one.doubts))
+    if one.lost:
+        lost = ", ".join(sorted({status_of(run) for run in one.lost}))
+        note += f" <small><strong>{len(one.lost)} of {len(one.runs)} runs lost:</strong> {text(lost)}</small>"
     return f"<b>{text(value)}</b>{note}"
 
 
@@ -158,27 +156,25 @@ def _run_score(run: Record) -> str:
     if not scored(run):
         return _why(run)
     value = formatting.score(run["main_score"], main_value(run)).removesuffix(" %")
-    return f"{text(value)}{_doubtful(sorted(failed_checks(run)))}"
+    return f"{text(value)}{_failed(sorted(failed_checks(run)))}"
 
 
 def _why(run: Record) -> str:
     if run["status"] == "ok":
-        return "<strong>no score</strong> <small>its main score is no number</small>"
+        return "<strong>no score</strong> <small>its main score is NaN</small>"
     reason = formatting.first_line(run["error"]) or "no reason was recorded"
     return f"<strong>{text(status_of(run))}</strong> <small>{text(_short(reason))}</small>"
 
 
-def _doubtful(checks: Sequence[str]) -> str:
-    return f" <small><strong>doubtful:</strong> {text(_short(', '.join(checks)))}</small>" if checks else ""
+def _failed(checks: Sequence[str]) -> str:
+    return f" <small><strong>check failed:</strong> {text(_short(', '.join(checks)))}</small>" if checks else ""
 
 
 def _checks(runs: Sequence[Record]) -> str:
-    wrong = {name for run in runs for name in failed_checks(run)}
-    failed = len(wrong)
-    passed = len({name for run in runs for name, result in run["checks"].items() if result == "pass"} - wrong)
+    passed, failed = check_names(runs)
     known = any(run["checks"] for run in runs)
-    said = f"<strong>{failed} failed</strong>" if failed else f"{passed} pass" if known else formatting.DASH
-    return _cell(failed if known else None, said)
+    said = f"<strong>{len(failed)} failed</strong>" if failed else f"{len(passed)} pass" if known else formatting.DASH
+    return _cell(len(failed) if known else None, said)
 
 
 def _short(line: str, most: int = 90) -> str:

@@ -22,7 +22,7 @@ def headline(result: Result) -> str:
     compared = (SAME, BETTER, REGRESSION)
     runs = len({(finding.label, finding.where) for finding in result.findings if finding.verdict in compared})
     many = f"{runs} configuration{'s' if runs != 1 else ''}"
-    looked = f"{sum(counted[verdict] for verdict in compared)} figures of {many} compared"
+    looked = f"{sum(counted[verdict] for verdict in compared)} values of {many} compared"
     if not failed:
         return f"PASS: {looked}, none worse than its noise allows."
     worse, missing = counted[REGRESSION], counted[MISSING]

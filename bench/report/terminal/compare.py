@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,13 @@ from bench.analysis.compare_folders import Comparison, Row
 from bench.analysis.compare_metric import BETTER, WORSE, Change
 from bench.core import formatting
 from bench.report import compare_text
+from bench.report.terminal import grid
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
 _STYLES = {BETTER: "green", WORSE: "bold red"}
-_LABEL = 14
 
 
 def render(comparison: Comparison, console: Console) -> None:
@@ -27,7 +28,8 @@ def render(comparison: Comparison, console: Console) -> None:
         rows = list(members)
         shown, hidden = _columns(rows, console.width)
         console.print(Text(f"{formatting.clean(task)} on {formatting.clean(model)}, change from A to B", style="bold"))
-        console.print(_table(rows, shown), crop=False)
+        heads = ["method", *map(formatting.clean, shown.values())]
+        grid.show(console, heads, [_cells(row, list(shown)) for row in rows])
         if hidden:
             console.print(Text(f"Left out at this width: {', '.join(hidden)}.", style="dim"))
         console.print()
@@ -52,7 +54,7 @@ def _columns(rows: list[Row], width: int) -> tuple[dict[str, str], list[str]]:
     wide = {
         name: max(len(head), *(len(_cell(row, name)) for row in rows)) if rows else 0 for name, head in heads.items()
     }
-    label = _label_width(rows)
+    label = grid.label_width(["method", *(row.label for row in rows)])
     hidden: list[str] = []
     for name in reversed(list(heads)[1:]):
         if label + sum(wide[kept] + 2 for kept in heads if kept not in hidden) <= width:
@@ -61,28 +63,14 @@ def _columns(rows: list[Row], width: int) -> tuple[dict[str, str], list[str]]:
     return {n: h for n, h in heads.items() if n not in hidden}, [heads[n] for n in heads if n in hidden]
 
 
-def _label_width(rows: list[Row]) -> int:
-    return min(_LABEL, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
-
-
-def _table(rows: list[Row], shown: dict[str, str]) -> Table:
-    from rich import box
-    from rich.table import Table
+def _cells(row: Row, shown: Sequence[str]) -> list[Text]:
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column("method", overflow="fold", min_width=_label_width(rows))
-    for head in shown.values():
-        table.add_column(Text(formatting.clean(head)), justify="right", no_wrap=True)
-    for row in rows:
-        cells = [Text(formatting.clean(row.label))]
-        for name in shown:
-            change = _find(row, name)
-            cells.append(
-                Text(_cell(row, name), style=_STYLES.get(change.mark, "bold") if change and change.mark else "")
-            )
-        table.add_row(*cells)
-    return table
+    cells = [Text(formatting.clean(row.label))]
+    for name in shown:
+        change = _find(row, name)
+        cells.append(Text(_cell(row, name), style=_STYLES.get(change.mark, "bold") if change and change.mark else ""))
+    return cells
 
 
 def _find(row: Row, name: str) -> Change | None:

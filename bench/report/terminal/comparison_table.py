@@ -4,43 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from bench.analysis.measures import BY_KEY
 from bench.core import formatting
+from bench.report.terminal import grid
 from bench.store.labels import groups, labels, mixed, model_title, of_another_version, ranked, tuned
-from bench.store.record import SPLIT, Record, failed_checks, had_concurrent_runs, main_value, scored, without_weights
+from bench.store.record import SPLIT, Record, check_names, failed_checks, had_concurrent_runs, main_value, scored
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from bench.analysis.analysis import Analysis
     from bench.analysis.configurations import Configuration, Group
 
-# Column of the frame → where it stands in the record; units are in the names.
-_MEASURES = {
-    "trainable": ("parameters", "trainable"),
-    "total": ("parameters", "total"),
-    "trainable_percent": ("parameters", "trainable_percent"),
-    "checkpoint_bytes": ("parameters", "checkpoint_bytes"),
-    "train_peak_bytes": ("memory", "train_peak_bytes"),
-    **{f"{part}_bytes": ("memory", "train_peak", part) for part in SPLIT},
-    "reserved_peak_bytes": ("memory", "reserved_peak_bytes"),
-    "inference_peak_bytes": ("memory", "inference_peak_bytes"),
-    "train_samples_per_second": ("speed", "train_samples_per_second"),
-    "train_tokens_per_second": ("speed", "train_tokens_per_second"),
-    "inference_samples_per_second": ("speed", "inference_samples_per_second"),
-    "inference_latency_ms": ("speed", "inference_latency_ms"),
-    "merged_inference_samples_per_second": ("speed", "merged_inference_samples_per_second"),
-    "merged_inference_latency_ms": ("speed", "merged_inference_latency_ms"),
-    "train_seconds": ("speed", "train_seconds"),
-    "eval_seconds": ("speed", "eval_seconds"),
-    "total_seconds": ("speed", "total_seconds"),
-    "steps": ("spec", "train", "steps"),
-    "lr": ("spec", "train", "lr"),
-}
+# Of the catalogue of measures, in the frame's order; units are in the names.
+_FRAME = (
+    *("trainable", "total", "trainable_percent", "checkpoint_bytes", "train_peak_bytes"),
+    *(f"{part}_bytes" for part in SPLIT),
+    *("reserved_peak_bytes", "inference_peak_bytes", "train_samples_per_second", "train_tokens_per_second"),
+    *("inference_samples_per_second", "inference_latency_ms"),
+    *("merged_inference_samples_per_second", "merged_inference_latency_ms"),
+    *("train_seconds", "eval_seconds", "total_seconds"),
+)
+_SETTINGS = ("steps", "lr")
 _COUNTS = ("trainable", "total", "steps")
 
 
@@ -76,15 +66,16 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         "score_name": [record["main_score"] for record in ordered],
         "stderr": [record["stderr"] for record in ordered],
         **{f"score.{name}": [record["scores"].get(name) for record in ordered] for name in scores},
-        **{name: [_at(record, path) for record in ordered] for name, path in _MEASURES.items()},
+        **{key: [BY_KEY[key].of(record) for record in ordered] for key in _FRAME},
+        **{name: [record["spec"]["train"][name] for record in ordered] for name in _SETTINGS},
         "checks_failed": [
             "; ".join(f"{name}: {why}" for name, why in failed_checks(record).items()) for record in ordered
         ],
         "run_id": [record["run_id"] for record in ordered],
         **{f"method.{name}": [record["spec"]["method"].get(name) for record in ordered] for name in hyper},
     }
-    whole = {name for name in _MEASURES if name in _COUNTS or name.endswith("_bytes")}
-    numbers = {"score", "stderr", *(f"score.{name}" for name in scores), *_MEASURES} - whole
+    whole = {name for name in columns if name in _COUNTS or name.endswith("_bytes")}
+    numbers = {"score", "stderr", *(f"score.{name}" for name in scores), *_FRAME, *_SETTINGS} - whole
     whole |= {f"method.{name}" for name in hyper if _whole(columns[f"method.{name}"])}
     made = {
         name: pd.Series(values, dtype="Int64" if name in whole else "float64" if name in numbers else None)
@@ -97,13 +88,6 @@ def _whole(values: Sequence[Any]) -> bool:
     return all(value is None or (isinstance(value, int) and not isinstance(value, bool)) for value in values)
 
 
-def _at(record: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = record
-    for name in path:
-        value = value[name]
-    return value
-
-
 @dataclasses.dataclass(frozen=True)
 class _Column:
     """A column of the terminal table: up to three header lines, and how a configuration fills a cell."""
@@ -113,41 +97,40 @@ class _Column:
     rank: int = 0  # 0 is always shown; where the width does not do, the highest rank goes first
 
 
-def _measured(head: str, write: Callable[[Record], str], rank: int = 0) -> _Column:
-    return _Column(head, lambda row: write(row.record), rank)
+def _measured(key: str, head: str, rank: int = 0, show: Callable[[float | None], str] | None = None) -> _Column:
+    """A column of the catalogue; a star marks speeds that concurrent runs lowered."""
+    measure = BY_KEY[key]
+    is_speed = measure.over is median
 
+    def cell(row: Configuration) -> str:
+        value = row.of(measure)
+        star = "*" if is_speed and value is not None and had_concurrent_runs(row.first) else ""
+        return (show or measure.show)(value) + star
 
-def _speed(head: str, name: str, rank: int) -> _Column:
-    def cell(record: Record) -> str:
-        value = record["speed"][name]
-        mark = "*" if value is not None and had_concurrent_runs(record) else ""
-        return formatting.significant(value) + mark
-
-    return _measured(head, cell, rank)
+    return _Column(head, cell, rank)
 
 
 _COLUMNS = (
-    _measured("peak\nmemory\nMB", lambda record: formatting.megabytes(record["memory"]["train_peak_bytes"])),
-    _measured("minus\nweights\nMB", lambda record: formatting.megabytes(without_weights(record))),
-    _measured("trained\nparams", lambda record: formatting.count(record["parameters"]["trainable"])),
-    _measured("of all\n%", lambda record: formatting.percent(record["parameters"]["trainable_percent"]).rstrip(" %")),
-    _speed("train\nsamples\nper s", "train_samples_per_second", 1),
-    _speed("infer\nsamples\nper s", "inference_samples_per_second", 3),
-    _speed("infer\nlatency\nms", "inference_latency_ms", 4),
-    _speed("merged\nsamples\nper s", "merged_inference_samples_per_second", 7),
-    _speed("merged\nlatency\nms", "merged_inference_latency_ms", 8),
-    _measured("check-\npoint", lambda record: formatting.size(record["parameters"]["checkpoint_bytes"]), 5),
-    _speed("train\ntime\ns", "train_seconds", 2),
-    _measured("checks", lambda record: _checks(record), 6),
+    _measured("train_peak_bytes", "peak\nmemory\nMB"),
+    _measured("minus_weights_bytes", "excl.\nweights\nMB"),
+    _measured("trainable", "trained\nparams"),
+    _measured("trainable_percent", "train-\nable\n%"),
+    _measured("train_samples_per_second", "train\nsamples\nper s", 1),
+    _measured("inference_samples_per_second", "infer\nsamples\nper s", 3),
+    _measured("inference_latency_ms", "infer\nlatency\nms", 4),
+    _measured("merged_inference_samples_per_second", "merged\nsamples\nper s", 7),
+    _measured("merged_inference_latency_ms", "merged\nlatency\nms", 8),
+    _measured("checkpoint_bytes", "check-\npoint", 5),
+    _measured("train_seconds", "train\ntime\ns", 2, formatting.significant),
+    _Column("checks", lambda row: _checks(row), 6),
 )
 COMPANY = "* measured with concurrent runs: other runs were active on this machine, which lowers speeds."
-_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
 def render(records: Sequence[Record], console: Console, analysis: Analysis | None = None) -> None:
     """Print one table per task and model, best score first: a row for each configuration, its seeds together.
 
-    Below it stands what its intervals cover and what casts doubt on a score. On a narrow console the columns of least
+    Below it: what its intervals cover, failed checks and lost runs. On a narrow console the columns of least
     weight are left out and named; score, memory and parameters stay.
 
     Args:
@@ -165,14 +148,12 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
     members = groups(records)
     for group in (analysis or analyse(records, None)).groups:
         alpha = analysis.alpha if analysis else 0.05
-        columns, hidden, least = _choose(group, alpha, console.width)
-        table = _table(group, columns)
+        columns, hidden = _choose(group, alpha, console.width)
         console.print(Text(f"\n{formatting.clean(group.task)} on {formatting.clean(group.model)}", style="bold"))
-        if least > console.width:  # even score, memory and parameters do not fit: then lines wrap whole
-            table.width = least
-        console.print(table, crop=False, no_wrap=True, overflow="ignore")
-        rows = {row.label: row for row in group.configurations}
-        there = [run for run in members[(group.task, group.model)] if rows[names[run["run_id"]]].shows(run)]
+        heads = ["method", *(column.head for column in columns)]
+        grid.show(console, heads, [_cells(row, columns) for row in group.configurations])
+        shown = {run["run_id"] for row in group.configurations for run in row.runs}
+        there = [run for run in members[(group.task, group.model)] if run["run_id"] in shown]
         for line in doubts(there, names):
             console.print(Text(line, style="yellow"))
         for line in meanings(there, group, alpha):
@@ -192,73 +173,48 @@ def covered(group: Group, alpha: float) -> list[str]:
     from bench.analysis import configurations
 
     said = {
-        configurations.BOTH: "other seeds and other examples of this kind",
-        configurations.EXAMPLES: "other examples of this kind, for the one model that was trained: one seed, so how "
-        "much seeds vary is not in it",
-        configurations.SEEDS: "other seeds on the same examples",
+        configurations.BOTH: "seeds and test examples",
+        configurations.EXAMPLES: "test examples only (one seed, so no seed variance)",
+        configurations.SEEDS: "seeds only (the same test examples)",
     }
     found = list(dict.fromkeys(c.covers for c in group.configurations if c.covers))
     lines = []
     if found:
-        start = f"± is half a {100 * (1 - alpha):g} % interval"
-        parts = [said[cover] for cover in found]
-        lines.append(f"{start}; it covers {parts[0]}" + (f" ({found[0]}), or {parts[1]}" if parts[1:] else "") + ".")
+        over = ", or ".join(said[cover] for cover in found)
+        lines.append(f"± is half a {100 * (1 - alpha):g} % interval over {over}.")
     if any(c.group for c in group.configurations):
         lines.append("Methods that share a letter do not differ significantly (pairs: bench stats).")
     return lines
 
 
-def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list[str], int]:
-    """Choose a group's columns for a width; also the headers of those left out, and the width they need."""
+def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list[str]]:
+    """Choose a group's columns for a width; also the headers of those left out."""
     head = formatting.clean(group.score or "score")
     unit = ("% " if formatting.is_share(head) else "") + ("↑" if group.higher_is_better else "↓")
     columns = [_Column(f"{head}\n{unit}", lambda row: _score(row, alpha))]
     rows = group.configurations
     if any(row.group for row in rows):
         columns.append(_Column("group", lambda row: row.group or formatting.DASH))
-    if any(len(row.runs) + row.lost > 1 for row in rows):
+    if any(len(row.done) + row.lost_seeds > 1 for row in rows):
         columns.insert(0, _Column("seeds", _seeds))
     columns += _COLUMNS
-    label = min(_LABEL_LEAST, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
+    label = grid.label_width(["method", *(row.label for row in rows)])
+    wide = {column.head: grid.width([column.head, *map(column.cell, rows)]) + 2 for column in columns}
     hidden: list[str] = []
-    while (least := label + sum(_width(column, rows) + 2 for column in columns)) > width:
+    while label + sum(wide[column.head] for column in columns) > width:
         last = max(columns, key=lambda column: column.rank)
         if last.rank == 0:
             break
         columns.remove(last)
         hidden.insert(0, last.head.replace("-\n", "").replace("\n", " "))
-    return columns, hidden, least
-
-
-def _table(group: Group, columns: Sequence[_Column]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    def head(text: str) -> Text:
-        return Text("\n" * (2 - text.count("\n")) + text)
-
-    rows = group.configurations
-    label = min(_LABEL_LEAST, max(len("method"), *(len(formatting.clean(row.label)) for row in rows)))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column(head("method"), overflow="fold", min_width=label)
-    for column in columns:
-        table.add_column(head(column.head), justify="right", no_wrap=True, min_width=_width(column, rows))
-    for row in rows:
-        table.add_row(*_cells(row, columns))
-    return table
-
-
-def _width(column: _Column, rows: Sequence[Configuration]) -> int:
-    cells = [column.cell(row) for row in rows]
-    return max(len(line) for text in (column.head, *cells) for line in text.split("\n"))
+    return columns, hidden
 
 
 def _cells(row: Configuration, columns: Sequence[_Column]) -> list[Text]:
     """A row's cells; Text throughout, because names and errors may hold what rich would read as markup."""
     from rich.text import Text
 
-    doubtful = "" if row.runs else "red"
+    doubtful = "" if row.done else "red"
     cells = [Text(formatting.clean(row.label), style=doubtful)]
     for column in columns:
         text = column.cell(row)
@@ -268,28 +224,26 @@ def _cells(row: Configuration, columns: Sequence[_Column]) -> list[Text]:
 
 
 def _score(row: Configuration, alpha: float) -> str:
-    record = row.record
     if row.estimate is None:
-        return str(record["status"]) if record["status"] != "ok" else formatting.DASH
-    text = formatting.score(record["main_score"], row.estimate.mean, row.half(alpha)).removesuffix(" %")
-    return text + (" !" if failed_checks(record) else "  ")
+        return str(row.first["status"]) if row.first["status"] != "ok" else formatting.DASH
+    text = formatting.score(row.first["main_score"], row.estimate.mean, row.half(alpha)).removesuffix(" %")
+    return text + (" !" if any(map(failed_checks, row.measured)) else "  ")
 
 
 def _seeds(row: Configuration) -> str:
-    total = len(row.runs) + row.lost
-    return f"{len(row.runs)} of {total}" if row.lost else str(total)
+    total = len(row.done) + row.lost_seeds
+    return f"{len(row.done)} of {total}" if row.lost else str(total)
 
 
-def _checks(record: Record) -> str:
-    if not record["checks"]:
-        return formatting.DASH
-    failed = len(failed_checks(record))
-    passed = sum(result == "pass" for result in record["checks"].values())
-    return f"{failed} fail !" if failed else f"{passed} pass"
+def _checks(row: Configuration) -> str:
+    passed, failed = check_names(row.measured)
+    if failed:
+        return f"{len(failed)} fail !"
+    return f"{len(passed)} pass" if any(run["checks"] for run in row.measured) else formatting.DASH
 
 
 def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
-    """What casts doubt on a table, a sentence each: failed checks, runs without a score, data or weights that differ.
+    """The warnings of a table, a sentence each: failed checks, runs without a score, data or weights that differ.
 
     Args:
         ordered: the records of one task and model.
@@ -302,7 +256,7 @@ def doubts(ordered: Sequence[Record], names: Mapping[str, str]) -> list[str]:
             found.setdefault(f"check failed, {name}: {formatting.first_line(why)}", []).append(who)
         if not scored(record):
             reason = formatting.first_line(record["error"]) or "no reason was recorded"
-            said = "its main score is no number" if record["status"] == "ok" else f"{record['status']}: {reason}"
+            said = "its main score is NaN" if record["status"] == "ok" else f"{record['status']}: {reason}"
             found.setdefault(said, []).append(who)
     lines = [f"! {', '.join(who)}: {what}" for what, who in found.items()]
     for what, prints in mixed(ordered).items():

@@ -109,7 +109,7 @@ def assumptions(row: Row) -> str:
 
 
 def notes(row: Row) -> str:
-    """How the figures are to be read."""
+    """How to read the values."""
     peak = "in one training step, or in an evaluation of as many rows where that takes more (phase)"
     if row["setting"]["device"] == "cpu":
         return (

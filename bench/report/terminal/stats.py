@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import stdev
+from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from bench.analysis import pscp
 from bench.analysis.analysis import Analysis, Summary, over_tasks, rows
 from bench.analysis.configurations import Configuration, Group, Pair
+from bench.analysis.measures import TRAINED
 from bench.core import formatting
+from bench.report.terminal import grid
 from bench.store.record import Record, main_value
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-_LABEL_LEAST = 14  # a label folds below this many characters, so that numbers never have to
 
 
 def show(records: Sequence[Record], analysis: Analysis, console: Console, weights: pscp.Weights | None) -> None:
@@ -40,7 +40,7 @@ def _pairs(group: Group, analysis: Analysis, console: Console) -> None:
         heads += ["p baseline"] if group.baseline else []
         heads += ["", "min. diff.", "seeds", "examples"]
         ordered = sorted(tested, key=lambda pair: group.baseline not in (pair.first, pair.second))
-        _grid(console, heads, [_pair(pair, group) for pair in ordered], words=2)
+        _grid(console, heads, [_pair(pair, group) for pair in ordered], labels=2)
         _say(console, _legend(tested, group, analysis.alpha), style="dim")
     reasons: dict[str, list[str]] = {}
     for pair in group.pairs:
@@ -80,9 +80,9 @@ def _legend(tested: Sequence[Pair], group: Group, alpha: float) -> str:
     said += ", p baseline over those with the baseline alone" if group.baseline else ""
     said += f"; tied: p Holm above {alpha:g}."
     if any(pair.settling for pair in tested):
-        said += " min. diff.: minimum detectable difference (80 % power); seeds, examples: how many in all,"
-        said += " each with the other as it is, would show the difference seen (none: no number would)."
-    runs = {c.label: len(c.runs) for c in group.configurations}
+        said += " min. diff.: minimum detectable difference (80 % power); seeds, examples: needed to"
+        said += " detect the observed difference (none: no number is enough)."
+    runs = {c.label: len(c.done) for c in group.configurations}
     fewer = [
         f"{pair.first} and {pair.second} ({pair.comparison.seeds})"
         for pair in tested
@@ -121,14 +121,19 @@ def _penalised(group: Group, weights: pscp.Weights, console: Console) -> None:
 
 def penalised(configuration: Configuration, group: Group, weights: pscp.Weights) -> float | None:
     """PSCP of a configuration; None where it is not defined or something was not measured."""
-    record = configuration.record
-    compute: Mapping[str, Any] = record.get("compute") or {}
-    flops = [compute.get(name) for name in ("inference_flops", "base_inference_flops")]
-    costs = [record["parameters"]["trainable"], record["memory"]["train_peak_bytes"], *flops]
     score = None if configuration.estimate is None else configuration.estimate.mean
-    if score is None or score < 0 or not group.higher_is_better or any(cost is None for cost in costs):
+    trained, peak = configuration.of(TRAINED), configuration.peak
+    flops, base = (_mean_flops(configuration, name) for name in ("inference_flops", "base_inference_flops"))
+    if score is None or score < 0 or not group.higher_is_better:
         return None
-    return pscp.pscp(score, costs[0], costs[2] - costs[3], costs[1], weights)
+    if trained is None or peak is None or flops is None or base is None:
+        return None
+    return pscp.pscp(score, trained, flops - base, peak, weights)
+
+
+def _mean_flops(configuration: Configuration, name: str) -> int | None:
+    known = [value for run in configuration.measured if (value := (run.get("compute") or {}).get(name)) is not None]
+    return round(fmean(known)) if known else None
 
 
 def _summary(summary: Summary, analysis: Analysis, console: Console) -> None:
@@ -141,7 +146,7 @@ def _summary(summary: Summary, analysis: Analysis, console: Console) -> None:
              "" if row.half is None else summary.written(row.half), "yes" if row.label in summary.front else ""]
             for row in summary.rows
         ]  # fmt: skip
-        _grid(console, heads, table, words=1)
+        _grid(console, heads, table, labels=1)
         if summary.scale is not None:
             front = "front: not beaten in average score, peak memory, throughput and parameters at once."
             _say(console, front, style="dim")
@@ -190,12 +195,12 @@ def _plain(c: Configuration, group: Group, alpha: float, weights: pscp.Weights |
         "label": c.label,
         "method": c.method,
         "seeds": list(c.seeds),
-        "lost": c.lost,
+        "lost": c.lost_seeds,
         "mean": found and found.mean,
         "half_interval": c.half(alpha),
         "covers": c.covers,
         "half_interval_over_seeds": found and found.half_over_seeds(alpha),
-        "sd_over_seeds": stdev(float(main_value(run) or 0.0) for run in c.runs) if len(c.runs) > 1 else None,
+        "sd_over_seeds": stdev(float(main_value(run) or 0.0) for run in c.done) if len(c.done) > 1 else None,
         "group": c.group or None,
         "tied_with": group.tied(c.label),
         "unpaired": c.unpaired or None,
@@ -223,27 +228,10 @@ def _needed(number: int | None) -> str:
     return "none" if number is None else f"{number:,}"
 
 
-def _grid(console: Console, heads: Sequence[str], cells: Sequence[Sequence[str]], words: int) -> None:
-    """A table whose first columns are words; Text throughout, as labels may hold what rich would read as markup."""
-    from rich import box
-    from rich.table import Table
+def _grid(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]], labels: int) -> None:
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
-    least = 0
-    for index, head in enumerate(heads):
-        width = max(len(head), *(len(formatting.clean(row[index])) for row in cells))
-        if index < words:
-            width = min(_LABEL_LEAST, width)
-            table.add_column(Text(head), overflow="fold", min_width=width)
-        else:
-            table.add_column(Text(head), justify="right", no_wrap=True, min_width=width)
-        least += width + 2
-    for row in cells:
-        table.add_row(*(Text(formatting.clean(cell)) for cell in row))
-    if least > console.width:  # wider than the console where the numbers do not fit: then lines wrap whole
-        table.width = least
-    console.print(table, crop=False, no_wrap=True, overflow="ignore")
+    grid.show(console, heads, [[Text(formatting.clean(cell)) for cell in row] for row in rows], labels)
 
 
 def _say(console: Console, line: str, style: str = "") -> None:

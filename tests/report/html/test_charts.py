@@ -1,7 +1,5 @@
 """The charts' data: which figures stand where, and in whose colour."""
 
-import dataclasses
-
 import pytest
 
 from bench.report.html.chart_curves import thinned
@@ -64,11 +62,12 @@ def test_a_method_has_one_line_over_its_sizes():
     assert line["mode"] == "lines" and sorted(points["x"]) == line["x"]
 
 
-def test_bars_of_a_share_end_where_shares_do():
+def test_bars_of_a_share_end_where_shares_do(monkeypatch):
+    from bench.analysis.configurations import Configuration
     from bench.report.html import chart_pareto
 
     made = scene([factories.record(method) for method in ("lora", "full")])
-    vars(made)["setups"] = [dataclasses.replace(setup, margin=0.9) for setup in made.setups]
+    monkeypatch.setattr(Configuration, "margin", 0.9)
     for trace in chart_pareto.chart(made).traces[1:]:
         bars, (score,) = trace["error_y"], trace["y"]
         assert (bars["array"], bars["arrayminus"]) == (pytest.approx([100 - score]), pytest.approx([score]))

@@ -76,12 +76,12 @@ def test_the_answer_follows_the_scores_direction(four):
     assert answer(scene(ranked(four))).startswith("<b>lst</b> scores best: mse 1.000.")
 
 
-def test_a_best_score_with_a_failed_check_is_called_doubtful(four, tmp_path):
+def test_a_best_score_with_a_failed_check_is_marked(four, tmp_path):
     four[0]["checks"]["merged equals unmerged"] = "fail: it differs by 0.3"
     _, page = report(four, tmp_path)
-    assert "That score is in doubt: a check failed." in page.said
+    assert "Treat that score with caution: a check failed." in page.said
     assert "Checks failed for full (merged equals unmerged)" in page.said
-    assert "doubtful: merged equals unmerged" in page.said
+    assert "check failed: merged equals unmerged" in page.said
     assert "failed: merged equals unmerged (it differs by 0.3)" in page.said
 
 

@@ -29,7 +29,7 @@
     link.append(bold(best.label));
     const need = `${size(best.bytes)}${best.rate ? ` and trains at ${significant(best.rate)} samples/s` : ""}`;
     const words = [dot, link, `: ${best.score}. It needs ${need}.`];
-    if (best.doubt) words.push(" A check failed: read the score with doubt.");
+    if (best.doubt) words.push(" A check failed: treat the score with caution.");
     const tied = inside.filter(tiedTo(best));
     if (tied.length) words.push(" No significant difference, and within the limits: ", ...listed(tied));
     if (best !== found[0]) words.push(" Without limits the best is ", bold(found[0].label), `, ${found[0].score}, with ${size(found[0].bytes)}.`);

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.store.matching import differences, match
+from bench.analysis.matching import differences, match
 from tests import factories
 
 
@@ -34,7 +34,7 @@ def test_options_settings_tasks_and_models_do() -> None:
     longer = copy.deepcopy(base)
     longer["spec"]["train"]["steps"] = 800
     assert not match([base], [longer]).pairs
-    labels = [setup.label for setup in match([base, longer | {"run_id": "f" * 16}], []).only_first]
+    labels = [one.label for one in match([base, longer | {"run_id": "f" * 16}], []).only_first]
     assert labels == ["lora steps=400", "lora steps=800"]
 
 
@@ -49,7 +49,7 @@ def test_task_options_and_quantisation_do_too() -> None:
     packed["spec"]["model"]["quantize"] = "nf4"
     packed["run_id"] = "e" * 16
     apart = match([head, words, packed], [head]).only_first
-    assert [(setup.task, setup.model) for setup in apart] == [
+    assert [(one.task, one.model) for one in apart] == [
         ("glue/sst2 form=head", "minilm nf4"),
         ("glue/sst2 form=words", "minilm"),
     ]
@@ -85,9 +85,9 @@ def test_seeds_are_one_configuration_and_the_later_of_two_runs_counts() -> None:
     earlier = factories.record("lora", seed=0)
     later = {**copy.deepcopy(earlier), "run_id": "e" * 16, "created_at": "2026-01-01T00:00:00+00:00"}
     found = match([later, factories.record("lora", seed=1), earlier], [])
-    (setup,) = found.only_first
+    (one,) = found.only_first
     assert found.notes == ["lora (glue/sst2 on minilm), seed 0, is there more than once; the latest counts."]
-    assert list(setup.runs) == [0, 1] and setup.runs[0]["run_id"] == "e" * 16
+    assert list(one.by_seed) == [0, 1] and one.by_seed[0]["run_id"] == "e" * 16
 
 
 @pytest.mark.parametrize(("part", "name"), [("code", "method"), ("task", "fingerprint"), ("model", "fingerprint")])
@@ -97,6 +97,6 @@ def test_runs_of_other_data_weights_or_code_are_no_seeds_of_the_newest(part: str
     for record in new:
         record["spec"][part][name] = "f" * 16
     found = match([*old, *new[:2]], [])
-    (setup,) = found.only_first
-    assert list(setup.runs) == [0, 1] and {run["spec"][part][name] for run in setup.runs.values()} == {"f" * 16}
+    (one,) = found.only_first
+    assert list(one.by_seed) == [0, 1] and {run["spec"][part][name] for run in one.runs} == {"f" * 16}
     assert found.notes == ["lora (glue/sst2 on minilm): 3 older runs of other data, weights or code left out."]

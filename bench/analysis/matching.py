@@ -2,7 +2,7 @@
 
 A configuration is a method with its options, a task with its own, a model and how it is quantised, and the trainer's
 settings; its runs differ in the seed.
-Code versions, fingerprints and the device are left out: those are what a comparison is about, and are said beside it.
+Code versions, fingerprints and the device are left out: those are what a comparison is about, and are listed with it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.analysis.configurations import Configuration, newest
 from bench.store.labels import format_value, groups, labels, model_title
-from bench.store.record import Record, provenance_key
+from bench.store.record import Record
 
 _LEFT_OUT = {"device"}  # settings of the trainer that say where, not what
 
@@ -22,31 +23,8 @@ _Owner = tuple[str, str]  # method or task, and its name
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """One configuration and its runs.
-
-    Attributes:
-        label: what to call it beside the others: ``lora rank=8``.
-        task: its name, with the options that tell it from other configurations of the task.
-        model: its name, and how it is quantised; a local folder is called by its last part, which does not change
-            with the machine.
-        runs: record by seed.
-    """
-
-    label: str
-    task: str
-    model: str
-    runs: Mapping[int, Record]
-
-    @property
-    def where(self) -> str:
-        """``TASK on MODEL``."""
-        return f"{self.task} on {self.model}"
-
-
-@dataclasses.dataclass(frozen=True)
 class Match:
-    """Two sides put beside each other.
+    """The matched configurations of two sides.
 
     Attributes:
         pairs: configurations that both sides have.
@@ -54,14 +32,14 @@ class Match:
         notes: options that only one side knows and that were not looked at, and runs that are there twice.
     """
 
-    pairs: list[tuple[Setup, Setup]]
-    only_first: list[Setup]
-    only_second: list[Setup]
+    pairs: list[tuple[Configuration, Configuration]]
+    only_first: list[Configuration]
+    only_second: list[Configuration]
     notes: list[str]
 
 
 def match(first: Sequence[Record], second: Sequence[Record]) -> Match:
-    """Put the runs of two sides beside each other.
+    """Match the runs of two sides.
 
     An option that one side's version of a method or task does not know yet is not looked at, unless it tells two
     runs of the other side apart; it is named in the notes.
@@ -80,9 +58,9 @@ def match(first: Sequence[Record], second: Sequence[Record]) -> Match:
     ]
     one, other = sides
     return Match(
-        pairs=[(setup, other[key]) for key, setup in one.items() if key in other],
-        only_first=[setup for key, setup in one.items() if key not in other],
-        only_second=[setup for key, setup in other.items() if key not in one],
+        pairs=[(mine, other[key]) for key, mine in one.items() if key in other],
+        only_first=[mine for key, mine in one.items() if key not in other],
+        only_second=[theirs for key, theirs in other.items() if key not in one],
         notes=[*notes, *dict.fromkeys(twice)],
     )
 
@@ -181,32 +159,32 @@ def _names(records: Sequence[Record]) -> dict[str, tuple[str, str]]:
 def _gather(
     records: Sequence[Record],
     ignored: Mapping[_Owner, frozenset[str]],
-    told: tuple[Mapping[str, tuple[str, str]], list[str]],
-) -> dict[str, Setup]:
-    """Setups by key, in the order of task, model and label: the runs on the data, weights and code of the newest one,
-    and of two records of one seed the later.
+    named: tuple[Mapping[str, tuple[str, str]], list[str]],
+) -> dict[str, Configuration]:
+    """Configurations by key, in the order of task, model and label: the runs on the data, weights and code of the
+    newest one, and of two records of one seed the later.
 
     Args:
-        told: labels and tasks by run id, and the notes, to which those on runs that do not count are added.
+        named: labels and tasks by run id, and the notes, to which those on left out runs are added.
     """
-    names, notes = told
+    names, notes = named
     found: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: str(record.get("created_at") or "")):
+    for record in records:
         dropped = [ignored.get(owner, frozenset()) for owner in _owners(record["spec"])]
         found.setdefault(_key(settings(record["spec"]), frozenset().union(*dropped)), []).append(record)
     made = {}
     for key, every in found.items():
-        newest = provenance_key(every[-1]["spec"])
-        kept = [record for record in every if provenance_key(record["spec"]) == newest]
+        kept = newest(every)
         runs = {record["spec"]["seed"]: record for record in kept}
-        label, task = names[every[-1]["run_id"]]
-        setup = Setup(label, task, model_name(every[-1]["spec"]), dict(sorted(runs.items())))
-        where = f"{label} ({task} on {setup.model})"
+        label, task = names[kept[-1]["run_id"]]
+        ordered = tuple(run for _, run in sorted(runs.items()))
+        configuration = Configuration(label, task, model_name(kept[-1]["spec"]), ordered)
+        where = f"{label} ({configuration.where})"
         if older := len(every) - len(kept):
             count = "1 older run" if older == 1 else f"{older} older runs"
             notes.append(f"{where}: {count} of other data, weights or code left out.")
         for seed in runs:  # on another device, for example
             if sum(record["spec"]["seed"] == seed for record in kept) > 1:
                 notes.append(f"{where}, seed {seed}, is there more than once; the latest counts.")
-        made[key] = setup
+        made[key] = configuration
     return dict(sorted(made.items(), key=lambda item: (item[1].task, item[1].model, item[1].label)))
