@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.methods.ia3 import ScaledInput, ScaledKeyValue, ScaledOutput
+from bench.methods.ia3 import ScaledInput, ScaledOutput
 from bench.methods.lora import LoraLinear
 from bench.methods.prefix import Place
 from bench.methods.prompt import VirtualTokens
@@ -89,10 +89,8 @@ def ia3(module: nn.Module) -> Content:
         if isinstance(child, ScaledInput):
             inner.append(name)
             vector = child.scale[None]
-        elif isinstance(child, ScaledKeyValue):
-            vector = child.vector()[:, None]
         elif isinstance(child, ScaledOutput):
-            vector = child.scale[:, None]
+            vector = child.vector()[:, None]
         else:
             continue
         layers[name] = child
