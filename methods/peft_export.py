@@ -138,7 +138,7 @@ def prefix(module: nn.Module, name: str) -> Content:
         raise ValueError(f"{name}: peft's text starts after the prefix; train with positions=shifted to export")
     rows: list[Tensor] = []
     with torch.no_grad():
-        places[0].shared.states = places[0].trunk() if places[0].trunk is not None else None
+        places[0].compute_states()
         for child in module.modules():
             if isinstance(child, Prefix):
                 rows += child.rows()
