@@ -30,20 +30,19 @@ class AdaLoraLinear(AdaptedLinear):
     """A frozen linear map with h = W x + b + s·P Λ Q dropout(x), x: (…, in) → h: (…, out).
 
     P: (out, r), Q: (r, in), and Λ's diagonal ``adalora_l``: (r,), zero at the start. Buffers: the running averages of
-    each factor's sensitivity and uncertainty, and ``kept``, (r,): the triplets that the last allocation left.
+    each factor's sensitivity and uncertainty, and ``kept``, (r,): the triplets that the last allocation kept.
     """
 
     kept: Tensor
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
-        super().__init__(base)
+        super().__init__(base, dropout)
         self.scale = scale
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else None
         inputs, outputs = widths(base)
-        made: dict[str, Any] = {"device": self.weight.device, "dtype": torch.float32}
-        self.adalora_p = nn.Parameter(torch.empty(outputs, rank, **made))
-        self.adalora_l = nn.Parameter(torch.zeros(rank, **made))
-        self.adalora_q = nn.Parameter(torch.empty(rank, inputs, **made))
+        like: dict[str, Any] = {"device": self.weight.device, "dtype": torch.float32}
+        self.adalora_p = nn.Parameter(torch.empty(outputs, rank, **like))
+        self.adalora_l = nn.Parameter(torch.zeros(rank, **like))
+        self.adalora_q = nn.Parameter(torch.empty(rank, inputs, **like))
         nn.init.normal_(self.adalora_p, std=_STD)
         nn.init.normal_(self.adalora_q, std=_STD)
         for factor in _FACTORS:
@@ -54,9 +53,7 @@ class AdaLoraLinear(AdaptedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         frozen = self.base(x)
-        if self.dropout is not None:
-            x = self.dropout(x)
-        narrow = F.linear(x, self.adalora_q) * self.adalora_l
+        narrow = F.linear(self.dropout(x), self.adalora_q) * self.adalora_l
         return plus_product(frozen, narrow, self.adalora_p, self.scale)
 
     def folded(self) -> Tensor:
@@ -72,7 +69,7 @@ class AdaLoraLinear(AdaptedLinear):
             parameter = self.get_parameter(f"adalora_{factor}")
             if parameter.grad is None:
                 continue
-            # A step that fp16's loss scaling skips has infinite gradients: it says nothing.
+            # A step that fp16's loss scaling skips has infinite gradients; they carry no information.
             now = (parameter * parameter.grad).abs().nan_to_num_(0.0, 0.0, 0.0)
             average = self.get_buffer(f"sensitivity_{factor}").lerp_(now, 1 - beta_1)
             self.get_buffer(f"uncertainty_{factor}").lerp_(now.sub_(average).abs_(), 1 - beta_2)
@@ -92,16 +89,15 @@ def _layers(module: nn.Module) -> list[AdaLoraLinear]:
 def _add_penalty(weight: float, module: nn.Module, _: Any, out: Any) -> Any:
     """Forward hook: add ``weight`` times the mean of ‖PᵀP − I‖ and ‖QQᵀ − I‖ over all maps to the loss.
 
-    The paper (section 3.1) has the sum of the squares; the authors' code (``compute_orth_regu``), whose weight of
-    0.1 this is, the mean of the norms.
-    Once the maps are merged there are none, and the loss is the model's own.
+    The paper (section 3.1) sums the squares; the authors' code (``compute_orth_regu``), the source of the weight 0.1,
+    takes the mean of the norms. After a merge there are no such maps, and the loss is the model's own.
     """
     layers = _layers(module)
     if layers and getattr(out, "loss", None) is not None:
         with full_precision(layers[0].adalora_l):
             grams = torch.stack([gram for layer in layers for gram in layer.grams()])
-            apart = grams - torch.eye(grams.shape[1], device=grams.device)
-            out.loss = out.loss + weight * torch.linalg.matrix_norm(apart).mean()
+            deviation = grams - torch.eye(grams.shape[1], device=grams.device)
+            out.loss = out.loss + weight * torch.linalg.matrix_norm(deviation).mean()
     return out
 
 
@@ -166,7 +162,7 @@ class AdaLora:
         return backbone.head_count + sum(self.start_rank * (sum(widths(site.module)) + 1) for site in sites)
 
     def after_step(self, module: nn.Module, step: int, steps: int) -> None:
-        """Follow the importances, and prune when it is time (algorithm 1).
+        """Update the importances, and prune at the scheduled steps (algorithm 1).
 
         Between allocations a pruned λ may grow again; in the final phase the same triplets stay pruned.
         """
@@ -196,9 +192,9 @@ class AdaLora:
         return fold(module)
 
     def _phases(self, steps: int) -> tuple[int, int, int]:
-        """The last step with the whole budget, the step that reaches the final one, and steps between allocations."""
+        """The last step with the initial budget, the first with the final one, and the steps between allocations."""
         begin, interval = round(self.warmup * steps), max(1, round(self.interval * steps))
-        # In a run of a few steps too, one step at least is looked at before anything is pruned.
+        # Even in a run of few steps, at least one step is observed before anything is pruned.
         return begin, max(begin + 2, steps - round(self.final * steps)), interval
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.core.protocols import option
 from bench.core.registry import register_method
 from bench.methods.partial_finetuning import norm_count, train_norms
-from bench.models.backbone import Backbone, Site, widths
+from bench.models.backbone import Backbone, Site, WrappedLinear, widths
 
 _HOULSBY_STD = 1e-3  # init_scale of feedforward_adapter in the authors' code (google-research/adapter-bert)
 _PFEIFFER_STD = 0.02  # the authors' code initialises adapters as BERT does its own linear maps
@@ -35,25 +35,7 @@ class Bottleneck(nn.Module):
         return self.up(self.activation(self.down(x)))  # type: ignore[no-any-return]
 
 
-class Wrapped(nn.Module):
-    """A module that stands where a frozen linear map stood; models that look at its weight still find it."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen map's weight (T5 reads its dtype)."""
-        return cast(Tensor, self.base.weight)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen map's bias."""
-        return cast("Tensor | None", self.base.bias)
-
-
-class SerialAdapter(Wrapped):
+class SerialAdapter(WrappedLinear):
     """h + A(h) with h = W x + b from a frozen linear map and A a bottleneck. x: (…, in) → (…, out)."""
 
     def __init__(self, base: nn.Module, adapter: nn.Module) -> None:
@@ -86,61 +68,61 @@ def _adapt_output(block: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
     return output + adapter(output)
 
 
-class _Crossing:
-    """Carries the FFN's input from its first to its last map within one forward; empty in between."""
+class _BranchInput:
+    """The FFN's input, kept from its first map to its last within one forward pass; otherwise empty."""
 
     def __init__(self) -> None:
         self.x: Tensor | None = None
 
     def take(self) -> Tensor:
-        """The tensor that entered, once."""
+        """Return the input and let go of it."""
         x, self.x = self.x, None
         if x is None:
             raise RuntimeError("parallel: the feed-forward's last map ran without its first")
         return x
 
 
-class ParallelEntry(Wrapped):
-    """The FFN's first map, which also notes its input for the branch. x: (…, d) → (…, ff)."""
+class ParallelFirst(WrappedLinear):
+    """The FFN's first map, which also keeps its input for the branch. x: (…, d) → (…, ff)."""
 
-    def __init__(self, base: nn.Module, crossing: _Crossing) -> None:
+    def __init__(self, base: nn.Module, branch_input: _BranchInput) -> None:
         super().__init__(base)
-        self.crossing = crossing
+        self.branch_input = branch_input
 
     def forward(self, x: Tensor) -> Tensor:
-        self.crossing.x = x
+        self.branch_input.x = x
         return self.base(x)  # type: ignore[no-any-return]
 
 
-class ParallelExit(Wrapped):
-    """The FFN's last map plus s·A(x), x being what entered the FFN. h: (…, ff) → (…, d)."""
+class ParallelLast(WrappedLinear):
+    """The FFN's last map plus s·A(x), x the FFN's input. h: (…, ff) → (…, d)."""
 
-    def __init__(self, base: nn.Module, crossing: _Crossing, adapter: nn.Module, scale: float) -> None:
+    def __init__(self, base: nn.Module, branch_input: _BranchInput, adapter: nn.Module, scale: float) -> None:
         super().__init__(base)
-        self.crossing = crossing
+        self.branch_input = branch_input
         self.adapter = adapter
         self.scale = scale
 
     def forward(self, h: Tensor) -> Tensor:
-        return torch.add(self.base(h), self.adapter(self.crossing.take()), alpha=self.scale)
+        return torch.add(self.base(h), self.adapter(self.branch_input.take()), alpha=self.scale)
 
 
 def serial_sites(backbone: Backbone) -> list[Site]:
-    """Where Houlsby's adapters go: after each block's attention output map and after its FFN's last map.
+    """The sites of Houlsby's adapters: each block's attention output map and its FFN's last map.
 
     A decoder's cross-attention gets none, as in the T5 code of Compacter and LST: 48 adapters on T5-base's 24
     blocks, and LST's published 3,625,728 trainable parameters.
     """
     attention: set[str] = set()
     for tower in backbone.towers():
-        own, *_ = tower.roles["output"]  # the architecture table lists a block's cross-attention after its own
+        own, *_ = tower.roles["output"]  # the architecture table lists self-attention before cross-attention
         attention |= {f"{tower.path}.{index}.{own}" for index in range(len(tower.layers))}
     return [site for site in backbone.sites(("output", "down")) if site.role == "down" or site.path in attention]
 
 
-def _cut_normal(weight: Tensor, std: float) -> None:
-    """Fill in place from a normal cut at two deviations."""
-    # By the inverse of the distribution: nn.init.trunc_normal_ looks at values, which a planner's fake tensors lack.
+def _truncated_normal(weight: Tensor, std: float) -> None:
+    """Fill in place from a normal distribution truncated at two standard deviations."""
+    # By the inverse CDF: nn.init.trunc_normal_ reads values, which the planner's fake tensors do not have.
     inside = math.erf(math.sqrt(2))
     with torch.no_grad():
         weight.uniform_(-inside, inside).erfinv_().mul_(std * math.sqrt(2))
@@ -160,10 +142,11 @@ class Houlsby:
     """Houlsby adapters: two serial bottlenecks in each block, one after attention and one after the feed-forward.
 
     Formula: h ← h + W_up·gelu(W_down·h + b_down) + b_up after the attention output map and after the FFN's last map,
-    before the residual is added; norms are trained too. Weights start from N(0, 1e-3) cut at two deviations, so that
-    an adapter starts near the identity. A model's own dropout comes after the adapter here, before it in the paper.
-    Source: arXiv 1902.00751, section 2.1; gelu and the initial deviation from the authors' code; learning rate the
-    middle one of the GLUE sweep in section 3.2.
+    before the residual is added; norms are trained too. Weights start from N(0, 1e-3) truncated at two standard
+    deviations, so an adapter starts near the identity. The model's dropout follows the adapter here and precedes it in
+    the paper.
+    Source: arXiv 1902.00751, section 2.1; gelu and the initial deviation from the authors' code; learning rate: the
+    middle of the GLUE sweep in section 3.2.
     """
 
     name: ClassVar[str] = "houlsby"
@@ -179,7 +162,7 @@ class Houlsby:
             _, size = widths(site.module)
             adapter = Bottleneck(size, self._width(size), F.gelu, _device(site.module))
             for linear in (adapter.down, adapter.up):
-                _cut_normal(linear.weight, _HOULSBY_STD)
+                _truncated_normal(linear.weight, _HOULSBY_STD)
             backbone.replace(site, SerialAdapter(site.module, adapter))
         return backbone.model  # type: ignore[no-any-return]
 
@@ -238,7 +221,7 @@ class Pfeiffer:
 class Parallel:
     """Scaled parallel adapter: a bottleneck beside each feed-forward, reading the same input.
 
-    Formula: FFN(x) + s·(W_up·relu(W_down·x + b_down) + b_up), x being what enters the FFN's first map. W_down starts
+    Formula: FFN(x) + s·(W_up·relu(W_down·x + b_down) + b_up), x the input of the FFN's first map. W_down starts
     Kaiming-uniform(√5), W_up and the biases at zero, as LoRA does, so training starts at the base model.
     Source: arXiv 2110.04366, section 4 (width 512, s = 4 on XSum; its MAM adapter takes width 16, s = 2 on GLUE).
     The paper's learning rate on GLUE is 1e-4 for 10 epochs; this default is for shorter runs.
@@ -258,9 +241,9 @@ class Parallel:
             adapter = Bottleneck(size, self.width, F.relu, _device(first.module))
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
             nn.init.zeros_(adapter.up.weight)
-            crossing = _Crossing()
-            backbone.replace(first, ParallelEntry(first.module, crossing))
-            backbone.replace(last, ParallelExit(last.module, crossing, adapter, self.scale))
+            branch_input = _BranchInput()
+            backbone.replace(first, ParallelFirst(first.module, branch_input))
+            backbone.replace(last, ParallelLast(last.module, branch_input, adapter, self.scale))
         return backbone.model  # type: ignore[no-any-return]
 
     def trainable_count(self, backbone: Backbone) -> int:

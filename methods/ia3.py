@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,15 @@ from transformers.pytorch_utils import Conv1D
 
 from bench.core.protocols import option
 from bench.core.registry import register_method
-from bench.methods.bottleneck import Wrapped
-from bench.models.backbone import Backbone, widths
+from bench.models.backbone import Backbone, WrappedLinear, widths
 
 
 def _rescale(x: Tensor, scale: Tensor) -> Tensor:
-    """x ⊙ scale in x's dtype; the product is rounded once, as a scale near one cast to bf16 would stay at one."""
+    """x ⊙ scale in x's dtype, rounded only once: a scale near one would become one if cast to bf16 first."""
     return (x * scale).to(x.dtype)
 
 
-class ScaledOutput(Wrapped):
+class ScaledOutput(WrappedLinear):
     """l ⊙ (W x + b), l starting at one. x: (…, in) → (…, out); l: (out,)."""
 
     def __init__(self, base: nn.Module) -> None:
@@ -27,14 +26,23 @@ class ScaledOutput(Wrapped):
         self.scale = nn.Parameter(torch.ones(widths(base)[1], device=self.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _rescale(self.base(x), self.scale)
+        return _rescale(self.base(x), self.vector())
+
+    def vector(self) -> Tensor:
+        """One factor for each output, (out,)."""
+        return self.scale
 
     def merge(self) -> nn.Module:
-        """The map alone, its outputs rescaled."""
-        return scale_outputs(self.base, self.scale)
+        """The base map with rescaled outputs, bias included, in place."""
+        scale, bias = self.vector(), self.bias
+        with torch.no_grad():
+            self.weight.mul_(scale if isinstance(self.base, Conv1D) else scale[:, None])
+            if bias is not None:
+                bias.mul_(scale)
+        return self.base
 
 
-class ScaledInput(Wrapped):
+class ScaledInput(WrappedLinear):
     """W (l ⊙ x) + b, l starting at one. x: (…, in) → (…, out); l: (in,)."""
 
     def __init__(self, base: nn.Module) -> None:
@@ -45,13 +53,13 @@ class ScaledInput(Wrapped):
         return self.base(_rescale(x, self.scale))  # type: ignore[no-any-return]
 
     def merge(self) -> nn.Module:
-        """The map alone, its inputs rescaled."""
+        """The base map with rescaled inputs, in place."""
         with torch.no_grad():
             self.weight.mul_(self.scale[:, None] if isinstance(self.base, Conv1D) else self.scale)
         return self.base
 
 
-class ScaledKeyValue(Wrapped):
+class ScaledKeyValue(ScaledOutput):
     """A fused query-key-value map whose keys and values are rescaled, queries are not. x: (…, d) → (…, 3·d).
 
     The fused output is read as (groups, 3, d/groups): one group where the parts lie one after another (GPT-2), one
@@ -63,28 +71,11 @@ class ScaledKeyValue(Wrapped):
         self.groups = groups
         self.scale = nn.Parameter(torch.ones(2, widths(base)[1] // 3, device=self.weight.device))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _rescale(self.base(x), self.vector())
-
     def vector(self) -> Tensor:
-        """One factor for each fused output, (3·d,): one for queries."""
-        # One product with a whole vector: cutting the output in parts and joining them would copy it.
+        """One factor for each fused output, (3·d,); those of queries are one."""
+        # One product with the whole vector: splitting the output and joining its parts would copy it.
         keys, values = self.scale.view(2, self.groups, -1)
         return torch.stack((torch.ones_like(keys), keys, values), dim=1).view(-1)
-
-    def merge(self) -> nn.Module:
-        """The map alone, its outputs rescaled."""
-        return scale_outputs(self.base, self.vector())
-
-
-def scale_outputs(base: nn.Module, scale: Tensor) -> nn.Module:
-    """Multiply a linear map's outputs, bias included, by ``scale`` (out,), in place; returns the map."""
-    weight, bias = cast(Tensor, base.weight), cast("Tensor | None", base.bias)
-    with torch.no_grad():
-        weight.mul_(scale if isinstance(base, Conv1D) else scale[:, None])
-        if bias is not None:
-            bias.mul_(scale)
-    return base
 
 
 @register_method
@@ -93,7 +84,7 @@ class Ia3:
     """IA³: keys, values and the feed-forward's inner activations are rescaled by learned vectors.
 
     Formula: k ← l_k ⊙ k, v ← l_v ⊙ v in self- and cross-attention, W_down (l_ff ⊙ h) in the feed-forward; l = 1 at the
-    start. Where query, key and value come from one fused map (GPT-2, GPT-NeoX), its queries are left as they are.
+    start. Where one fused map makes query, key and value (GPT-2, GPT-NeoX), its queries are not rescaled.
     Source: arXiv 2205.05638, section 3.3, with its learning rate.
     """
 
@@ -123,7 +114,7 @@ class Ia3:
 
     def merge(self, module: nn.Module) -> nn.Module:
         for name, child in list(module.named_modules()):
-            if isinstance(child, ScaledOutput | ScaledInput | ScaledKeyValue):
+            if isinstance(child, ScaledOutput | ScaledInput):
                 module.set_submodule(name, child.merge())
         return module
 

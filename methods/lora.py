@@ -1,4 +1,4 @@
-"""Low-rank adaptation of linear maps: LoRA (Hu et al., arXiv 2106.09685) and what grew out of it."""
+"""Low-rank adaptation of linear maps: LoRA (Hu et al., arXiv 2106.09685) and its variants."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from bench.core.errors import unknown
 from bench.core.protocols import option
 from bench.core.registry import register_method
-from bench.models.backbone import Backbone, Site, count, trainable, widths
+from bench.models.backbone import Backbone, Site, WrappedLinear, count, trainable, widths
 
 _ATTENTION = ("query", "key", "value")
 TARGETS_HELP = (
@@ -26,26 +26,15 @@ TARGETS_HELP = (
 LAYERS_HELP = "which blocks: all, indices (3, -1) and ranges (0-5)"
 
 
-class AdaptedLinear(nn.Module):
-    """A frozen ``nn.Linear`` or ``Conv1D`` with something trainable beside it.
+class AdaptedLinear(WrappedLinear):
+    """A frozen ``nn.Linear`` or ``Conv1D`` plus a trainable update, with dropout on the update's input.
 
-    A subclass gives ``forward``, x: (…, in) → (…, out), and ``folded``. ``weight`` and ``bias`` are the frozen map's
-    own, for models that look at them (T5 asks for the data type of its ``wo``).
+    Subclasses define ``forward``, x: (…, in) → (…, out), and ``folded``.
     """
 
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight as it is stored."""
-        return cast(Tensor, self.base.weight)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The frozen map's bias, (out,)."""
-        return cast("Tensor | None", self.base.bias)
+    def __init__(self, base: nn.Module, dropout: float) -> None:
+        super().__init__(base)
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     @property
     def matrix(self) -> Tensor:
@@ -53,12 +42,12 @@ class AdaptedLinear(nn.Module):
         return self.weight.t() if isinstance(self.base, Conv1D) else self.weight
 
     def folded(self) -> Tensor:
-        """The one weight that does what ``forward`` does in eval mode, (out, in)."""
+        """The single weight equivalent to ``forward`` in eval mode, (out, in)."""
         raise NotImplementedError
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """Put the folded weight into every adapted map of ``module`` and take away what was beside it."""
+    """Replace every adapted map of ``module`` by its base with the folded weight, in place."""
     for name, child in list(module.named_modules()):
         if isinstance(child, AdaptedLinear):
             with torch.no_grad():
@@ -73,9 +62,9 @@ def plus_product(frozen: Tensor, narrow: Tensor, wide: Tensor, scale: float = 1.
     return total.view(frozen.shape)
 
 
-def full_precision(where: Tensor) -> AbstractContextManager[Any]:
-    """Autocast switched off, for sums that bf16 would spoil."""
-    kind = where.device.type  # "meta" has no autocast, and asking it is an error
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off on the tensor's device, for sums that are too inexact in bf16."""
+    kind = tensor.device.type  # querying autocast on "meta" raises
     active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if active else nullcontext()
 
@@ -96,7 +85,7 @@ def find(name: str, backbone: Backbone, targets: Sequence[str], layers: Sequence
 
 
 def check_rank(name: str, rank: int, site: Site) -> None:
-    """Raise ValueError when ``rank`` is more than a map's own."""
+    """Raise ValueError when ``rank`` exceeds the map's own maximum."""
     inputs, outputs = widths(site.module)
     if rank > min(inputs, outputs):
         raise ValueError(
@@ -116,13 +105,12 @@ class LoraLinear(AdaptedLinear):
     row_squares: Tensor
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
-        super().__init__(base)
+        super().__init__(base, dropout)
         self.scale = scale
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else None
         inputs, outputs = widths(base)
-        where = self.weight.device
-        self.lora_a = nn.Parameter(torch.empty(rank, inputs, device=where, dtype=torch.float32))
-        self.lora_b = nn.Parameter(torch.zeros(outputs, rank, device=where, dtype=torch.float32))
+        device = self.weight.device
+        self.lora_a = nn.Parameter(torch.empty(rank, inputs, device=device, dtype=torch.float32))
+        self.lora_b = nn.Parameter(torch.zeros(outputs, rank, device=device, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         self.magnitude: nn.Parameter | None = None
 
@@ -139,7 +127,7 @@ class LoraLinear(AdaptedLinear):
             self.matrix.sub_(self.delta())
 
     def add_magnitude(self) -> None:
-        """DoRA (arXiv 2402.09353, equation 5): a trainable length of each output's weights, at first as it is."""
+        """DoRA (arXiv 2402.09353, equation 5): a trainable length for each output's weights, initially their own."""
         squares = torch.linalg.vector_norm(self.matrix.detach(), dim=1, dtype=torch.float32).square()
         self.register_buffer("row_squares", squares, persistent=False)  # follows from the frozen weight
         self.magnitude = nn.Parameter(self.lengths())
@@ -147,27 +135,24 @@ class LoraLinear(AdaptedLinear):
     def lengths(self) -> Tensor:
         """‖W + s·B A‖ of each output's row, (out,), without gradient (arXiv 2402.09353, section 4.3).
 
-        From ‖W‖² + 2s·W·BA + s²‖BA‖², which never makes an (out, in) matrix.
+        From ‖W‖² + 2s·W·BA + s²‖BA‖², without an (out, in) matrix.
         """
         with torch.no_grad(), full_precision(self.lora_a):
             a, b = self.lora_a, self.lora_b
             cross = torch.addmm(b @ (a @ a.t()), self.matrix, a.t(), alpha=2 * self.scale, beta=self.scale**2)
             squares = self.row_squares + (b * cross).sum(dim=1)
-            # A row of zeros has length 0: keep 0/0 from making NaN of it.
+            # A row of zeros has length 0; the clamp avoids 0/0 = NaN.
             return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
-        frozen = self.base(x)
-        if self.dropout is not None:
-            x = self.dropout(x)
-        h = plus_product(frozen, F.linear(x, self.lora_a), self.lora_b, self.scale)
+        h = plus_product(self.base(x), F.linear(self.dropout(x), self.lora_a), self.lora_b, self.scale)
         if self.magnitude is None:
             return h
         ratio = self.magnitude / self.lengths()
         # In fp32 also under autocast: bf16 would round a ratio near 1 to steps of 0.4 %.
         scaled = h * ratio
         if self.bias is not None:
-            scaled += self.bias - ratio * self.bias  # the bias is in h, but is not scaled
+            scaled += self.bias - ratio * self.bias  # undo the scaling of the bias, which h includes
         return scaled.to(h.dtype)
 
     def delta(self) -> Tensor:
@@ -186,7 +171,7 @@ class Lora:
 
     Formula: h = W x + (α/r)·B A dropout(x), B = 0 at the start, so training starts at the base model.
     Source: arXiv 2106.09685, section 4.1; query and value as in its section 7.1; GLUE settings in its table 9.
-    Options, which can be combined: ``rslora`` α/√r (2312.03732); ``dora`` m·(W + s·B A)/‖W + s·B A‖ per output
+    Options, in any combination: ``rslora`` α/√r (2312.03732); ``dora`` m·(W + s·B A)/‖W + s·B A‖ per output
     (2402.09353); ``pissa`` A and B from the top singular vectors of W (2404.02948); ``plus`` a higher rate for B
     (2402.12354); ``freeze_a`` only B is trained, the input of A is not kept (LoRA-FA, 2308.03303).
     """
@@ -200,7 +185,7 @@ class Lora:
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP)
     layers: tuple[str, ...] = option(("all",), LAYERS_HELP)
     rslora: bool = option(False, "scale by alpha / √rank instead of alpha / rank")
-    dora: bool = option(False, "train the length of each output's weights apart from their direction")
+    dora: bool = option(False, "train the length of each output's weights separately from their direction")
     pissa: bool = option(False, "start A and B at the top singular vectors of W, and freeze the rest of W")
     plus: bool = option(False, "LoRA+: a higher learning rate for B than for A")
     plus_ratio: float = option(16.0, "with plus: the learning rate of B over that of A", low=1.0)
@@ -272,15 +257,15 @@ class Lora:
         sites = find(self.name, backbone, self.targets, self.layers)
         ranks = _per_site(sites, _pairs("rank_pattern", self.rank_pattern), self.rank)
         alphas = _per_site(sites, _pairs("alpha_pattern", self.alpha_pattern), self.alpha)
-        found = []
+        shapes = []
         for site, value, alpha in zip(sites, ranks, alphas, strict=True):
             rank = int(value)
             check_rank(self.name, rank, site)
-            found.append((site, rank, alpha / (math.sqrt(rank) if self.rslora else rank)))
-        return found
+            shapes.append((site, rank, alpha / (math.sqrt(rank) if self.rslora else rank)))
+        return shapes
 
     def _others(self, backbone: Backbone, sites: Sequence[Site]) -> list[nn.Parameter]:
-        """What ``bias`` and ``also_train`` add to the trained parameters, the head left out."""
+        """The further parameters that ``bias`` and ``also_train`` select, without the head's."""
         names = dict(backbone.model.named_parameters())
         chosen: list[nn.Parameter] = []
         if self.bias == "all":
@@ -293,27 +278,27 @@ class Lora:
         for pattern in self.also_train:
             hits = [parameter for name, parameter in names.items() if _covers(pattern, name)]
             if not hits:
-                there = {part for name in names for part in name.split(".") if not part.isdigit()}
-                raise ValueError(f"lora: also_train: {unknown('module', pattern, there)}")
+                known = {part for name in names for part in name.split(".") if not part.isdigit()}
+                raise ValueError(f"lora: also_train: {unknown('module', pattern, known)}")
             if both := [adapted[id(parameter)] for parameter in hits if id(parameter) in adapted]:
                 raise ValueError(f"lora: also_train={pattern} holds {both[0]}, which is adapted: train it or adapt it")
             chosen += hits
-        seen = {id(parameter) for parameter in backbone.head_parameters}
-        return list({id(parameter): parameter for parameter in chosen if id(parameter) not in seen}.values())
+        head = {id(parameter) for parameter in backbone.head_parameters}
+        return list({id(parameter): parameter for parameter in chosen if id(parameter) not in head}.values())
 
 
 def _pairs(field: str, texts: Sequence[str]) -> list[tuple[str, float]]:
-    """Read ``NAME=NUMBER`` texts."""
-    found = []
+    """Parse ``NAME=NUMBER`` texts."""
+    pairs = []
     for text in texts:
         name, _, value = text.rpartition("=")
         try:
-            found.append((name.strip(), float(value)))
+            if not name.strip():
+                raise ValueError
+            pairs.append((name.strip(), float(value)))
         except ValueError:
             raise ValueError(f"{field}: '{text}' is not NAME=NUMBER, such as query=16") from None
-        if not name.strip():
-            raise ValueError(f"{field}: '{text}' is not NAME=NUMBER, such as query=16")
-    return found
+    return pairs
 
 
 def _per_site(sites: Sequence[Site], pairs: Sequence[tuple[str, float]], default: float) -> list[float]:
@@ -322,14 +307,14 @@ def _per_site(sites: Sequence[Site], pairs: Sequence[tuple[str, float]], default
     for name, value in pairs:
         hits = [index for index, site in enumerate(sites) if name == site.role or _covers(name, site.path)]
         if not hits:
-            there = {part for site in sites for part in (site.role, site.path.rpartition(".")[2]) if part}
-            raise ValueError(f"lora: {unknown('adapted map', name, there)}")
+            known = {part for site in sites for part in (site.role, site.path.rpartition(".")[2]) if part}
+            raise ValueError(f"lora: {unknown('adapted map', name, known)}")
         for index in hits:
             values[index] = value
     return values
 
 
 def _covers(pattern: str, path: str) -> bool:
-    """Whether a shell pattern is the whole dotted name, or the end of it, of ``path`` or of a module above it."""
+    """Whether a shell pattern matches the dotted name, or the end of it, of ``path`` or of a module above it."""
     above = accumulate(path.split("."), "{}.{}".format)
     return any(fnmatchcase(part, pattern) or fnmatchcase(part, "*." + pattern) for part in above)

@@ -87,7 +87,7 @@ class Lst:
                 stack=tower.name,
                 paired=paired,
                 residual=self.merge == "residual",
-                trunk_dropout=self.backbone_dropout,
+                backbone_dropout=self.backbone_dropout,
             )
             backbone.model.set_submodule(path, Ladder(backbone.model.get_submodule(path), side, place))
         return backbone.model  # type: ignore[no-any-return]
@@ -180,7 +180,7 @@ def _read_width(backbone: Backbone) -> int:
 
 
 def _block_count(block: nn.Module, reduction: int, full: parts.Heads, heads: parts.Heads) -> int:
-    """Values in a side block, from the shapes of a trunk block: every dimension is divided by the reduction, but a
+    """Values in a side block, from the shapes of a backbone block: every dimension is divided by the reduction, but a
     norm over one head has the side's head size. Tables (T5's relative bias) are left out: one block alone has one."""
     total = 0
     for module in block.modules():

@@ -1,4 +1,4 @@
-"""The module that stands where a frozen stack of blocks stood, and answers with a side network's states."""
+"""The module that replaces a frozen stack of blocks and returns a side network's states."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,74 +15,74 @@ from bench.methods.lst_side_network import Own, SideNetwork, argument_names
 from bench.models.forward_args import by_name, key_values, named
 from bench.models.frozen_backbone import Feed, Reading, Stored
 
-# Answered by the trunk; no more than needed, or a model class could reach past the ladder.
-_TRUNKS = ("main_input_name", "embed_tokens", "get_input_embeddings")
+# Attributes answered by the backbone; only these, or a model class could bypass the ladder.
+_BACKBONE_ATTRIBUTES = ("main_input_name", "embed_tokens", "get_input_embeddings")
 
 Tap = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a ladder stands and what its reader wants.
+    """Where a ladder is placed, and its options.
 
     Attributes:
-        layers: path of the list of blocks inside the trunk.
+        layers: path of the list of blocks inside the backbone.
         stack: ``encoder`` or ``decoder``.
         paired: whether it is one of an encoder-decoder's two ladders.
-        residual: add the trunk's last states to Up's output.
-        trunk_dropout: keep the trunk's dropout on while training.
+        residual: add the backbone's last states to Up's output.
+        backbone_dropout: keep the backbone's dropout on while training.
     """
 
     layers: str
     stack: str
     paired: bool
     residual: bool
-    trunk_dropout: bool
+    backbone_dropout: bool
 
 
 class Ladder(nn.Module):
-    """A frozen trunk with a side network beside it; the model's own head reads the side's states.
+    """A frozen backbone with a side network; the model's own head reads the side's states.
 
-    So every head, loss, pooling and generation loop of the model class is used as it is. The trunk runs under
-    ``no_grad`` and, unless its dropout is wanted, in eval mode: its features depend on the input alone.
+    So every head, loss, pooling and generation loop of the model class works unchanged. The backbone runs under
+    ``no_grad`` and, unless ``backbone_dropout`` is set, in eval mode, so its features depend on the input alone.
 
-    An encoder below a decoder answers with its trunk's states and its side's states joined, (batch, seq, d + d/r):
-    the decoder's trunk reads the first d, its side the rest. Joined, they pass through whatever a generation loop
-    does with encoder states (repeating rows for beams).
+    An encoder below a decoder returns its backbone's and its side's states joined, (batch, seq, d + d/r): the decoder's
+    backbone reads the first d, its side the rest. Joined, they pass unchanged through what a generation loop does with
+    encoder states (repeating rows for beams).
     """
 
-    def __init__(self, trunk: nn.Module, side: SideNetwork, place: Place) -> None:
+    def __init__(self, backbone: nn.Module, side: SideNetwork, place: Place) -> None:
         super().__init__()
-        self.trunk, self.side, self.place = trunk, side, place
+        self.backbone, self.side, self.place = backbone, side, place
         self.feed: Feed | None = None
         self._names = argument_names(self.layers[0])[1:]
-        self._returns: int | None = None  # what a block returns: so many values in a tuple, 0: bare states
+        self._returns: int | None = None  # values in the tuple a block returns; 0: a tensor
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Ladder":
-        """Switch the side network; the trunk stays in eval mode unless its dropout is wanted."""
+        """Set the side network's mode; the backbone stays in eval mode unless its dropout is on."""
         super().train(mode)
-        self.trunk.train(mode and self.place.trunk_dropout)
+        self.backbone.train(mode and self.place.backbone_dropout)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """What model classes ask of the module they hold, beside calling it: the trunk's embeddings."""
-        return getattr(self.trunk, name) if name in _TRUNKS else super().__getattr__(name)
+        """What model classes read from the module they hold: the backbone's embeddings."""
+        return getattr(self.backbone, name) if name in _BACKBONE_ATTRIBUTES else super().__getattr__(name)
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The trunk's blocks."""
-        return cast(nn.ModuleList, self.trunk.get_submodule(self.place.layers))
+        """The backbone's blocks."""
+        return cast(nn.ModuleList, self.backbone.get_submodule(self.place.layers))
 
     @property
     def holder(self) -> nn.Module:
-        """The trunk's module that holds the blocks, and the norm behind them where there is one."""
-        return self.trunk.get_submodule(self.place.layers.rpartition(".")[0])
+        """The backbone's module that holds the blocks, and the norm after them if there is one."""
+        return self.backbone.get_submodule(self.place.layers.rpartition(".")[0])
 
     @property
     def steady(self) -> bool:
         """Whether the features depend on the input alone."""
-        return not self.place.trunk_dropout
+        return not self.place.backbone_dropout
 
     @property
     def taps(self) -> str:
@@ -90,27 +90,27 @@ class Ladder(nn.Module):
         return f"{self.place.layers} {self.side.kept}"
 
     def read(self, inputs: Mapping[str, Any]) -> Reading:
-        """Run the frozen trunk; its features (embeddings, each kept layer's raw output) are detached.
+        """Run the frozen backbone; its features (embeddings, each kept layer's raw output) are detached.
 
         Args:
-            inputs: the trunk's arguments by name; in a decoder that attends across, the encoder's states without
+            inputs: the backbone's arguments by name; in a decoder that attends across, the encoder's states without
                 its side's.
         """
         return self._run(lambda _, feature: feature, inputs)
 
     @property
     def stores(self) -> dict[str, Stored]:
-        """Each kept layer's raw output, and the trunk's last states where they are added to the side's.
+        """Each kept layer's raw output, and the backbone's last states where they are added to the side's.
 
-        Not the embeddings: finding out what the blocks are called with makes them anyway.
+        Not the embeddings: ``recall`` computes them anyway, to get the blocks' arguments.
         """
-        found = {f"layer.{index}": Stored(self.side.width, tokens=True) for index in self.side.kept}
+        stores = {f"layer.{index}": Stored(self.side.width, tokens=True) for index in self.side.kept}
         if self.place.residual and self.side.up is not None:
-            found["last"] = Stored(self.side.up.out_features, tokens=True)
-        return found
+            stores["last"] = Stored(self.side.up.out_features, tokens=True)
+        return stores
 
     def store(self, reading: Reading) -> dict[str, Tensor]:
-        """What a pass through the blocks gave: (batch, seq, d) each."""
+        """The outputs of a pass through the blocks: (batch, seq, d) each."""
         states = [*reading.features[1:], reading.output.last_hidden_state]
         return dict(zip(self.stores, states, strict=False))
 
@@ -126,30 +126,30 @@ class Ladder(nn.Module):
 
     @contextmanager
     def _skipped(self, inputs: Mapping[str, Any]) -> Iterator[None]:
-        """Every block gives back the states it gets, in the form in which its class returns them."""
-        if self._returns is None:  # no pass told yet
+        """Within the context every block returns its input states, in the form its class returns."""
+        if self._returns is None:  # no pass has run yet
             self.read({name: value[:1] if isinstance(value, Tensor) else value for name, value in inputs.items()})
         rest = (None,) * ((self._returns or 1) - 1)
 
-        def give_back(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        def identity(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
             return (hidden_states, *rest) if self._returns else hidden_states
 
         try:
             for block in self.layers:
-                block.forward = give_back
+                block.forward = identity
             yield
         finally:
             for block in self.layers:
-                del block.forward  # of the instance: its class has the real one
+                del block.forward  # the instance attribute; the class's method remains
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        inputs = by_name(self.trunk, args, kwargs)
+        inputs = by_name(self.backbone, args, kwargs)
         encoder = None
         if inputs.get(Own.ENCODER) is not None:
             inputs[Own.ENCODER], encoder = self._parted(inputs[Own.ENCODER])
         cached = key_values(inputs) is not None
         if self.place.stack == "decoder" and self.training and not cached:
-            inputs["use_cache"] = False  # models fill a cache by default, also where nobody reads it
+            inputs["use_cache"] = False  # models fill a cache by default, even when nothing reads it
         fed = self.feed is not None and not cached and not inputs.get("use_cache")
         if self.place.stack == "decoder" and fed:
             inputs["use_cache"] = False
@@ -157,7 +157,7 @@ class Ladder(nn.Module):
             reading = self.feed(self, inputs)
             lowered = [self.side.lower(position, feature) for position, feature in enumerate(reading.features)]
         else:
-            # Down is taken as each feature appears: without gradient, no more than one feature is held at a time.
+            # Down is applied as each feature appears: without gradient, only one feature is held at a time.
             reading = self._run(self.side.lower, inputs)
             lowered = reading.features
         first_token = self.place.stack == "encoder" and not self.place.paired
@@ -181,11 +181,11 @@ class Ladder(nn.Module):
 
         def keep(feature: Tensor) -> None:
             with torch.set_grad_enabled(grad):
-                # Detached: gradient checkpointing makes embeddings' outputs require a gradient that nobody wants.
+                # Detached: gradient checkpointing makes the embeddings' outputs require a gradient.
                 features.append(tap(len(features), feature.detach()))
 
         def entry(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._make_room(key_values(_named(names, args, kwargs)))
+            self._extend_cache(key_values(_named(names, args, kwargs)))
             keep(args[0])
 
         def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -201,25 +201,25 @@ class Ladder(nn.Module):
             handles.append(blocks[index].register_forward_hook(output))
         try:
             with torch.no_grad():
-                out = self.trunk(**inputs)
+                out = self.backbone(**inputs)
         finally:
             for handle in handles:
                 handle.remove()
         return Reading(out, features, calls)
 
     def _parted(self, joined: Tensor) -> tuple[Tensor, Tensor]:
-        """The trunk's and the side's part of an encoder's joined states."""
-        trunk, narrow = self.side.width, self.side.narrow
-        if joined.shape[-1] != trunk + narrow:
+        """Split an encoder's joined states into the backbone's and the side's."""
+        wide, narrow = self.side.width, self.side.narrow
+        if joined.shape[-1] != wide + narrow:
             raise ValueError(
-                f"lst: the decoder needs the encoder's states with its side's beside them, {trunk} + {narrow} wide, "
+                f"lst: the decoder needs the encoder's states with its side's beside them, {wide} + {narrow} wide, "
                 f"not {joined.shape[-1]}; take them from this model's own encoder"
             )
-        # Own memory for the side's part: its gradient and what attention keeps of it must not be d wide.
-        return joined[..., :trunk].detach(), joined[..., trunk:].contiguous()
+        # A copy of the side's part: its gradient and what attention keeps of it must not be d wide.
+        return joined[..., :wide].detach(), joined[..., wide:].contiguous()
 
-    def _make_room(self, cache: Cache | None) -> None:
-        """Append places for the side's keys and values to a cache that was made for the trunk's layers alone."""
+    def _extend_cache(self, cache: Cache | None) -> None:
+        """Append layers for the side's keys and values to a cache made for the backbone's layers only."""
         if cache is None:
             return
         caches: tuple[Any, ...] = (cache,)
@@ -227,26 +227,26 @@ class Ladder(nn.Module):
             caches = (cache.self_attention_cache, cache.cross_attention_cache)
         depth, kept = self.side.depth, self.side.kept
         for part in caches:
-            # An empty cache grows by itself. One made from a configuration may count another tower's layers.
+            # An empty cache grows by itself. One made from a configuration may have another tower's number of layers.
             missing = range(len(part.layers), depth + len(kept)) if part.layers else ()
             if missing and any(layer.is_initialized for layer in part.layers):
                 raise ValueError("lst: this cache was filled or allocated without the side network; pass a new one")
-            for place in missing:
-                like = kept[place - depth] if place >= depth else 0
-                part.layers.append(_another(part.layers[like]))  # still empty
+            for index in missing:
+                like = kept[index - depth] if index >= depth else 0
+                part.layers.append(_copied(part.layers[like]))  # still empty
 
 
-def _another(layer: Any) -> Any:
-    """A cache's layer like this empty one; not by deepcopy, which fake tensors (sliding layers hold one) cannot do."""
-    made = copy.copy(layer)
+def _copied(layer: Any) -> Any:
+    """A copy of a cache's empty layer; deepcopy does not work on fake tensors, which sliding layers may hold."""
+    new = copy.copy(layer)
     for name, value in vars(layer).items():
         if isinstance(value, Tensor):
-            setattr(made, name, value.clone())
+            setattr(new, name, value.clone())
         elif isinstance(value, list | dict | set):
-            setattr(made, name, copy.copy(value))
-    return made
+            setattr(new, name, copy.copy(value))
+    return new
 
 
 def _named(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A block's arguments by name, its first (the hidden states) left out."""
+    """A block's arguments by name, without the first (the hidden states)."""
     return named(names, args[1:], kwargs)

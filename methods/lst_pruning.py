@@ -1,13 +1,13 @@
 """Side blocks from pruned backbone weights: structural pruning by Fisher information (arXiv 2206.06522, section 3.3).
 
 The Fisher information of a weight is its squared gradient of the label loss, summed over samples one by one. A row
-(an output) of a linear map is worth the L1 norm of its Fisher information. Layers are walked in order: of each map
-the best rows are kept, 1/r of them, and its inputs are those that the map before it kept; query, key and value share
-one set. The first inputs are the best columns of the first layer's query, key and value.
+(an output) of a linear map scores the L1 norm of its Fisher information. Layers are processed in order: each map
+keeps its best 1/r of the rows, and its inputs are the rows that the map before it kept; query, key and value share one
+set. The first inputs are the best columns of the first layer's query, key and value.
 
-How heads choose their rows: with as many heads as the backbone and no rotary positions, the best rows whichever head
-they come from, as in the authors' code. Otherwise whole heads stay apart: the best heads (groups of heads where
-queries share keys), and in each the same best positions, by pairs where rotary positions turn two of them together.
+Rows of heads: with as many heads as the backbone and no rotary positions, the best rows of any head, as in the
+authors' code. Otherwise the best heads are kept (groups of heads where queries share keys), and in each the same best
+positions, in pairs where rotary embeddings rotate two of them together.
 """
 
 import contextlib
@@ -57,53 +57,52 @@ class _Stage:
     narrow: Heads
 
     @property
-    def trunk(self) -> list[nn.Module]:
-        """The kept trunk blocks."""
+    def frozen_blocks(self) -> list[nn.Module]:
+        """The backbone's kept blocks."""
         return [self.ladder.layers[index] for index in self.ladder.side.kept]
 
 
 def initialize(module: nn.Module, batches: Iterable[Batch], samples: int) -> None:
-    """Fill the side blocks, their norms and T5's relative bias from the pruned trunk; Down and Up stay as they are.
+    """Fill the side blocks, their norms and T5's relative bias from the pruned backbone; Down and Up do not change.
 
-    For the time of it the trunk runs with its own head and gradients. What is held beside the weights is one
-    gradient at a time and one number per row, so the peak is that of one sample's activations.
+    Meanwhile the backbone runs with its own head and with gradients. Beside the weights, one gradient at a time and
+    one number per row are held, so the peak is that of one sample's activations.
 
     Args:
         batches: one sample each, on the module's device, with labels.
-        samples: how many to look at, at most.
+        samples: the largest number of samples to use.
 
     Raises:
         ValueError: when there is no batch, or a head cannot be pruned to the side's size.
     """
-    found = _find(module)
-    scores, order = _information(module, found, itertools.islice(batches, samples))
+    ladders = _ladders(module)
+    scores, order = _information(module, ladders, itertools.islice(batches, samples))
     encoder = None
     with torch.no_grad():
-        for item in found:
-            kept = _Walk(item, scores, order, encoder).climb()
-            encoder = kept
+        for stage in ladders:
+            encoder = _Walk(stage, scores, order, encoder).fill()
 
 
-def _find(module: nn.Module) -> list[_Stage]:
+def _ladders(module: nn.Module) -> list[_Stage]:
     config: Any = module.config
-    found = []
+    stages = []
     for path, ladder in module.named_modules():
         if isinstance(ladder, Ladder):
-            architecture = ARCHITECTURES[config.model_type].fitting(ladder.trunk)
+            architecture = ARCHITECTURES[config.model_type].fitting(ladder.backbone)
             stack = next(stack for stack in architecture.stacks if stack.name == ladder.place.stack)
             widths = Widths.of(architecture, stack.name)
-            found.append(_Stage(path, ladder, stack, heads_of(config, widths), heads_of(ladder.side.config, widths)))
-    return found
+            stages.append(_Stage(path, ladder, stack, heads_of(config, widths), heads_of(ladder.side.config, widths)))
+    return stages
 
 
 @contextlib.contextmanager
-def _bare(module: nn.Module, found: list[_Stage]) -> Iterator[None]:
-    """The model as it was before ladders, in eval mode and with nothing that requires a gradient; put back after."""
+def _without_ladders(module: nn.Module, ladders: list[_Stage]) -> Iterator[None]:
+    """Within the context the model is as before ``attach``, in eval mode, and no parameter requires a gradient."""
     parameters = list(module.parameters())
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
     modes = [(child, child.training) for child in module.modules()]
-    for item in found:
-        module.set_submodule(item.path, item.ladder.trunk)
+    for stage in ladders:
+        module.set_submodule(stage.path, stage.ladder.backbone)
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -111,8 +110,8 @@ def _bare(module: nn.Module, found: list[_Stage]) -> Iterator[None]:
         module.eval()
         yield
     finally:
-        for item in found:
-            module.set_submodule(item.path, item.ladder)
+        for stage in ladders:
+            module.set_submodule(stage.path, stage.ladder)
         for parameter, flag, grad in flags:
             parameter.requires_grad_(flag)
             parameter.grad = grad
@@ -120,14 +119,14 @@ def _bare(module: nn.Module, found: list[_Stage]) -> Iterator[None]:
             child.training = mode
 
 
-def _information(module: nn.Module, found: list[_Stage], batches: Iterable[Batch]) -> tuple[_Scores, list[nn.Module]]:
-    """Fisher information of the kept blocks' maps, and the order in which a sample passed their parts."""
+def _information(module: nn.Module, ladders: list[_Stage], batches: Iterable[Batch]) -> tuple[_Scores, list[nn.Module]]:
+    """Fisher information of the kept blocks' maps, and the order in which a sample passes their parts."""
     scores, order = _Scores(), dict[nn.Module, None]()
     handles: list[Any] = []
     seen = 0
-    with _bare(module, found), torch.enable_grad():
-        for item in found:
-            for position, block in enumerate(item.trunk):
+    with _without_ladders(module, ladders), torch.enable_grad():
+        for stage in ladders:
+            for position, block in enumerate(stage.frozen_blocks):
                 for part in block.modules():
                     if getattr(part, "weight", None) is None:
                         continue
@@ -148,7 +147,7 @@ def _information(module: nn.Module, found: list[_Stage], batches: Iterable[Batch
 
 
 def _watch(part: nn.Linear | Conv1D, scores: _Scores, columns: bool) -> Any:
-    """Add up a map's squared gradient as soon as it is there, and drop it."""
+    """Add up a map's squared gradient as soon as it is computed, and free it."""
     across = 0 if isinstance(part, Conv1D) else 1
 
     def add(weight: Tensor) -> None:
@@ -168,52 +167,52 @@ class _Walk:
         encoder: the set that the encoder's last layer kept, for attention across.
     """
 
-    def __init__(self, item: _Stage, scores: _Scores, order: list[nn.Module], encoder: Tensor | None) -> None:
-        self.item, self.scores, self.order, self.encoder = item, scores, order, encoder
-        self.width = item.ladder.side.narrow
+    def __init__(self, stage: _Stage, scores: _Scores, order: list[nn.Module], encoder: Tensor | None) -> None:
+        self.stage, self.scores, self.order, self.encoder = stage, scores, order, encoder
+        self.width = stage.ladder.side.narrow
 
-    def climb(self) -> Tensor:
-        """Fill every block and the final norm; returns the dimensions that the last block gives."""
-        first = self.item.trunk[0]
-        roles = ("qkv",) if self.item.stack.fused else _ATTENTION
-        maps = [first.get_submodule(self.item.stack.roles[role][0]) for role in roles]
+    def fill(self) -> Tensor:
+        """Fill every block and the final norm; returns the residual dimensions that the last block outputs."""
+        first = self.stage.frozen_blocks[0]
+        roles = ("qkv",) if self.stage.stack.fused else _ATTENTION
+        maps = [first.get_submodule(self.stage.stack.roles[role][0]) for role in roles]
         kept = _best(torch.stack([self.scores.columns[part] for part in maps]).sum(0), self.width)
-        side = self.item.ladder.side
-        for trunk, block in zip(self.item.trunk, side.blocks, strict=True):
-            kept = self._fill(trunk, block, kept)
-        norm = final_norm(self.item.ladder.holder, self.item.ladder.trunk)
+        side = self.stage.ladder.side
+        for frozen, block in zip(self.stage.frozen_blocks, side.blocks, strict=True):
+            kept = self._fill_block(frozen, block, kept)
+        norm = final_norm(self.stage.ladder.holder, self.stage.ladder.backbone)
         if norm is not None and side.norm is not None:
             _copy_vectors(side.norm, norm, kept)
         return kept
 
-    def _fill(self, trunk: nn.Module, block: nn.Module, kept: Tensor) -> Tensor:
-        sets: dict[nn.Module, Tensor] = {}  # what each map gives, for the norms that read it
+    def _fill_block(self, frozen: nn.Module, block: nn.Module, kept: Tensor) -> Tensor:
+        sets: dict[nn.Module, Tensor] = {}  # the rows each map keeps, for the norms that read it
         heads: Tensor | None = None
         positions: Tensor | None = None
         start = kept
-        for turn in range(len(self.item.stack.roles["output"])):
+        for turn in range(len(self.stage.stack.roles["output"])):
             source = kept if turn == 0 else cast(Tensor, self.encoder)
-            chosen, inner = self._attend(trunk, block, turn, (kept, source))
+            chosen, inner = self._attend(frozen, block, turn, (kept, source))
             if turn == 0:
                 heads, positions = chosen
-            kept = self._map(trunk, block, self.item.stack.roles["output"][turn], inner, self.width)
-            sets[trunk.get_submodule(self.item.stack.roles["output"][turn])] = kept
-        kept = self._feed(trunk, block, kept)
-        sets[trunk.get_submodule(self._paths(trunk, "down")[0])] = kept
-        self._norms(trunk, block, (start, positions), sets)
+            kept = self._map(frozen, block, self.stage.stack.roles["output"][turn], inner, self.width)
+            sets[frozen.get_submodule(self.stage.stack.roles["output"][turn])] = kept
+        kept = self._feed(frozen, block, kept)
+        sets[frozen.get_submodule(self._paths(frozen, "down")[0])] = kept
+        self._norms(frozen, block, (start, positions), sets)
         self._table(block, heads)
         return kept
 
-    def _paths(self, trunk: nn.Module, role: str) -> list[str]:
-        there = {name for name, _ in trunk.named_modules()}
-        return [path for path in self.item.stack.roles.get(role, ()) if path in there]
+    def _paths(self, frozen: nn.Module, role: str) -> list[str]:
+        names = {name for name, _ in frozen.named_modules()}
+        return [path for path in self.stage.stack.roles.get(role, ()) if path in names]
 
     def _attend(
-        self, trunk: nn.Module, block: nn.Module, turn: int, inputs: tuple[Tensor, Tensor]
+        self, frozen: nn.Module, block: nn.Module, turn: int, inputs: tuple[Tensor, Tensor]
     ) -> tuple[tuple[Tensor, Tensor | None], Tensor]:
         """Fill one attention's query, key and value; returns (heads, positions in a head) and the query's rows."""
-        full, narrow = self.item.full, self.item.narrow
-        old, new = (self._layout(where, turn, heads) for where, heads in ((trunk, full), (block, narrow)))
+        full, narrow = self.stage.full, self.stage.narrow
+        old, new = (self._layout(part, turn, heads) for part, heads in ((frozen, full), (block, narrow)))
         scores = {role: self.scores.rows[part][rows.to(self._device)] for role, (part, rows) in old.items()}
         chosen = _choose(scores, full, narrow)
         for role in _ATTENTION:
@@ -227,63 +226,63 @@ class _Walk:
         return next(iter(self.scores.rows.values())).device
 
     def _layout(self, block: nn.Module, turn: int, heads: Heads) -> dict[str, tuple[nn.Module, Tensor]]:
-        """For query, key and value: the map that gives it, and which of its rows are whose, head by head."""
-        if not self.item.stack.fused:
-            parts = {role: block.get_submodule(self.item.stack.roles[role][turn]) for role in _ATTENTION}
+        """For query, key and value: its linear map and its rows there, head by head."""
+        if not self.stage.stack.fused:
+            parts = {role: block.get_submodule(self.stage.stack.roles[role][turn]) for role in _ATTENTION}
             sizes = {"query": heads.count * heads.size}
             return {
                 role: (part, torch.arange(sizes.get(role, heads.keys * heads.size))) for role, part in parts.items()
             }
-        part = block.get_submodule(self.item.stack.roles["qkv"][turn])
+        part = block.get_submodule(self.stage.stack.roles["qkv"][turn])
         rows = torch.arange(3 * heads.count * heads.size)
-        if self.item.stack.fused == "heads":
+        if self.stage.stack.fused == "heads":
             split = rows.view(heads.count, 3, heads.size).transpose(0, 1).reshape(3, -1)
         else:
             split = rows.view(3, -1)
         return {role: (part, split[index]) for index, role in enumerate(_ATTENTION)}
 
-    def _map(self, trunk: nn.Module, block: nn.Module, path: str, columns: Tensor, size: int) -> Tensor:
+    def _map(self, frozen: nn.Module, block: nn.Module, path: str, columns: Tensor, size: int) -> Tensor:
         """Fill one map with its best rows; returns them."""
-        old = trunk.get_submodule(path)
+        old = frozen.get_submodule(path)
         rows = _best(self.scores.rows[old], size)
         _copy_map((block.get_submodule(path), torch.arange(size)), (old, rows), columns)
         return rows
 
-    def _feed(self, trunk: nn.Module, block: nn.Module, kept: Tensor) -> Tensor:
+    def _feed(self, frozen: nn.Module, block: nn.Module, kept: Tensor) -> Tensor:
         """Fill the feed-forward; a gate and what it gates are multiplied, so they share one set."""
-        paths = self._paths(trunk, "gate") + self._paths(trunk, "up")
-        score = torch.stack([self.scores.rows[trunk.get_submodule(path)] for path in paths]).sum(0)
-        (down,) = self._paths(trunk, "down")
+        paths = self._paths(frozen, "gate") + self._paths(frozen, "up")
+        score = torch.stack([self.scores.rows[frozen.get_submodule(path)] for path in paths]).sum(0)
+        (down,) = self._paths(frozen, "down")
         size = _rows_columns(block.get_submodule(down))[1]
         inner = _best(score, size)
         for path in paths:
-            new, old = block.get_submodule(path), trunk.get_submodule(path)
+            new, old = block.get_submodule(path), frozen.get_submodule(path)
             _copy_map((new, torch.arange(size)), (old, inner), kept)
-        return self._map(trunk, block, down, inner, self.width)
+        return self._map(frozen, block, down, inner, self.width)
 
     def _norms(
         self,
-        trunk: nn.Module,
+        frozen: nn.Module,
         block: nn.Module,
         given: tuple[Tensor, Tensor | None],
         sets: dict[nn.Module, Tensor],
     ) -> None:
         """A norm takes the set of the map before it (the block's input before any), one over a head its positions."""
         current, positions = given
-        names = {part: name for name, part in trunk.named_modules()}
+        names = {part: name for name, part in frozen.named_modules()}
         for part in self.order:
             current = sets.get(part, current)
             if part not in names or isinstance(part, nn.Linear | Conv1D | nn.Embedding):
                 continue
             new = block.get_submodule(names[part])
             size = cast(Tensor, part.weight).shape[0]
-            over_head = positions is not None and size == self.item.full.size != self.item.ladder.side.width
+            over_head = positions is not None and size == self.stage.full.size != self.stage.ladder.side.width
             _copy_vectors(new, part, cast(Tensor, positions) if over_head else current)
 
     def _table(self, block: nn.Module, heads: Tensor | None) -> None:
-        """T5's relative bias, (buckets, heads), which the tower's first layer holds: the chosen heads' columns."""
-        old = self.item.ladder.layers[0]
-        tables = [[part for part in where.modules() if isinstance(part, nn.Embedding)] for where in (block, old)]
+        """Copy the chosen heads' columns of T5's relative bias, (buckets, heads), which the first layer holds."""
+        old = self.stage.ladder.layers[0]
+        tables = [[part for part in side.modules() if isinstance(part, nn.Embedding)] for side in (block, old)]
         for new, wide in zip(*tables, strict=False):
             new.weight.copy_(wide.weight[:, heads])
 
@@ -299,7 +298,7 @@ class _Chosen:
 
 
 def _choose(scores: dict[str, Tensor], full: Heads, narrow: Heads) -> _Chosen:
-    """Which rows of query, key and value stay (see the module's text)."""
+    """The rows of query, key and value to keep (see the module's docstring)."""
     group = full.count // full.keys
     by_group = scores["query"].view(full.keys, group, full.size).sum(1)
     by_group = by_group + (scores["key"] + scores["value"]).view(full.keys, full.size)

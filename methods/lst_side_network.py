@@ -131,7 +131,7 @@ def side_block(kind: type[nn.Module], config: Any, index: int, first: bool) -> n
     """A narrow block of the backbone's own class, N(0, initializer_range) with zero biases.
 
     Args:
-        index: the trunk layer that it stands beside (some families choose a layer's attention by it).
+        index: the backbone layer that it stands beside (some families choose a layer's attention by it).
         first: whether it is the side's first block, which holds T5's relative position bias.
     """
     known = inspect.signature(kind.__init__).parameters
@@ -210,10 +210,10 @@ class SideParts:
 
     Attributes:
         config: the narrow configuration that the blocks were built from.
-        width: of the trunk, d.
+        width: of the backbone, d.
         narrow: of the side, d/r.
-        kept: trunk layers that are read, ascending.
-        depth: number of trunk layers.
+        kept: backbone layers that are read, ascending.
+        depth: number of backbone layers.
         blocks: one narrow block for each kept layer.
         norm: final norm at the side's width, or None.
         dropout: probability behind the final norm.
@@ -241,7 +241,7 @@ class SideNetwork(nn.Module):
     z₀ = Down₀(h₀); for each kept layer i: z = μᵢ z + (1 − μᵢ) Downᵢ(hᵢ₊₁), then z = Blockᵢ(z), with
     μᵢ = sigmoid(αᵢ / 0.1); at the end Up(dropout(norm(z))). Source: arXiv 2206.06522, section 3.2.
 
-    There is one α for each trunk layer, as in the authors' code (their counts include the unused ones).
+    There is one α for each backbone layer, as in the authors' code (their counts include the unused ones).
     """
 
     def __init__(self, parts: SideParts, learned_gates: bool) -> None:
@@ -261,7 +261,7 @@ class SideNetwork(nn.Module):
         self._name_places()
 
     def _name_places(self) -> None:
-        """Give the side's attention the cache places behind the trunk's, so that one cache holds both nets' keys."""
+        """Give the side's attention the cache places behind the backbone's, so that one cache holds both nets' keys."""
         for position, block in enumerate(self.blocks):
             for module in block.modules():
                 if hasattr(module, "layer_idx"):
@@ -278,7 +278,7 @@ class SideNetwork(nn.Module):
 
         Args:
             lowered: what ``lower`` made of the embeddings and of each kept layer, each (batch, seq, d/r).
-            calls: for each kept layer, the arguments by name that its trunk block received beside the hidden states.
+            calls: for each kept layer, the arguments by name that its backbone block received beside the hidden states.
             encoder: final states of the encoder's side, (batch, source, d/r), where there is one.
             first_token: give the first position alone.
 

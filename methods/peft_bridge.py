@@ -1,7 +1,7 @@
 """Every tuner type of the installed peft (github.com/huggingface/peft, Mangrulkar et al. 2022) as ``peft:NAME``.
 
-A method class is made when its name is first asked for: its options are the simple fields of peft's own
-configuration class, its module is what ``peft.get_peft_model`` gives. peft is imported only then (it takes seconds).
+A method class is made when its name is first looked up: its options are the simple fields of peft's configuration
+class, its module is the result of ``peft.get_peft_model``. peft is imported only then (it takes seconds).
 """
 
 from __future__ import annotations
@@ -37,16 +37,10 @@ _TASKS = {
 }
 # What --ranks sets: the first of these that a configuration has.
 _SIZES = (
-    "num_virtual_tokens",
-    "adapter_len",
-    "init_r",
-    "oft_block_size",
-    "n_frequency",
-    "boft_block_size",
-    "r",
+    "num_virtual_tokens", "adapter_len", "init_r", "oft_block_size", "n_frequency", "boft_block_size", "r",
     "block_size",
-)
-# peft gives no default for these but cannot do without: as many as its own examples and LLaMA-Adapter's paper use.
+)  # fmt: skip
+# peft requires these but has no default: the values of its own examples and of LLaMA-Adapter's paper.
 _NEEDED = {"num_virtual_tokens": 20, "adapter_len": 10, "total_step": 1_000_000}
 # Learning rates that peft's examples or the papers use; the others take LoRA's.
 _LR = {
@@ -64,27 +58,27 @@ _DEFAULT_LR = 1e-3
 # Types whose targets are not linear maps, so that query and value cannot stand in for them.
 _NORMS = ("LN_TUNING",)
 _NO_TARGETS = ("TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW")
-# Types whose layers ask in every forward which task a row is of; here there is one.
 _IN_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")  # prompts before the text's own embeddings
-_OURS = {"P_TUNING": "p-tuning"}
-_ASK_TASK = ("POLY", "MULTITASK_PROMPT_TUNING")
+_OURS = {"P_TUNING": "p-tuning"}  # this package's method of a type; the others have ``prompt``
+# Types whose forward takes the task of each row; here there is one task.
+_NEED_TASK_IDS = ("POLY", "MULTITASK_PROMPT_TUNING")
 # Options without which a type trains nothing.
 _MUST_SET = {"CPT": "cpt_token_ids", "TRAINABLE_TOKENS": "token_indices"}
 # Types that a bench run cannot carry out, and why.
 REFUSED = {
-    "XLORA": "it mixes LoRA adapters that were trained before and needs their folders; use peft:lora for one adapter",
+    "XLORA": "it mixes trained LoRA adapters and needs their folders; use peft:lora for one adapter",
 }
 
 
 def names() -> dict[str, str]:
-    """Name of each tuner type of the installed peft → one line; empty without peft. Reads one file, imports nothing."""
+    """Tuner types of the installed peft with one line each; empty without peft. Reads one file, imports nothing."""
     spec = importlib.util.find_spec("peft")
     if spec is None or spec.origin is None:
         return {}
     tree = ast.parse((Path(spec.origin).parent / "utils" / "peft_types.py").read_text(encoding="utf-8"))
     kinds = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "PeftType")
-    found = [ast.literal_eval(node.value) for node in kinds.body if isinstance(node, ast.Assign)]
-    return {f"{_PREFIX}{kind.lower()}": f"peft's {kind}" for kind in found}
+    values = [ast.literal_eval(node.value) for node in kinds.body if isinstance(node, ast.Assign)]
+    return {f"{_PREFIX}{kind.lower()}": f"peft's {kind}" for kind in values}
 
 
 def make(name: str) -> None:
@@ -93,24 +87,24 @@ def make(name: str) -> None:
     Raises:
         RequestError: when peft is not installed, has no such type, or the type cannot be run here.
     """
-    there = names()
-    if not there:
+    known = names()
+    if not known:
         raise RequestError(f"{name}: {INSTALL}.", code="package-missing")
-    if name not in there:
-        raise RequestError(unknown("method", name, there), code="invalid-value")
+    if name not in known:
+        raise RequestError(unknown("method", name, known), code="invalid-value")
     kind = name.removeprefix(_PREFIX).upper()
     if kind in REFUSED:
         raise RequestError(f"{name}: {REFUSED[kind]}.", code="unsupported")
     config, tuner = _classes(kind)
     if config is None:
         raise RequestError(
-            f"{name}: the installed peft names this type but has no configuration for it.", code="unsupported"
+            f"{name}: the installed peft lists this type but has no configuration for it.", code="unsupported"
         )
     register_method(_method(name, config, tuner))
 
 
 def _classes(kind: str) -> tuple[Any, Any]:
-    """peft's configuration and tuner classes of a type; None for what it lacks (prompt types have no tuner)."""
+    """peft's configuration and tuner classes of a type; None for a missing one (prompt types have no tuner)."""
     from peft import mapping
 
     configs: Any = mapping.PEFT_TYPE_TO_CONFIG_MAPPING
@@ -119,16 +113,16 @@ def _classes(kind: str) -> tuple[Any, Any]:
 
 
 def _method(name: str, config: type, tuner: type | None) -> type:
-    """The frozen dataclass of a tuner type; abilities that the type lacks are left out of the class."""
+    """The frozen dataclass of a tuner type, with ``merge`` and ``after_step`` only where the type has them."""
     kind = name.removeprefix(_PREFIX)
     fields, left_out = fields_of(config, _NEEDED)
-    made = {field.name: field for field in fields}
+    by_name = {field.name: field for field in fields}
     namespace: dict[str, Any] = {
         "name": name,
-        "swept": next((size for size in _SIZES if size in made), None),
+        "swept": next((size for size in _SIZES if size in by_name), None),
         "code_version": importlib.metadata.version("peft"),
         "config_class": config,
-        "fields": made,
+        "fields": by_name,
         "attach": attach,
         "to_peft": to_peft,
         "__doc__": _document(name, config, left_out),
@@ -145,16 +139,15 @@ def _method(name: str, config: type, tuner: type | None) -> type:
 
 
 def _merges(tuner: Any) -> bool:
-    """Whether any layer class of a tuner says how to merge (the base class only raises)."""
+    """Whether any layer class of a tuner implements ``merge`` (the base class only raises)."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layer = getattr(tuner, "tuner_layer_cls", None)
-    waiting = [] if layer is None else [layer]
-    while waiting:
-        cls = waiting.pop()
+    classes = [] if layer is None else [layer]
+    for cls in classes:  # grows meanwhile
         if cls.merge is not BaseTunerLayer.merge:
             return True
-        waiting += cls.__subclasses__()
+        classes += cls.__subclasses__()
     return False
 
 
@@ -162,32 +155,32 @@ def _document(name: str, config: type, left_out: list[str]) -> str:
     version = importlib.metadata.version("peft")
     missing = f"\n\nOptions of {config.__name__} that are not simple values are left out: {', '.join(left_out)}."
     return (
-        f"{name.removeprefix(_PREFIX)} as peft {version} does it; the options are those of {config.__name__}.\n\n"
+        f"{name.removeprefix(_PREFIX)} of peft {version}; the options are those of {config.__name__}.\n\n"
         f"Source: {config.__module__}." + (missing if left_out else "")
     )
 
 
 def attach(self: Any, backbone: Backbone) -> nn.Module:
-    """Give the backbone to ``peft.get_peft_model``; the fresh head is trained with it.
+    """Apply ``peft.get_peft_model`` to the backbone; the fresh head is trained too.
 
     Raises:
-        ValueError: when peft cannot use this model or these options; its own words are in the message.
+        ValueError: when peft cannot use this model or these options, with peft's own message.
     """
     needed = _MUST_SET.get(_kind(self))
     if needed and not getattr(self, needed):
         raise ValueError(f"{self.name}: it needs token ids to train: --set {self.name}.{needed}=5,6,7 (or use prompt)")
-    return without_weights_too(functools.partial(_attached, self), backbone)
+    return attach_with_or_without_weights(functools.partial(_attached, self), backbone)
 
 
-def without_weights_too(attach: Callable[[Backbone], nn.Module], backbone: Backbone) -> nn.Module:
-    """``attach(backbone)``, also on the meta device for types that look at the weights when they are attached.
+def attach_with_or_without_weights(attach: Callable[[Backbone], nn.Module], backbone: Backbone) -> nn.Module:
+    """``attach(backbone)``, also on the meta device for types that read the weights when they are attached.
 
-    Those (a singular value decomposition, a mask of the largest) are given random ones there. Unsuited models fail
-    once more, and then say why.
+    Those (a singular value decomposition, a mask of the largest) get random ones there. Where the model itself is
+    unsuitable, the second try raises as well.
     """
     if not any(parameter.is_meta for parameter in backbone.model.parameters()):
         return attach(backbone)
-    spare = copy.deepcopy(backbone)  # without weights a copy costs nothing
+    spare = copy.deepcopy(backbone)  # free on the meta device
     try:
         return attach(backbone)
     except ValueError:
@@ -201,7 +194,7 @@ def without_weights_too(attach: Callable[[Backbone], nn.Module], backbone: Backb
 
 
 def padded_heads(kind: str, backbone: Backbone) -> str | None:
-    """Why a type of peft cannot be scored in batches under a decoder's head; None where it can."""
+    """Why a type cannot be scored in batches with a decoder's classification head; None where it can."""
     decoder = [tower.name for tower in backbone.towers()] == ["decoder"]
     if kind not in _IN_EMBEDDINGS or not decoder or backbone.kind == "causal-lm":
         return None
@@ -218,13 +211,13 @@ def _attached(method: Any, backbone: Backbone) -> nn.Module:
         raise ValueError(f"{method.name}: {refused}; use {_OURS.get(_kind(method), 'prompt')}")
     try:
         with warnings.catch_warnings():
-            # peft still reads this attribute of transformers' models by its old name: nothing a person can change.
+            # peft still reads this attribute of transformers' models by its old name.
             warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
             module: Any = peft.get_peft_model(backbone.model, _config(method, backbone))
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
-        # peft raises any of these for a model or a setting that a type is not made for.
+        # peft raises any of these for an unsupported model or setting.
         family, reason = backbone.config.model_type, " ".join(str(error).split())
         raise ValueError(
             f"{method.name}: peft cannot put it on this {family} model: {reason} "
@@ -235,14 +228,14 @@ def _attached(method: Any, backbone: Backbone) -> nn.Module:
     for parameter in backbone.head_parameters:
         if id(parameter) in inside and id(parameter) not in copied:
             parameter.requires_grad_(True)
-    leave_virtual_out(module, _kind(method), backbone)
-    if _kind(method) in _ASK_TASK:
-        module.register_forward_pre_hook(_one_task, with_kwargs=True)
+    drop_virtual_logits(module, _kind(method), backbone)
+    if _kind(method) in _NEED_TASK_IDS:
+        module.register_forward_pre_hook(_add_task_ids, with_kwargs=True)
     return module  # type: ignore[no-any-return]
 
 
-def leave_virtual_out(module: nn.Module, kind: str, backbone: Backbone) -> None:
-    """Have a language model with peft's virtual tokens answer with the logits of the real ones alone."""
+def drop_virtual_logits(module: nn.Module, kind: str, backbone: Backbone) -> None:
+    """Make a language model with peft's virtual tokens return only the real tokens' logits."""
     if kind in _IN_EMBEDDINGS and backbone.kind == "causal-lm":
         module.register_forward_hook(_without_virtual, with_kwargs=True)
 
@@ -252,7 +245,7 @@ def _kind(method: Any) -> str:
 
 
 def _originals_of_copies(module: nn.Module) -> list[nn.Parameter]:
-    """The frozen originals that peft keeps beside the trained copies of ``modules_to_save``."""
+    """The frozen originals that peft keeps next to the trained copies of ``modules_to_save``."""
     from peft.utils import ModulesToSaveWrapper
 
     wrappers = [child for child in module.modules() if isinstance(child, ModulesToSaveWrapper)]
@@ -260,33 +253,34 @@ def _originals_of_copies(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _without_virtual(_: nn.Module, __: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-    """Leave the virtual tokens' logits out: whoever gave so many ids wants logits for those."""
+    """Forward hook: keep only the logits of the given ids."""
     ids = kwargs.get("input_ids")
     if ids is not None and out.logits.shape[1] > ids.shape[1]:
         out.logits = out.logits[:, -ids.shape[1] :]
     return out
 
 
-def _one_task(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _add_task_ids(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     rows = next(value for value in kwargs.values() if isinstance(value, Tensor))
     return args, {"task_ids": torch.zeros(len(rows), dtype=torch.long, device=rows.device), **kwargs}
 
 
 def _config(method: Any, backbone: Backbone) -> Any:
-    """peft's configuration object for a model: the options that were changed, and what follows from the model."""
+    """peft's configuration object for a model: the changed options, and those that the model determines."""
     from peft.config import PromptLearningConfig
 
     known = {field.name for field in dataclasses.fields(method.config_class)}
     chosen = {name: field.native(getattr(method, name)) for name, field in _changed(method).items()}
     chosen["task_type"] = _TASKS.get(backbone.kind)
     if backbone.kind == "seq2seq" and not issubclass(method.config_class, PromptLearningConfig):
-        # peft's class for it adds nothing but generation, through an attribute that transformers 5 no longer has.
+        # peft's class for it only adds generation, through an attribute that transformers 5 no longer has.
         chosen["task_type"] = None
     if "fan_in_fan_out" in known and any(isinstance(site.module, Conv1D) for site in backbone.sites(("all",))):
         chosen["fan_in_fan_out"] = True
     if "modules_to_save" in known:
-        wanted = [*(chosen.get("modules_to_save") or ()), *backbone.head_modules()]
-        chosen["modules_to_save"] = wanted or None
+        chosen["modules_to_save"] = [*(chosen.get("modules_to_save") or ()), *backbone.head_modules()] or None
     if "target_modules" in known and not chosen.get("target_modules"):
         targets = _default_targets(method, backbone)
         chosen |= {"target_modules": targets} if targets else {}
@@ -331,12 +325,12 @@ def merge(self: Any, module: Any) -> nn.Module:
     """
     try:
         return module.merge_and_unload()  # type: ignore[no-any-return]
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, AttributeError, ValueError) as error:
         raise ValueError(f"{self.name}: peft cannot merge it: {error or 'not implemented'}") from error
 
 
 def after_step(self: Any, module: Any, step: int, steps: int) -> None:
-    """Let peft reallocate its rank budget (AdaLoRA, AdaMSS); it learns the number of steps at the first."""
+    """Let peft reallocate its rank budget (AdaLoRA, AdaMSS); the first call sets the number of steps."""
     tuner = module.base_model
     allocator = getattr(tuner, "rankallocator", None)
     if step == 1 and allocator is not None and self.total_step == _NEEDED["total_step"]:
@@ -353,10 +347,10 @@ def to_peft(self: Any, module: Any, original: Any) -> tuple[dict[str, Any], dict
 
 @functools.cache
 def _summary() -> str:
-    there = names()
-    if not there:
+    known = names()
+    if not known:
         return INSTALL
-    kinds = ", ".join(name.removeprefix(_PREFIX) for name in there)
+    kinds = ", ".join(name.removeprefix(_PREFIX) for name in known)
     return f"every tuner type of the installed peft {importlib.metadata.version('peft')}: {kinds}"
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.methods.ia3 import ScaledInput, ScaledKeyValue, ScaledOutput
+from bench.methods.ia3 import ScaledInput, ScaledOutput
 from bench.methods.lora import LoraLinear
 from bench.methods.prefix import Place
 from bench.methods.prompt import VirtualTokens
@@ -89,10 +89,8 @@ def ia3(module: nn.Module) -> Content:
         if isinstance(child, ScaledInput):
             inner.append(name)
             vector = child.scale[None]
-        elif isinstance(child, ScaledKeyValue):
-            vector = child.vector()[:, None]
         elif isinstance(child, ScaledOutput):
-            vector = child.scale[:, None]
+            vector = child.vector()[:, None]
         else:
             continue
         layers[name] = child
@@ -140,7 +138,7 @@ def prefix(module: nn.Module, name: str) -> Content:
         raise ValueError(f"{name}: peft's text starts after the prefix; train with positions=shifted to export")
     rows: list[Tensor] = []
     with torch.no_grad():
-        places[0].shared.states = places[0].trunk() if places[0].trunk is not None else None
+        places[0].compute_states()
         for child in module.modules():
             if isinstance(child, Prefix):
                 rows += child.rows()

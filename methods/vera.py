@@ -17,16 +17,16 @@ from bench.models.backbone import Backbone, widths
 class Projections(nn.Module):
     """The frozen random pair, A: (r, widest input) and B: (widest output, r), Kaiming-uniform (section 3.3).
 
-    Buffers of one module that every adapted map holds, so that they are stored and saved once.
+    Buffers of one module shared by all adapted maps, so that they are stored and saved once.
     """
 
     a: Tensor
     b: Tensor
 
-    def __init__(self, inputs: int, outputs: int, rank: int, where: torch.device) -> None:
+    def __init__(self, inputs: int, outputs: int, rank: int, device: torch.device) -> None:
         super().__init__()
         for name, shape in (("a", (rank, inputs)), ("b", (outputs, rank))):
-            matrix = torch.empty(shape, device=where, dtype=torch.float32)
+            matrix = torch.empty(shape, device=device, dtype=torch.float32)
             self.register_buffer(name, nn.init.kaiming_uniform_(matrix))
 
 
@@ -37,20 +37,17 @@ class VeraLinear(AdaptedLinear):
     """
 
     def __init__(self, base: nn.Module, shared: Projections, d_init: float, dropout: float) -> None:
-        super().__init__(base)
+        super().__init__(base, dropout)
         self.shared = shared
         self.inputs, self.outputs = widths(base)
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else None
-        where = self.weight.device
-        self.vera_d = nn.Parameter(torch.full((len(shared.a),), d_init, device=where, dtype=torch.float32))
-        self.vera_b = nn.Parameter(torch.zeros(self.outputs, device=where, dtype=torch.float32))
+        device = self.weight.device
+        self.vera_d = nn.Parameter(torch.full((len(shared.a),), d_init, device=device, dtype=torch.float32))
+        self.vera_b = nn.Parameter(torch.zeros(self.outputs, device=device, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         frozen = self.base(x)
-        if self.dropout is not None:
-            x = self.dropout(x)
-        narrow = F.linear(x, self.shared.a[:, : self.inputs]) * self.vera_d
-        # Λ_b goes on B, (out, r), and not on the product: its gradient would need the (…, out) product kept.
+        narrow = F.linear(self.dropout(x), self.shared.a[:, : self.inputs]) * self.vera_d
+        # Λ_b multiplies B, (out, r), not the product: autograd would have to keep the (…, out) product.
         return plus_product(frozen, narrow, self._wide())
 
     def _wide(self) -> Tensor:
@@ -66,8 +63,8 @@ class Vera:
     """VeRA: two trainable vectors a map, around a random low-rank pair shared by all maps.
 
     Formula: h = W x + Λ_b B Λ_d A dropout(x); A, B random and frozen, d = 0.1, b = 0, so training starts at the base
-    model. One pair is made for the widest input and output; narrower maps use its first columns and rows.
-    Source: arXiv 2310.11454, equation 2, initialisation in section 3.3. No α/r divides the update, so that it takes a
+    model. The pair has the widest input and output; narrower maps use its first columns and rows.
+    Source: arXiv 2310.11454, equation 2, initialisation in section 3.3. The update is not scaled by α/r, so it takes a
     higher learning rate than LoRA.
     """
 
@@ -75,7 +72,7 @@ class Vera:
     swept: ClassVar[str | None] = "rank"
 
     rank: int = option(256, "rank r of the shared pair; it may be above the maps' own", low=1)
-    d_init: float = option(0.1, "what d starts at")
+    d_init: float = option(0.1, "initial value of d")
     dropout: float = option(0.0, "dropout on the update's input while training", low=0.0, high=0.99)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP)
     layers: tuple[str, ...] = option(("all",), LAYERS_HELP)
@@ -85,8 +82,8 @@ class Vera:
         sites = find(self.name, backbone, self.targets, self.layers)
         backbone.freeze()
         sizes = [widths(site.module) for site in sites]
-        where = cast(Tensor, sites[0].module.weight).device
-        shared = Projections(max(i for i, _ in sizes), max(o for _, o in sizes), self.rank, where)
+        device = cast(Tensor, sites[0].module.weight).device
+        shared = Projections(max(i for i, _ in sizes), max(o for _, o in sizes), self.rank, device)
         for site in sites:
             backbone.replace(site, VeraLinear(site.module, shared, self.d_init, self.dropout))
         return backbone.model  # type: ignore[no-any-return]

@@ -131,7 +131,7 @@ def _row(model: Shape, method: Method, label: str, wanted: Wanted, grid: bool) -
     extra = {"label": label, "model": model.source.name, "kind": model.kind, "weights_alone": None}
     row = as_json(plan, budget, extra)
     if budget is not None:
-        row["weights_alone"] = planner.never(budget) if planner.subject.trains else not plan.fits(budget)
+        row["weights_alone"] = planner.weights_exceed(budget) if planner.subject.trains else not plan.fits(budget)
         row["max_batch_size"] = planner.max_batch_size(budget)
         row["max_length"] = planner.max_length(budget)
         if not plan.fits(budget):
@@ -144,16 +144,16 @@ def _row(model: Shape, method: Method, label: str, wanted: Wanted, grid: bool) -
 def _grid(planner: Planner, plan: Plan) -> dict[str, Any] | None:
     """Bytes needed at half to four times the batch size and length, where that can be told from few traces."""
     setting = plan.setting
-    if not planner.subject.trains or planner.growth is None:
+    if not planner.subject.trains or planner.scaling is None:
         return None
     factors = (0.25, 0.5, 1, 2, 4, 8)
     batches = sorted({max(1, round(setting.batch_size * factor)) for factor in factors})
-    limit = planner.longest if planner.growth.at else None
+    limit = planner.longest if planner.scaling.at else None
     lengths = sorted({max(1, round(setting.max_length * factor)) for factor in factors})
     lengths = [length for length in lengths if limit is None or length <= limit]
-    if not planner.growth.at:
+    if not planner.scaling.at:
         lengths = [setting.max_length]
-    cells = [[planner.needed(planner.growth.trace(batch, length)) for batch in batches] for length in lengths]
+    cells = [[planner.needed(planner.scaling.trace(batch, length)) for batch in batches] for length in lengths]
     return {"batch_sizes": batches, "lengths": lengths, "needed_bytes": cells}
 
 

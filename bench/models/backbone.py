@@ -5,10 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bench.core.errors import unknown
@@ -130,19 +129,19 @@ class Backbone:
         """
         found: list[Site] = []
         unmatched = set(targets)
-        there: set[str] = set()
+        names: set[str] = set()
         for tower in self.towers():
             role_of = {path: role for role, paths in tower.roles.items() for path in paths}
             for index in choose_layers(layers, len(tower.layers)):
-                for name, module in _maps(tower.layers[index]):
-                    there |= {name.rsplit(".", 1)[-1]} | ({role_of[name]} if name in role_of else set())
+                for name, module in _linear_maps(tower.layers[index]):
+                    names |= {name.rsplit(".", 1)[-1]} | ({role_of[name]} if name in role_of else set())
                     hits = {target for target in targets if _matches(target, name, role_of.get(name))}
                     unmatched -= hits
                     if hits:
                         path = f"{tower.path}.{index}.{name}"
                         found.append(Site(path, tower.name, index, role_of.get(name), module))
         if unmatched:
-            raise ValueError("; ".join(unknown("target", name, there | {"all"}) for name in sorted(unmatched)))
+            raise ValueError("; ".join(unknown("target", name, names | {"all"}) for name in sorted(unmatched)))
         return found
 
     def norms(self) -> dict[str, nn.Module]:
@@ -162,7 +161,26 @@ class Backbone:
         self.model.set_submodule(site.path, module)
 
 
-def _maps(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+class WrappedLinear(nn.Module):
+    """A module in the place of a linear map ``base``, whose weight and bias models still find (T5 reads ``wo.weight``'s
+    dtype)."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    @property
+    def weight(self) -> Tensor:
+        """The wrapped map's weight as it is stored."""
+        return cast(Tensor, self.base.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The wrapped map's bias, (out,)."""
+        return cast("Tensor | None", self.base.bias)
+
+
+def _linear_maps(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in block.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             yield name, module
@@ -216,7 +234,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def count(parameters: Sequence[torch.Tensor]) -> int:
+def count(parameters: Sequence[Tensor]) -> int:
     """Number of values in tensors."""
     return sum(parameter.numel() for parameter in parameters)
 

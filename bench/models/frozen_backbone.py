@@ -1,8 +1,8 @@
-"""What a frozen trunk gives its reader, and the one place where something else may answer in its stead.
+"""The features that a module reads from a frozen backbone, and the hook by which they can come from elsewhere.
 
 A side network, or a head on a frozen model, reads features that no gradient flows into. They depend on the input
-alone, so several runs may share one pass (``bench.training.shared.lockstep``) and one run may keep them between epochs
-(``bench.training.shared.feature_cache``). Whoever does so sets ``feed`` on the modules that ``readers`` finds.
+alone, so several runs can share one pass (``bench.training.shared.lockstep``) and one run can cache them between epochs
+(``bench.training.shared.feature_cache``). Both set ``feed`` on the modules that ``readers`` finds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Reading:
-    """What one pass through a frozen trunk gave. A reader takes from it and changes nothing in it.
+    """The result of one pass through a frozen backbone; readers must not change it.
 
     Attributes:
-        output: the trunk's own output; a reader copies it before it puts other states into it.
-        features: what is read, detached, in a fixed order: (batch, seq, d) each, or (batch, d).
+        output: the backbone's own output; a reader copies it before replacing its states.
+        features: detached, in a fixed order: (batch, seq, d) each, or (batch, d).
         calls: for each block that is read, the arguments by name that it received beside the hidden states.
     """
 
@@ -31,11 +31,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is kept of one example under one name.
+    """The shape of one cached feature of an example.
 
     Attributes:
-        width: values of a token, or of the example.
-        tokens: whether there is one for each token: (tokens, width), else (width,).
+        width: values per token, or of the example.
+        tokens: whether there is one row for each token: (tokens, width), else (width,).
     """
 
     width: int
@@ -43,27 +43,27 @@ class Stored:
 
 
 class Feed(Protocol):
-    """Gives the reading for a trunk's inputs in the trunk's stead."""
+    """Replaces a backbone's forward pass."""
 
     def __call__(self, reader: Reads, inputs: Mapping[str, Any]) -> Reading:
-        """The reading for ``inputs``, the trunk's arguments by name, as ``reader.read(inputs)`` would give it."""
+        """Return what ``reader.read(inputs)`` would, ``inputs`` being the backbone's arguments by name."""
         ...
 
 
 @runtime_checkable
 class Reads(Protocol):
-    """A module that stands where a frozen trunk stood and reads its features.
+    """A module that replaces a frozen backbone and reads its features.
 
     Attributes:
-        feed: asked for readings in place of the trunk; None: the trunk runs. Passes that fill or use a key-value
-            cache never ask it.
-        trunk: the frozen module.
-        steady: whether the features depend on the input alone (no dropout in the trunk).
-        taps: what is read of the trunk; readers of equal trunks and equal taps give equal readings.
+        feed: gives readings in place of the backbone; None: the backbone runs. It is not called in passes that fill or
+            use a key-value cache.
+        backbone: the frozen module.
+        steady: whether the features depend on the input alone (no dropout in the backbone).
+        taps: which features are read; readers with equal backbones and equal taps give equal readings.
     """
 
     feed: Feed | None
-    trunk: nn.Module
+    backbone: nn.Module
 
     @property
     def taps(self) -> str: ...
@@ -72,30 +72,30 @@ class Reads(Protocol):
     def steady(self) -> bool: ...
 
     def read(self, inputs: Mapping[str, Any]) -> Reading:
-        """Run the trunk without gradient and keep what is read."""
+        """Run the backbone without gradient and keep the features that are read."""
         ...
 
 
 @runtime_checkable
 class Recalls(Reads, Protocol):
-    """A reader whose readings can be kept between passes: what its trunk's blocks gave is enough to make one again.
+    """A reader whose readings can be cached: the outputs of its backbone's blocks suffice to restore one.
 
     Attributes:
-        stores: what a cache keeps of each example, by names that say what it is (``layer.3``), whoever reads it.
+        stores: what a cache keeps of each example, by names such as ``layer.3`` that are the same for all readers.
     """
 
     @property
     def stores(self) -> Mapping[str, Stored]: ...
 
     def store(self, reading: Reading) -> dict[str, Tensor]:
-        """What to keep of a reading: (batch, seq, width) or (batch, width) each, by the names of ``stores``."""
+        """The tensors to cache of a reading: (batch, seq, width) or (batch, width) each, by the names of ``stores``."""
         ...
 
     def recall(self, inputs: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Reading:
-        """The reading of ``inputs`` from what was stored of them, without a pass through the trunk's blocks.
+        """Restore the reading of ``inputs`` from stored tensors, without a pass through the backbone's blocks.
 
         Args:
-            stored: as ``store`` gave it, for the same inputs at any padding; zeros where the padding is.
+            stored: the result of ``store`` for the same inputs at any padding; padding is zero.
         """
         ...
 
@@ -106,26 +106,26 @@ def readers(module: nn.Module) -> dict[str, Reads]:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module with frozen trunks back in the place of readers that have no parameters of their own."""
+    """The module with every reader that has no parameters of its own replaced by its frozen backbone."""
     for name, reader in readers(module).items():
-        if isinstance(reader, nn.Module) and len(list(reader.parameters())) == len(list(reader.trunk.parameters())):
-            module.set_submodule(name, reader.trunk)
+        if isinstance(reader, nn.Module) and len(list(reader.parameters())) == len(list(reader.backbone.parameters())):
+            module.set_submodule(name, reader.backbone)
     return module
 
 
 def cannot_recall(name: str, module: nn.Module) -> str | None:
-    """Why nothing can be kept of a method's module between epochs; None where it can.
+    """Why a method's module cannot use cached features; None where it can.
 
     Args:
-        name: of the method, for the sentence.
+        name: the method's name, for the message.
     """
     found: Sequence[Reads] = list(readers(module).values())
-    if not found or any(value.requires_grad for reader in found for value in reader.trunk.parameters()):
+    if not found or any(value.requires_grad for reader in found for value in reader.backbone.parameters()):
         return f"{name}: its gradients enter the backbone, so no features stay the same from epoch to epoch"
     if not all(reader.steady for reader in found):
         return f"{name}: with the backbone's dropout on, features differ from epoch to epoch (backbone_dropout=true)"
     if len(found) > 1:
-        return f"{name}: this model has {len(found)} trunks, of which the last reads what is trained beside the others"
+        return f"{name}: this model has {len(found)} frozen stacks, and the last reads trained states of the others"
     if not isinstance(found[0], Recalls):
-        return f"{name}: its reader does not say what to keep"
+        return f"{name}: its reader does not define what to cache"
     return None

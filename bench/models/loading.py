@@ -1,4 +1,4 @@
-"""A model that was found, as its configuration, a weightless shape, or with its weights under a head for the task."""
+"""Load a resolved model: its configuration, its shape without weights, or its weights with a head for the task."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _head_settings(kind: str, labels: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _where(source: ModelSource) -> dict[str, Any]:
-    """What every ``from_pretrained`` takes; a folder has no revisions."""
+    """The common arguments of every ``from_pretrained``; a folder has no revisions."""
     revision = {"revision": source.revision} if source.source.startswith("hub:") else {}
     return {
         "pretrained_model_name_or_path": source.location,
@@ -74,7 +74,7 @@ def _where(source: ModelSource) -> dict[str, Any]:
 
 
 def configuration(source: ModelSource, kind: str = "causal-lm", labels: tuple[str, ...] = ()) -> Any:
-    """A model's configuration with a head of a kind; a language model's needs no settings.
+    """A model's configuration for a kind of head; a language model's needs no settings.
 
     Raises:
         RequestError: when it cannot be read, or its architecture is not in ``bench.models.architectures``.
@@ -83,7 +83,7 @@ def configuration(source: ModelSource, kind: str = "causal-lm", labels: tuple[st
 
     try:
         config = AutoConfig.from_pretrained(**_where(source), **_head_settings(kind, labels))
-    except Exception as error:  # configurations check their own values, each in its way
+    except Exception as error:  # configurations validate their values in many ways
         raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}", code="damaged") from error
     if config.model_type not in ARCHITECTURES:
         raise RequestError(
@@ -91,7 +91,9 @@ def configuration(source: ModelSource, kind: str = "causal-lm", labels: tuple[st
         )
     if getattr(config, "pad_token_id", None) is None:
         ends = getattr(config, "eos_token_id", None)
-        config.pad_token_id = ends[0] if isinstance(ends, list) else ends  # decoders classify the last token before it
+        config.pad_token_id = (
+            ends[0] if isinstance(ends, list) else ends
+        )  # decoders classify the last token before padding
     return config
 
 
@@ -122,32 +124,32 @@ def build(source: ModelSource, kind: str, config: Any, device: Any = None, **cho
     """The model of a configuration, without pretrained weights.
 
     Args:
-        device: where it is built; None: where torch builds by itself.
+        device: where it is built; None: torch's default.
         chosen: further options of transformers' ``from_config``.
 
     Raises:
         RequestError: when the configuration makes no model, or transformers cannot be used with what is installed.
     """
     try:
-        # By itself: torch 2.6 cannot import its part of it while meta is the default device.
+        # First: torch 2.6 cannot import the module's own imports while meta is the default device.
         importlib.import_module("transformers.modeling_utils")
-    except Exception as error:  # of a release that needs more than it asks pip for
+    except Exception as error:  # a release with undeclared requirements
         raise RequestError(_unusable(error), code="damaged") from error
     try:
         with device or contextlib.nullcontext():
             return model_class(kind).from_config(config, trust_remote_code=source.loading.trust_remote_code, **chosen)
-    except Exception as error:  # what a configuration's values break is the model's to say
+    except Exception as error:  # a configuration's values can break a model anywhere
         raise RequestError(f"Model '{source.name}': its config.json cannot be used: {error}", code="damaged") from error
 
 
 def _unusable(error: BaseException) -> str:
-    """What to do when transformers cannot import its own modules."""
+    """The message for a transformers that cannot import its own modules."""
     import torch
     import transformers
 
     return (
         f"transformers {transformers.__version__} does not work with what is installed beside it (torch "
-        f"{torch.__version__}): {type(error).__name__}: {error}. Upgrade the package that this names, or install an "
+        f"{torch.__version__}): {type(error).__name__}: {error}. Upgrade the package named there, or install an "
         "older transformers"
     )
 
@@ -184,14 +186,14 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     except (OSError, ImportError) as error:
         raise RequestError(f"Model '{source.name}': its weights cannot be loaded: {error}", code="damaged") from error
     if scheme is not None:
-        quantization.settle(model)
+        quantization.prevent_repacking(model)
     missing = {name if isinstance(name, str) else name[0] for name in (*info["missing_keys"], *info["mismatched_keys"])}
     head = fresh_head(model, kind)
     known = {name for name, _ in model.named_parameters()}
-    if lacking := sorted(name for name in missing & known - head if "pooler" not in name):
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    if unfilled := sorted(name for name in missing & known - head if "pooler" not in name):
+        more = f" and {len(unfilled) - 1} more" if len(unfilled) > 1 else ""
         raise RequestError(
-            f"Model '{source.name}': its weights do not fit its config.json: {lacking[0]}{more} cannot be filled from "
+            f"Model '{source.name}': its weights do not fit its config.json: {unfilled[0]}{more} cannot be filled from "
             "them. (A compiled or wrapped model saves other names, such as _orig_mod.* or module.*.)",
             code="damaged",
         )
@@ -199,16 +201,16 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
 
 
 def pad_with(model: Any, token: int) -> None:
-    """Tell a model which token pads its rows: decoders' heads look for the last token that is another.
+    """Set a model's padding token, which decoders' heads need to find the last real token.
 
-    A configuration may name none, or another than the tokenizer's.
+    The configuration may name none, or a different one than the tokenizer.
     """
     for config in (model.config, model.config.get_text_config()):
         config.pad_token_id = token
 
 
 def fresh_head(model: Any, kind: str) -> frozenset[str]:
-    """Names of the head's parameters that no checkpoint brings: none for language models."""
+    """Names of the head's parameters that no checkpoint contains: none for language models."""
     if kind in LANGUAGE_KINDS:
         return frozenset()
     prefix = model.base_model_prefix + "."
@@ -220,10 +222,10 @@ def tokenizer(source: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(**_where(source), use_fast=True)
-    except Exception as error:  # a damaged file fails wherever its reader is
+        made = AutoTokenizer.from_pretrained(**_where(source), use_fast=True)
+    except Exception as error:  # a damaged file can fail anywhere
         what = f"{type(error).__name__}: {error}"
         raise RequestError(f"Model '{source.name}': its tokenizer cannot be loaded: {what}", code="damaged") from error
-    if found.pad_token is None:
-        found.pad_token = found.eos_token  # decoders have none; padding is masked, so any token will do
-    return found
+    if made.pad_token is None:
+        made.pad_token = made.eos_token  # decoders have none; padding is masked, so any token works
+    return made

@@ -1,13 +1,14 @@
-"""Extra keys and values before those of an attention, whatever the model: what prefix methods are made of.
+"""Extra keys and values before those of an attention layer of any model, for prefix methods.
 
 Models that call transformers' attention functions get a function that puts the prefix before the layer's own keys
-and values, after rotary rotation and after the cache; so caches, beams and fused kernels work as they do without.
+and values, after rotary rotation and after the cache; so caches, beams and fused kernels work unchanged.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,12 +20,12 @@ _SDPA, _EAGER = "sdpa with prefix", "eager with prefix"
 
 
 class Shared:
-    """What the prefixes of one place have in common during a forward pass; holds no parameters.
+    """State shared by the prefixes of one place during a forward pass; holds no parameters.
 
     Attributes:
         states: (P, m) hidden states of the reparametrisation, None without one. They stay after the forward pass,
             because gradient checkpointing runs layers again during the backward pass.
-        made: extended masks and biases of this pass by what they extend, so that all layers share one.
+        made: extended masks and biases of this pass, keyed by what they extend, so that all layers share one.
         bias_owner: the attention that makes T5's relative bias for all layers, or None.
     """
 
@@ -34,7 +35,7 @@ class Shared:
         self.bias_owner: Any = None
 
     def once(self, original: Any, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        """``make()`` the first time in a pass; the original is held too, so that its id stays its own."""
+        """``make()``, called once per pass and key; the original is kept alive so that its id stays unique."""
         if key not in self.made:
             self.made[key] = (original, make())
         return self.made[key][1]
@@ -65,7 +66,7 @@ class Prefix(nn.Module):
         batch, heads, _, width = key.shape
         joined = []
         for rows, states in zip(self.rows(), (key, value), strict=True):
-            # The cast comes before the copy: in bf16 the long states must not be widened to the prefix's fp32.
+            # Cast before joining: bf16 states must not be promoted to the prefix's fp32.
             own = rows.to(states.dtype).view(-1, heads, width).transpose(0, 1)
             joined.append(torch.cat((own.expand(batch, -1, -1, -1), states), dim=2))
         return joined[0], joined[1]
@@ -82,7 +83,7 @@ class Prefix(nn.Module):
 
         def make() -> Tensor:
             seen = mask.new_ones if mask.dtype == torch.bool else mask.new_zeros
-            # A padding mask may be one row seen by every query: keep it one row.
+            # A padding mask may be one row expanded to all queries: keep it one row.
             rows = mask[..., :1, :] if mask.stride(-2) == 0 else mask
             wide = torch.cat((seen(*rows.shape[:-1], length), rows), dim=-1)
             wide = _additive(wide, dtype) if dtype is not None and wide.dtype == torch.bool else wide
@@ -91,7 +92,7 @@ class Prefix(nn.Module):
         return self.shared.once(mask, (id(mask), dtype), make)
 
     def causal(self, query: Tensor, keys: int, length: int) -> Tensor:
-        """The additive mask of a causal attention that was called without one: (1, 1, queries, P + keys)."""
+        """The additive mask for a causal attention called without one: (1, 1, queries, P + keys)."""
 
         def make() -> Tensor:
             whole = torch.ones(query.shape[2], length + keys, dtype=torch.bool, device=query.device)
@@ -100,7 +101,7 @@ class Prefix(nn.Module):
         return self.shared.once(None, (query.shape[2], keys, query.dtype), make)
 
     def bias(self, bias: Tensor, length: int) -> Tensor:
-        """Extend T5's relative bias (1, heads, queries, keys): the model's own for keys that come before the text."""
+        """Extend T5's relative bias (1, heads, queries, keys) by the model's own values for keys before the text."""
 
         def make() -> Tensor:
             queries, keys = bias.shape[-2:]
@@ -116,7 +117,7 @@ class Prefix(nn.Module):
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    # No row is −∞ throughout: the prefix is always seen.
+    # No row is all −∞: the prefix is never masked.
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
@@ -158,8 +159,8 @@ def _eager(module: nn.Module) -> Callable[..., Any]:
 def implementation(current: str) -> str:
     """The name of the attention function with prefix for a model that uses ``current``: sdpa, or its own eager one.
 
-    Models look their attention function up by the name in their configuration; this adds two names. It is done at
-    the first call, because transformers' modelling code takes a second to import.
+    Models look up their attention function by a name in their configuration. The two names are registered at the first
+    call, because transformers' modelling code takes a second to import.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
@@ -172,17 +173,17 @@ def implementation(current: str) -> str:
 class PaddedAttention:
     """A prefix for DeBERTa's attention, which does not call transformers' attention functions.
 
-    Its position terms need as many queries as keys. So P empty rows are put before the hidden states, the key and
-    value maps' outputs for them are replaced by the prefix, and what comes out for them is cut off. The relative
-    positions are then the model's own for a text that follows P tokens.
+    Its position terms need as many queries as keys. So P zero rows are put before the hidden states, their keys and
+    values are replaced by the prefix, and their outputs are removed. The relative positions are then the model's own
+    for a text that follows P tokens.
     """
 
     def __init__(self, prefix: Prefix, attention: Any) -> None:
         self.prefix = prefix
         self.hidden: Tensor | None = None
         attention.register_forward_pre_hook(self.pad, with_kwargs=True)
-        attention.key_proj.register_forward_hook(self.fill_key)
-        attention.value_proj.register_forward_hook(self.fill_value)
+        for which, projection in enumerate((attention.key_proj, attention.value_proj)):
+            projection.register_forward_hook(partial(self._fill, which))
         attention.register_forward_hook(self.cut)
 
     def pad(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], Any]:
@@ -195,20 +196,13 @@ class PaddedAttention:
         wide = shared.once(mask, id(mask), lambda: nn.functional.pad(mask, (length, 0, length, 0), value=1))
         return (), call | {"hidden_states": self.hidden, "attention_mask": wide, "relative_pos": None}
 
-    def _fill(self, which: int, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    def _fill(self, which: int, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        """Hook of the key map (``which`` 0) and the value map (1)."""
         # With shared position maps the same module also maps the relative embeddings, which have no prefix.
         if args[0] is not self.hidden:
             return out
         rows = self.prefix.rows()[which].to(out.dtype)
         return torch.cat((rows.expand(len(out), -1, -1), out[:, len(rows) :]), dim=1)
-
-    def fill_key(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        """Hook of the key map."""
-        return self._fill(0, args, out)
-
-    def fill_value(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        """Hook of the value map."""
-        return self._fill(1, args, out)
 
     def cut(self, module: nn.Module, args: tuple[Any, ...], out: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
         """Hook of the attention: (batch, P + seq, d) → (batch, seq, d)."""

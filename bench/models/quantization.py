@@ -1,7 +1,7 @@
-"""A quantised frozen base: int8 or nf4 by bitsandbytes, and which methods can work on one.
+"""A quantised frozen base: int8 or nf4 by bitsandbytes, and which methods support one.
 
-Weights that are stored in 8 or 4 bits can be multiplied with but neither trained nor looked at. Whether a method
-keeps to that is seen by attaching it to a weightless copy whose weights are sealed.
+Weights stored in 8 or 4 bits can be used in a product but neither trained nor read. Whether a method respects that is
+tested by attaching it to a weightless copy whose weights raise when they are read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NEEDED = ("bitsandbytes", "accelerate")
 
 
 def require(scheme: str) -> None:
-    """See that a scheme exists and that what does it is installed.
+    """Check that a scheme exists and that its packages are installed.
 
-    torchao's int8 weights were tried: they cannot be moved to a device once somebody holds a reference to them, as
-    the checks of a run do.
+    torchao's int8 weights do not work here: they cannot be moved to a device while another reference to them exists,
+    as the checks of a run hold.
 
     Raises:
         RequestError: when not.
@@ -42,11 +42,11 @@ def require(scheme: str) -> None:
 
 
 def settings(scheme: str, shape: Backbone) -> Any:
-    """What transformers' ``quantization_config`` takes, so that the linear maps of the blocks and no others change.
+    """The value of transformers' ``quantization_config`` that quantises the linear maps of the blocks only.
 
     Args:
         scheme: one of ``SCHEMES``.
-        shape: a weightless copy of the model; its heads, poolers and projections are left as they are.
+        shape: a weightless copy of the model; its heads, poolers and projections stay unquantised.
     """
     import torch
     from torch import nn
@@ -68,22 +68,22 @@ def packed(backbone: Backbone) -> dict[str, nn.Module]:
     return {site.path: site.module for site in backbone.sites(["all"])}
 
 
-def settle(model: nn.Module) -> None:
+def prevent_repacking(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights in place at the first evaluation on a CPU.
 
-    The repacked ones have no gradient towards their input, so training after an evaluation would go wrong.
+    Repacked weights give no gradient for their input, so training after an evaluation would be wrong.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-class _Looked(Exception):
+class _WeightRead(Exception):
     """A sealed weight was read or made trainable."""
 
 
 def check(backbone: Backbone, act: Callable[[], Any], scheme: str) -> None:
-    """Do ``act`` (a method's attach, and its start) and see that it leaves the quantised weights alone.
+    """Call ``act`` (a method's attach and initialisation) and check that it does not use the quantised weights.
 
     Args:
         backbone: a weightless copy of the model.
@@ -97,7 +97,7 @@ def check(backbone: Backbone, act: Callable[[], Any], scheme: str) -> None:
     try:
         with _seal(weights):
             act()
-    except _Looked as error:
+    except _WeightRead as error:
         raise ValueError(
             f"it reads or trains {error}.weight, which --quantize {scheme} stores quantised; use a method or option "
             "that leaves the base's weights alone (bench show METHOD), or leave --quantize out"
@@ -127,7 +127,7 @@ _METADATA = {
 
 
 def _seal(weights: Mapping[int, str]) -> Any:
-    """A mode in which nothing but the metadata of these tensors can be had."""
+    """A mode in which only the metadata of these tensors can be read."""
     from torch.overrides import TorchFunctionMode
 
     class Seal(TorchFunctionMode):
@@ -137,7 +137,7 @@ def _seal(weights: Mapping[int, str]) -> Any:
             kwargs = kwargs or {}
             touched = [weights[id(value)] for value in (*args, *kwargs.values()) if id(value) in weights]
             if touched and not _harmless(function, args, kwargs):
-                raise _Looked(touched[0])
+                raise _WeightRead(touched[0])
             return function(*args, **kwargs)
 
     return Seal()

@@ -1,4 +1,4 @@
-"""Find a model by alias, local folder, GGUF file or Hub id, and say what identifies it."""
+"""Find a model by alias, local folder, GGUF file or Hub id, and compute its fingerprint."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError, unknown
-from bench.models.aliases import ALIASES, Alias
+from bench.models.aliases import ALIASES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+-]*", re.ASCII)
 _WHOLE_BYTES = 512 * 2**20
 _SAMPLE_BYTES = 2**20
-_PICKLES = ("pytorch_model*.bin",)
-PINNED = "mirror.json"  # what a mirror knows of a model's origin
+_HASHED = (".json", ".txt", ".model", ".safetensors", ".bin")
+PINNED = "mirror.json"  # a mirror's file with a model's origin
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How a model is to be loaded, beyond its name; what is not the default is part of a run's identity.
+    """How to load a model, beyond its name; options that differ from the default are part of a run's identity.
 
     Attributes:
         quantize: ``int8`` or ``nf4`` for the frozen base, or None.
@@ -37,24 +37,24 @@ class Loading:
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Loading:
-        """The options that a specification's ``model`` part holds."""
+        """The options in a specification's ``model`` part."""
         return cls(spec.get("quantize"), bool(spec.get("trust_remote_code")), bool(spec.get("allow_pickle")))
 
     def changed(self) -> dict[str, Any]:
-        """What is not the default."""
+        """The options that differ from the default."""
         return {name: value for name, value in vars(self).items() if value}
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that was found.
+    """A resolved model.
 
     Attributes:
-        name: as the person asked for it, ``@revision`` included.
+        name: as requested, ``@revision`` included.
         location: a folder or Hub id that transformers loads.
         source: where it came from, without machine paths: ``package:…``, ``folder:…``, ``gguf:…``, ``mirror:…`` or
             ``hub:…``.
-        revision: the Hub's commit, where it comes from the Hub.
+        revision: the Hub's commit, or None.
         fingerprint: 16 hex digits that change with its configuration, tokenizer or weights.
         loading: how its weights are loaded.
     """
@@ -68,7 +68,7 @@ class ModelSource:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What a run's specification keeps of it."""
+        """The model's part of a run's specification."""
         facts = {name: getattr(self, name) for name in ("name", "source", "revision", "fingerprint")}
         return {**facts, **self.loading.changed()}
 
@@ -101,7 +101,7 @@ def resolve(name: str, loading: Loading | None = None, mirror: Path | None = Non
         raise RequestError([unknown("model", plain, ALIASES).within(after=ways)])
     packaged = alias.packaged() if alias is not None and not revision else None
     if alias is not None and packaged is not None:
-        return _from_package(name, alias, packaged, loading)
+        return _from_path(name, packaged, f"package:{alias.distribution}", loading)
     hub_id = plain if alias is None else alias.hub
     if hub_id is None:
         raise RequestError(
@@ -116,9 +116,9 @@ def resolve(name: str, loading: Loading | None = None, mirror: Path | None = Non
 
 
 def alias_of(name: str) -> str:
-    """The alias of a Hub id, or of the place where its package or shipped files lie; any other name as it is."""
-    there = Path(name).expanduser()
-    place = there.resolve() if there.exists() else None
+    """The alias of a Hub id, or of the path of its package or shipped files; any other name unchanged."""
+    path = Path(name).expanduser()
+    place = path.resolve() if path.exists() else None
     for alias, known in ALIASES.items():
         packaged = known.packaged() if place is not None else None
         if name == known.hub or (packaged is not None and packaged.resolve() == place):
@@ -132,25 +132,25 @@ def _local(name: str, path: Path, loading: Loading) -> ModelSource:
             raise RequestError(
                 f"Model file {name} is not a .gguf file. Give one, or a folder with config.json.", code="invalid-value"
             )
-        return _from_gguf(name, path, f"gguf:{path.name}", loading)
+        return _from_path(name, path, f"gguf:{path.name}", loading)
     if not (path / "config.json").is_file():
-        packed = sorted(path.glob("*.gguf"))
-        if len(packed) == 1:
-            return _from_gguf(name, packed[0], f"gguf:{packed[0].name}", loading)
-        if packed:
-            names = ", ".join(file.name for file in packed)
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1:
+            return _from_path(name, files[0], f"gguf:{files[0].name}", loading)
+        if files:
+            names = ", ".join(file.name for file in files)
             raise RequestError(
-                f"Model folder {name} has {len(packed)} GGUF files ({names}): name the one to use.", code="ambiguous"
+                f"Model folder {name} has {len(files)} GGUF files ({names}): name the one to use.", code="ambiguous"
             )
         raise RequestError(f"Model folder {name} has no config.json (nor a .gguf file).", code="not-found")
     _check_weights(f"Model folder {name}", path, loading)
-    return ModelSource(name, str(path.resolve()), f"folder:{path.resolve().name}", None, fingerprint(path), loading)
+    return _from_path(name, path.resolve(), f"folder:{path.resolve().name}", loading)
 
 
 def _check_weights(what: str, folder: Path, loading: Loading) -> None:
     if any(folder.glob("*.safetensors")):
         return
-    if not any(file for pattern in _PICKLES for file in folder.glob(pattern)):
+    if not any(folder.glob("pytorch_model*.bin")):
         raise RequestError(f"{what} has no *.safetensors weights.", code="unavailable")
     if not loading.allow_pickle:
         raise RequestError(
@@ -160,29 +160,21 @@ def _check_weights(what: str, folder: Path, loading: Loading) -> None:
         )
 
 
-def _from_package(name: str, alias: Alias, path: Path, loading: Loading) -> ModelSource:
-    source = f"package:{alias.distribution}"
-    if path.suffix == ".gguf":
-        return _from_gguf(name, path, source, loading)
-    return ModelSource(name, str(path), source, None, fingerprint(path), loading)
-
-
-def _from_gguf(name: str, path: Path, source: str, loading: Loading) -> ModelSource:
+def _from_path(name: str, path: Path, source: str, loading: Loading) -> ModelSource:
+    """A model in a folder, or in a GGUF file, which is unpacked."""
     from bench.models import gguf
 
-    digest = hashlib.sha256()
-    _add(digest, path)
-    return ModelSource(
-        name, str(gguf.unpacked(path, digest.hexdigest()[:16])), source, None, digest.hexdigest()[:16], loading
-    )
+    digest = fingerprint(path)
+    location = gguf.unpacked(path, digest) if path.is_file() else path
+    return ModelSource(name, str(location), source, None, digest, loading)
 
 
 def _from_mirror(name: str, hub_id: str, folder: Path, revision: str, loading: Loading) -> ModelSource:
-    """A model that ``bench fetch`` brought, the same run as from the Hub: its commit identifies it."""
+    """A model downloaded by ``bench fetch``; its commit identifies it, as on the Hub."""
     try:
         pinned = json.loads((folder / PINNED).read_bytes())
         commit, asked, sizes = str(pinned["revision"]), pinned["asked"], dict(pinned["bytes"])
-    except FileNotFoundError:  # put there by hand
+    except FileNotFoundError:  # copied by hand
         if revision:
             raise RequestError(
                 f"Model '{name}': the mirror's {folder} does not say which revision it is (no {PINNED}). Fetch it with "
@@ -190,7 +182,7 @@ def _from_mirror(name: str, hub_id: str, folder: Path, revision: str, loading: L
                 code="damaged",
             ) from None
         _check_weights(f"Model folder {folder}", folder, loading)
-        return ModelSource(name, str(folder), f"mirror:{hub_id}", None, fingerprint(folder), loading)
+        return _from_path(name, folder, f"mirror:{hub_id}", loading)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RequestError(
             f"{folder / PINNED} cannot be read: {error}. Fetch the model again.", code="damaged"
@@ -226,7 +218,7 @@ def _from_hub(name: str, hub_id: str, revision: str | None, loading: Loading) ->
                 hub_id, revision=revision or "main", trust_remote_code=loading.trust_remote_code
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise RequestError(_not_had(name, hub_id, revision, error), code="unavailable") from error
+        raise RequestError(_unavailable(name, hub_id, revision, error), code="unavailable") from error
     commit = getattr(config, "_commit_hash", None)
     if commit is None:
         raise RequestError(
@@ -235,19 +227,19 @@ def _from_hub(name: str, hub_id: str, revision: str | None, loading: Loading) ->
     return ModelSource(name, hub_id, f"hub:{hub_id}", commit, identity(hub_id, commit), loading)
 
 
-def _not_had(name: str, hub_id: str, revision: str | None, error: BaseException) -> str:
+def _unavailable(name: str, hub_id: str, revision: str | None, error: BaseException) -> str:
     from bench.data import hub
 
     alias = ALIASES.get(name.partition("@")[0])
     install = f"pip install 'tunebench[{alias.extra}]', " if alias and alias.extra else ""
-    told = hub.reason(hub_id, revision, error)
-    if told is None and "trust_remote_code" in str(error):
+    reason = hub.reason(hub_id, revision, error)
+    if reason is None and "trust_remote_code" in str(error):
         return (
-            f"Model '{name}': {hub_id} brings Python code of its own, which would run on this machine. If you have "
+            f"Model '{name}': {hub_id} contains Python code, which would run on this machine. If you have "
             "read and trust it, add --trust-remote-code."
         )
     return (
-        f"Model '{name}' ({hub_id}) is not available from the Hub or its cache: {told or hub.first_line(error)}. "
+        f"Model '{name}' ({hub_id}) is not available from the Hub or its cache: {reason or hub.first_line(error)}. "
         f"Options: {install}a mirror filled by bench fetch (BENCH_DATA), a Hub cache named by HF_HOME, or --model "
         "FOLDER with a local copy."
     )
@@ -259,10 +251,10 @@ def identity(hub_id: str, commit: str) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash configuration, tokenizer and weights; files above 512 MiB by size and 64 samples of 1 MiB."""
+    """Hash configuration, tokenizer and weights, or one file; above 512 MiB by size and 64 samples of 1 MiB."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".txt", ".model", ".safetensors", ".bin") and path.is_file():
+    for path in [folder] if folder.is_file() else sorted(folder.glob("*")):
+        if path == folder or (path.suffix in _HASHED and path.is_file()):
             _add(digest, path)
     return digest.hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""A saved adapter's folder: ``adapter.safetensors`` and a JSON card that says what it is and how to load it."""
+"""A saved adapter's folder: ``adapter.safetensors`` and a JSON card that describes it and how to load it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GRANT = "bench.load(folder, trust=['{}']), or --{} where it is a command"
 
 
 def card(record: Record) -> dict[str, Any]:
-    """What a person and ``bench.load`` need to know of a run's saved weights."""
+    """The description of a run's saved weights, for people and ``bench.load``."""
     return {
         "schema": SCHEMA,
         "run_id": record["run_id"],
@@ -68,20 +68,21 @@ def read(folder: Path) -> dict[str, Any]:
             f"{folder} holds no saved adapter: there is no {path}. Runs with --save write one.", code="not-found"
         )
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except ValueError as error:
         raise RequestError(f"{path} is not JSON: {error}.", code="damaged") from error
-    wrong = [name for name, kind in _NEEDED.items() if not isinstance(found, dict) or type(found.get(name)) is not kind]
-    wrong = wrong or [f"spec.{name}" for name in _PARTS if name not in found["spec"]]
+    fields = content if isinstance(content, dict) else {}
+    wrong = [name for name, kind in _NEEDED.items() if type(fields.get(name)) is not kind]
+    wrong = wrong or [f"spec.{name}" for name in _PARTS if name not in fields["spec"]]
     if wrong:
         raise RequestError(
             f"{path} is not an adapter's card: {', '.join(wrong)} missing or of the wrong type.", code="damaged"
         )
-    if found["schema"] != SCHEMA:
+    if fields["schema"] != SCHEMA:
         raise RequestError(
-            f"{path} has the card schema {found['schema']}; this version reads {SCHEMA}.", code="damaged"
+            f"{path} has the card schema {fields['schema']}; this version reads {SCHEMA}.", code="damaged"
         )
-    return dict(found)
+    return fields
 
 
 @dataclass
@@ -91,11 +92,11 @@ class Tuned:
     Attributes:
         model: in eval mode on the CPU; forward takes a batch by keyword and gives ``.logits``.
         tokenizer: the base model's own; None where it reads images.
-        card: what is known of the run that made it.
+        card: the description of its run.
         method: the method with its hyper-parameters.
         backbone: the base model it is attached to.
         original: the base model's tensors before the method was attached, by name; empty unless asked for.
-        base: what transformers and peft find the base model by: its Hub id, or a folder of this machine.
+        base: where transformers and peft find the base model: its Hub id, or a folder on this machine.
     """
 
     model: nn.Module
@@ -119,35 +120,25 @@ def load(
 
     Args:
         folder: holds ``card.json`` and ``adapter.safetensors``; only JSON and safetensors are read.
-        model: where the base model is now, as ``--model`` takes it; default: as the card names it.
+        model: where the base model is now, as ``--model`` takes it; default: the card's.
         any_base: load even when the base model is not the one that was tuned.
         plugins: files that define the method, when it is not built in.
-        keep_original: also keep a copy of the base model's tensors as they were (export needs it).
-        trust: ``trust_remote_code``, ``allow_pickle``: what the base model may be loaded with where the card asks for
-            it; a card may be somebody else's, and does not decide.
+        keep_original: also keep a copy of the base model's untuned tensors (export needs it).
+        trust: ``trust_remote_code``, ``allow_pickle``: allowed where the card asks for them; a card from someone else
+            cannot allow them.
 
     Raises:
         RequestError: when the folder holds no adapter, the base model is not available, has changed or needs what
-            ``trust`` does not grant, or the weights do not fit the method.
+            ``trust`` does not allow, or the weights do not fit the method.
     """
-    from bench.core import options, registry
+    from bench.core import registry
     from bench.models import loading
 
     folder = Path(folder)
-    found = read(folder)
+    content = read(folder)
     registry.load([Path(plugin) for plugin in plugins])
-    spec = found["spec"]
-    name = spec["method"]["name"]
-    chosen = {option: value for option, value in spec["method"].items() if option != "name"}
-    try:
-        entry = registry.method_entry(name)
-    except RequestError as error:
-        raise RequestError(
-            f"{folder} was made with the method '{name}', which is in a file of its own: name that file "
-            f"(--plugin FILE; in Python plugins=[FILE]). {error}",
-            code="missing",
-        ) from error
-    method: Method = options.build(entry.value, chosen, name)
+    spec = content["spec"]
+    method = _method(folder, spec["method"])
     _check_grants(folder, spec["model"], trust)
     source = loading.resolve(model or spec["model"]["name"], loading.Loading.of(spec["model"]), mirror_folder())
     if source.fingerprint != spec["model"]["fingerprint"] and not any_base:
@@ -170,11 +161,28 @@ def load(
     tokenizer = None if loading.family(source) == "vision" else loading.tokenizer(source)
     if tokenizer is not None:
         loading.pad_with(backbone.model, tokenizer.pad_token_id)
-    return Tuned(module.eval(), tokenizer, found, method, backbone, original, _known_as(source))
+    return Tuned(module.eval(), tokenizer, content, method, backbone, original, _public_name(source))
+
+
+def _method(folder: Path, spec: dict[str, Any]) -> Method:
+    """The method of a card's specification, with its hyper-parameters."""
+    from bench.core import options, registry
+
+    name = spec["name"]
+    try:
+        entry = registry.method_entry(name)
+    except RequestError as error:
+        raise RequestError(
+            f"{folder} was made with the method '{name}', which is in a file of its own: name that file "
+            f"(--plugin FILE; in Python plugins=[FILE]). {error}",
+            code="missing",
+        ) from error
+    method: Method = options.build(entry.value, {key: value for key, value in spec.items() if key != "name"}, name)
+    return method
 
 
 def _check_grants(folder: Path, model: dict[str, Any], trust: Collection[str]) -> None:
-    """What a card asks for must have been granted by whoever loads it."""
+    """Raise RequestError when the card asks for an option that the caller does not allow."""
     wrong = [
         f"{folder / CARD} asks for {name} with the base model {model.get('name')}, which lets others' files run "
         f"code here. Where you trust them: {_GRANT.format(name, name.replace('_', '-'))}."
@@ -185,8 +193,8 @@ def _check_grants(folder: Path, model: dict[str, Any], trust: Collection[str]) -
         raise RequestError(wrong, code="invalid-value")
 
 
-def _known_as(source: ModelSource) -> str:
-    """What others find a model by: an alias is known here alone."""
+def _public_name(source: ModelSource) -> str:
+    """The base model's name for other tools, which do not know this package's aliases."""
     name = source.name.partition("@")[0]
     alias = ALIASES.get(name)
     if alias is not None and alias.hub is not None:
@@ -195,7 +203,7 @@ def _known_as(source: ModelSource) -> str:
 
 
 def _fill(module: nn.Module, folder: Path) -> None:
-    """Load the saved tensors and see that every trained one was there."""
+    """Load the saved tensors and check that no trained one is missing."""
     from bench.models.backbone import trainable
     from bench.models.checkpoint import load_state
 
@@ -208,8 +216,8 @@ def _fill(module: nn.Module, folder: Path) -> None:
         raise RequestError(
             f"{path} does not fit its method, whose code may have changed: {error}.", code="damaged"
         ) from error
-    left = sorted(set(trainable(module)) - loaded)
-    if left:
+    missing = sorted(set(trainable(module)) - loaded)
+    if missing:
         raise RequestError(
-            f"{path} lacks {left[0]} and {len(left) - 1} more tensors that the method trains.", code="damaged"
+            f"{path} lacks {missing[0]} and {len(missing) - 1} more tensors that the method trains.", code="damaged"
         )

@@ -1,4 +1,4 @@
-"""A model's shape without its weights: from a config.json, a folder, an alias or a Hub id to fake tensors."""
+"""A model without weights, as fake tensors: from a config.json, a folder, an alias or a Hub id."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ class Shape:
 
 
 def find(name: str, kind: str | None, labels: tuple[str, ...] | None = None, task: Task | None = None) -> Shape:
-    """Find a model's configuration; its weights need not be there.
+    """Find a model's configuration; its weights are not needed.
 
     Args:
         name: a config.json, a folder that has one, an alias or a Hub id (its configuration alone is fetched).
-        kind: of the head; None: that of ``task``, or what the architecture is for (see ``usual_kind``).
+        kind: of the head; None: that of ``task``, or the architecture's usual one (see ``usual_kind``).
         labels: classes of a classification head; None: two.
-        task: with nothing left open; the head is the one with which ``bench run`` puts it to the model.
+        task: resolved; the head is the one that ``bench run`` uses for it.
 
     Raises:
         RequestError: when there is none, its architecture is not known, or it cannot have that head.
     """
     source = _source(name)
-    config = loading.configuration(source, "causal-lm", ())  # first without a head, to see what it is
+    config = loading.configuration(source)  # without a head, to find its kind
     if getattr(config, "quantization_config", None) is not None:
         raise RequestError(
-            f"Model '{name}': its weights are kept quantised (quantization_config in config.json), which bench plan "
-            "does not plan. Name the model that they were made from.",
+            f"Model '{name}': its weights are quantised (quantization_config in config.json), which bench plan "
+            "does not support. Name the model that they were made from.",
             code="unsupported",
         )
     if task is not None:
@@ -67,8 +67,8 @@ def find(name: str, kind: str | None, labels: tuple[str, ...] | None = None, tas
             f"Model '{name}': a {config.model_type} has no head of kind '{chosen}', but {', '.join(fits)}.",
             code="unsupported",
         )
-    found = labels if labels is not None else (() if chosen == "regression" else _LABELS)
-    return Shape(source, chosen, found, loading.configuration(source, chosen, found))
+    names = labels if labels is not None else (() if chosen == "regression" else _LABELS)
+    return Shape(source, chosen, names, loading.configuration(source, chosen, names))
 
 
 def _source(name: str) -> loading.ModelSource:
@@ -96,12 +96,12 @@ def kinds_of(config: Any) -> tuple[str, ...]:
 
 
 def usual_kind(config: Any) -> str:
-    """Decoders: causal-lm; encoder-decoders: seq2seq; encoders: classification (of images, where they see those)."""
+    """Decoders: causal-lm; encoder-decoders: seq2seq; encoders: classification; vision models: of images."""
     return kinds_of(config)[0]
 
 
 def build(shape: Shape, setting: Setting) -> Backbone:
-    """The model as fake tensors, weights in the precision's type; to be called inside a FakeTensorMode."""
+    """The model as fake tensors, with weights in the precision's type; call it inside a FakeTensorMode."""
     from transformers.initialization import no_init_weights
 
     config = loading.configuration(shape.source, shape.kind, shape.labels)
@@ -112,39 +112,34 @@ def build(shape: Shape, setting: Setting) -> Backbone:
     chosen = {} if setting.attention == "auto" else {"attn_implementation": setting.attention}
     low = setting.precision in ("bf16", "bf16-plain")
     dtype = torch.bfloat16 if low else torch.float32
-    with no_init_weights():  # some initialisations look at values, and a fake tensor has none
+    with no_init_weights():  # some initialisations read values, which fake tensors lack
         model = loading.build(shape.source, shape.kind, config, dtype=dtype, **chosen)
     model.tie_weights()
     backbone = Backbone(model, shape.kind, loading.fresh_head(model, shape.kind))
     if setting.precision == "bf16":
-        for parameter in backbone.head_parameters:  # a fresh head is trained: it stays in full precision
+        for parameter in backbone.head_parameters:  # a fresh head is trained, so it stays in fp32
             parameter.data = parameter.data.float()
     return backbone
 
 
 def check_length(shape: Shape, backbone: Backbone, setting: Setting) -> None:
-    """Raise RequestError where the text, or what is to be written, is longer than the model's positions."""
+    """Raise RequestError where the text or the targets are longer than the model's positions."""
     limit = longest(shape, backbone)
-    written = setting.target_length if shape.kind == "seq2seq" else None
-    if limit is not None and written is not None and written > limit:
-        raise RequestError(
-            f"--target-length {written}: {shape.source.name} has {limit} positions; use at most {limit}.",
-            code="too-large",
-        )
-    if limit is not None and setting.max_length > limit:
-        raise RequestError(
-            f"--max-length {setting.max_length}: {shape.source.name} has {limit} positions; use at most {limit}.",
-            code="too-large",
-        )
+    targets = setting.target_length if shape.kind == "seq2seq" else None
+    for flag, length in (("--target-length", targets), ("--max-length", setting.max_length)):
+        if limit is not None and length is not None and length > limit:
+            raise RequestError(
+                f"{flag} {length}: {shape.source.name} has {limit} positions; use at most {limit}.", code="too-large"
+            )
 
 
 def longest(shape: Shape, backbone: Backbone) -> int | None:
-    """Tokens that a text can have; None where positions are relative, or pixels are read."""
+    """The longest text in tokens; None where positions are relative, and for images."""
     return None if shape.kind == "image-classification" else positions(backbone)
 
 
 def batch(shape: Shape, setting: Setting) -> Batch:
-    """A batch of full rows as the data loader gives it, padding mask included: (batch, length) each."""
+    """A batch of full rows as from the data loader, padding mask included: (batch, length) each."""
     rows, length = setting.batch_size, setting.max_length
     if shape.kind == "image-classification":
         size = shape.config.image_size
@@ -153,10 +148,10 @@ def batch(shape: Shape, setting: Setting) -> Batch:
             "labels": torch.zeros(rows, dtype=torch.long),
         }
     ids = torch.zeros(rows, length, dtype=torch.long)
-    found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if len(ARCHITECTURES[shape.config.model_type].stacks) == 1 and getattr(shape.config, "type_vocab_size", 0) > 1:
-        found["token_type_ids"] = torch.zeros_like(ids)
-    return found | {"labels": _targets(shape, setting)}
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    return inputs | {"labels": _targets(shape, setting)}
 
 
 def _targets(shape: Shape, setting: Setting) -> torch.Tensor:

@@ -15,8 +15,8 @@ from bench.planner.plan_config import Setting
 from bench.planner.scaling import ScalingModel, largest
 from bench.training.storage_tracker import Peak
 
-# What a CUDA process takes beside the allocator: the context and the kernels' code. Driver, card and libraries decide;
-# 0.3 to 0.6 GiB on current data-centre cards, so that half a gibibyte is the stated estimate.
+# What a CUDA process takes besides the allocator: the context and the kernels' code. It depends on driver, card and
+# libraries: 0.3 to 0.6 GiB on current data-centre cards, estimated here as half a gibibyte.
 CONTEXT_BYTES = 1 << 29
 
 _MOST_ROWS, _MOST_TOKENS = 1 << 20, 1 << 22
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def peak(self) -> Peak:
-        """The highest phase's."""
+        """The peak of the highest phase."""
         return max(self.phases.values(), key=lambda peak: peak.total_bytes)
 
     def fits(self, budget: int) -> bool:
@@ -56,14 +56,14 @@ class Planner:
     def __init__(self, model: Shape, method: Method, setting: Setting) -> None:
         self.subject = FakeStep(model, method, setting)
         self.setting = setting
+        self._place = (setting.batch_size, setting.max_length)
         self._traces: dict[tuple[int, int], Trace] = {}
 
     def plan(self) -> Plan:
         """The plan at the setting's batch size and length."""
         setting, subject = self.setting, self.subject
-        place = (setting.batch_size, setting.max_length)
-        phases, reserved = subject.step(self.trace(*place)) if subject.trains else ({}, None)
-        phases["evaluation"] = subject.evaluation(*place)
+        phases, reserved = subject.step(self.trace(*self._place)) if subject.trains else ({}, None)
+        phases["evaluation"] = subject.evaluation(*self._place)
         if self.initialization is not None:
             phases["initialization"] = self.initialization
         highest = max(peak.total_bytes for peak in phases.values())
@@ -79,23 +79,22 @@ class Planner:
         return self._traces[batch, length]
 
     @functools.cached_property
-    def growth(self) -> ScalingModel | None:
-        """How a step grows; None when that must be traced anew each time."""
-        place = (self.setting.batch_size, self.setting.max_length)
+    def scaling(self) -> ScalingModel | None:
+        """How a step's memory scales; None when every size needs a trace of its own."""
         longest = 0 if self.subject.shape.kind == "image-classification" else self.subject.longest
-        return ScalingModel.measure(self.trace, self.trace(*place), place, longest)
+        return ScalingModel.measure(self.trace, self.trace(*self._place), self._place, longest)
 
     @functools.cached_property
     def initialization(self) -> Peak | None:
-        """The peak of a data-dependent initialisation; it looks at one row at a time, whatever the batch size."""
+        """The peak of a data-dependent initialisation, which takes one row at a time at any batch size."""
         return self.subject.initialization(self.setting.max_length)
 
     @functools.cached_property
     def longest(self) -> int | None:
-        """Tokens that a text can have, less than the model's positions where virtual tokens take some of them; None
-        where positions are relative."""
+        """The longest text in tokens: fewer than the model's positions where virtual tokens take some; None where
+        positions are relative."""
 
-        def taken(tokens: int) -> bool:
+        def runs(tokens: int) -> bool:
             try:
                 self.subject.evaluation(1, tokens)
             except RequestError:
@@ -103,7 +102,7 @@ class Planner:
             return True
 
         limit = self.subject.longest
-        return limit if limit is None or taken(limit) else largest(taken, self.setting.max_length, limit - 1)
+        return limit if limit is None or runs(limit) else largest(runs, self.setting.max_length, limit - 1)
 
     def needed(self, trace: Trace) -> int:
         """Bytes that must be free on the device for a step with this trace."""
@@ -114,23 +113,21 @@ class Planner:
         return highest if reserved is None else max(reserved, highest) + CONTEXT_BYTES
 
     def _estimated(self, batch: int, length: int) -> int:
-        """As ``needed``, from the growth where that is known."""
-        growth = self.growth
-        return self.needed(self.trace(batch, length) if growth is None else growth.trace(batch, length))
+        """``needed``, from the scaling model where there is one."""
+        return self.needed((self.trace if self.scaling is None else self.scaling.trace)(batch, length))
 
-    def never(self, budget: int) -> bool:
-        """Whether the weights alone, which do not depend on batch size and length, are too much."""
-        place = (self.setting.batch_size, self.setting.max_length)
-        return self.subject.step(self.trace(*place))[0]["loaded"].total_bytes > budget
+    def weights_exceed(self, budget: int) -> bool:
+        """Whether the weights alone, which do not depend on batch size and length, exceed the budget."""
+        return self.subject.step(self.trace(*self._place))[0]["loaded"].total_bytes > budget
 
     def max_batch_size(self, budget: int) -> int | None:
         """The most rows of the setting's length that fit; 0 when not even one does, None without training."""
         if not self.subject.trains:
             return None
-        if self.never(budget):
+        if self.weights_exceed(budget):
             return 0
-        length = self.setting.max_length
-        return largest(lambda rows: self._estimated(rows, length) <= budget, self.setting.batch_size, _MOST_ROWS)
+        batch_size, length = self._place
+        return largest(lambda rows: self._estimated(rows, length) <= budget, batch_size, _MOST_ROWS)
 
     def max_length(self, budget: int) -> int | None:
         """The longest text that fits at the setting's batch size, up to the model's positions; 0 for none.
@@ -139,15 +136,15 @@ class Planner:
         """
         if self.subject.shape.kind == "image-classification" or not self.subject.trains:
             return None
-        if self.never(budget):
+        if self.weights_exceed(budget):
             return 0
         rows, limit = self.setting.batch_size, self.longest or _MOST_TOKENS
-        found = largest(lambda length: self._estimated(rows, length) <= budget, self.setting.max_length, limit)
-        return self._settled(found, limit, budget)
+        estimate = largest(lambda length: self._estimated(rows, length) <= budget, self.setting.max_length, limit)
+        return self._refined(estimate, limit, budget)
 
-    def _settled(self, length: int, limit: int, budget: int) -> int:
-        """The longest length near an estimated one, by real traces: kernels align their rows, so it may be off by
-        some tokens."""
+    def _refined(self, length: int, limit: int, budget: int) -> int:
+        """The longest length near an estimate, by traces: kernels align rows, so the estimate may be off by a few
+        tokens."""
 
         def fits(tokens: int) -> bool:
             return self.needed(self.trace(self.setting.batch_size, tokens)) <= budget
@@ -160,11 +157,11 @@ class Planner:
 
 
 def as_json(plan: Plan, budget: int | None, extra: dict[str, Any]) -> dict[str, Any]:
-    """A plan as ``--json`` prints it; sizes in bytes, what does not apply is null."""
+    """A plan as ``--json`` prints it; sizes in bytes, null where a field does not apply."""
     peak = plan.peak
     return {
         "method": plan.method.name,
-        "options": {name: getattr(plan.method, name) for name in _names(plan.method)},
+        "options": {field.name: getattr(plan.method, field.name) for field in _options(plan.method)},
         "trainable": plan.trainable,
         "total": plan.total,
         "trainable_percent": 100 * plan.trainable / plan.total,
@@ -184,5 +181,5 @@ def as_json(plan: Plan, budget: int | None, extra: dict[str, Any]) -> dict[str, 
     }
 
 
-def _names(method: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(method) if field.init]
+def _options(method: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(method) if field.init]

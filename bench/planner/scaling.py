@@ -1,7 +1,7 @@
-"""How a step's memory grows with batch size and length: few traces give every other one.
+"""How a step's memory grows with batch size and length, from a few traces.
 
-Whatever a step allocates is either as large as the batch or independent of it, and grows with the length at most as
-its square (attention). So sizes at one other batch size and two other lengths give the sizes at all, as long as the
+Every allocation of a step is either proportional to the batch or independent of it, and grows at most with the square
+of the length (attention). So sizes at one other batch size and two other lengths determine all sizes, as long as the
 step does the same operations in the same order, which is checked.
 """
 
@@ -45,26 +45,24 @@ class ScalingModel:
             longest: the longest length that the model takes; 0 where it cannot vary.
         """
         batch, length = place
-        # One row is a special case in many kernels and masks; twice the batch is not.
+        # Twice the batch, since one row is a special case in many kernels and masks.
         other = trace(2 * batch, length)
         if not base.like(other):
             return None
         slope = other.size - base.size
         if (slope % batch).any():
             return None
-        found: list[tuple[int, Ints]] | None = []
-        if longest != 0:
-            found = _longer(trace, base, place, longest)
-        if found is None:
+        at = _other_lengths(trace, base, place, longest) if longest != 0 else []
+        if at is None:
             return None
-        return cls(base, batch, length, base.size - slope, slope // batch, tuple(found))
+        return cls(base, batch, length, base.size - slope, slope // batch, tuple(at))
 
     def trace(self, batch: int, length: int) -> Trace:
         """The trace at other sizes."""
         if length == self.length:
             return self.base.resized(self.fixed + self.per_row * batch)
         whole = self._at(length)
-        # What is fixed at one length is fixed at all; what is mixed grows with the length as a whole.
+        # Fixed at one length means fixed at all; a mixed size scales with the length as a whole.
         share = np.divide(self.fixed, self.base.size, out=np.zeros(len(self.fixed)), where=self.base.size > 0)
         fixed = np.rint(whole * share).astype(np.int64)
         return self.base.resized(fixed + (whole - fixed) * batch // self.batch)
@@ -81,35 +79,34 @@ class ScalingModel:
         return np.maximum(np.rint(total).astype(np.int64), 0)
 
 
-def _longer(
+def _other_lengths(
     trace: Callable[[int, int], Trace], base: Trace, place: tuple[int, int], longest: int | None
 ) -> list[tuple[int, Ints]] | None:
-    """Sizes at two other lengths, rather longer than shorter; None when the operations differ.
+    """Sizes at two other lengths, longer ones if possible; None when the operations differ.
 
-    They differ by multiples of 16, where there is room, so that kernels align their rows as at the base's length.
+    Lengths differ by multiples of 16 where possible, so that kernels align rows as at the base's length.
     """
     batch, length = place
     step = max(16, length // 64 * 16)
     down = length // 48 * 16 or max(1, (length - 1) // 2)
-    ways = [(length + step, length + 2 * step), (length - down, length - 2 * down)]
-    for chosen in ways:
+    for chosen in ((length + step, length + 2 * step), (length - down, length - 2 * down)):
         if min(chosen) < 1 or (longest is not None and max(chosen) > longest):
             continue
         try:
-            found = [(there, trace(batch, there)) for there in chosen]
+            traces = [(other, trace(batch, other)) for other in chosen]
         except RequestError:  # virtual tokens take positions too
             continue
-        if all(base.like(longer) for _, longer in found):
-            return [(there, longer.size) for there, longer in found]
+        if all(base.like(other) for _, other in traces):
+            return [(tokens, other.size) for tokens, other in traces]
     return None
 
 
 def largest(fits: Callable[[int], bool], start: int, limit: int) -> int:
-    """The largest whole number up to ``limit`` that fits, where larger ones never do once one does not; 0 for none.
+    """The largest whole number up to ``limit`` that fits, by bisection; 0 for none.
 
     Args:
-        fits: the question.
-        start: where to begin to look.
+        fits: monotone: false for every number above one that does not fit.
+        start: where the search begins.
         limit: the largest number to consider.
     """
     low, high = 0, min(start, limit)

@@ -122,8 +122,8 @@ def test_scaled_heads_divide_the_number_of_heads_and_of_groups() -> None:
 @pytest.mark.parametrize(("family", "kind"), CELLS)
 def test_a_step_trains_the_side_and_leaves_the_trunk_bit_identical(family: str, kind: str) -> None:
     module = tuned(family, kind, Lst(reduction=2, lr=0.1)).train()
-    assert all(child.training is False for ladder in ladders(module) for child in ladder.trunk.modules())
-    assert not any(value.requires_grad for ladder in ladders(module) for value in ladder.trunk.parameters())
+    assert all(child.training is False for ladder in ladders(module) for child in ladder.backbone.modules())
+    assert not any(value.requires_grad for ladder in ladders(module) for value in ladder.backbone.parameters())
     before, frozen = {name: value.detach().clone() for name, value in trainable(module).items()}, frozen_state(module)
     optimizer = torch.optim.SGD(trainable(module).values(), lr=0.1)
     batch = zoo.batch(family, kind)
@@ -189,7 +189,7 @@ def test_trunk_dropout_is_off_by_default_and_never_brings_gradients(family: str,
     for wanted in (False, True):
         module = tuned(family, kind, Lst(reduction=2, backbone_dropout=wanted), **changes).train()
         first = ladders(module)[0]
-        assert {child.training for child in first.trunk.modules()} == {wanted}
+        assert {child.training for child in first.backbone.modules()} == {wanted}
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         twice = [first.read(inputs).features[1] for _ in range(2)]
         assert torch.equal(*twice) is not wanted
@@ -427,7 +427,7 @@ def test_fisher_takes_every_side_weight_from_its_trunk_layer(family: str, kind: 
     module = tuned(family, kind, method)
     with torch.no_grad():  # norms and biases start equal everywhere; make each value tell where it is from
         for ladder in ladders(module):
-            for value in ladder.trunk.parameters():
+            for value in ladder.backbone.parameters():
                 value.add_(torch.randn_like(value) * 0.05)
     method.initialize(module, singles(family, kind))
     for ladder in ladders(module):
@@ -537,7 +537,7 @@ def test_the_peak_of_the_initialisation_is_measured_apart() -> None:
     peak = measure_call(module, "initialization", lambda: method.initialize(module, singles("bert", "classification")))
     assert peak.split["activations"] > 0
     assert_close(module.state_dict(), state, rtol=0, atol=0)
-    one = max(value.numel() for value in module.bert.trunk.encoder.parameters()) * 4
+    one = max(value.numel() for value in module.bert.backbone.encoder.parameters()) * 4
     assert peak.split["gradients"] <= one  # each gradient is dropped before the next is there
 
 

@@ -42,8 +42,8 @@ REFUSED = {
     ("ADAPTION_PROMPT", "bert"): "Unsupported model type for adaption prompt: 'bert'",
     ("CPT", "bert"): "only supports task_type = CAUSAL_LM",
     ("SHADOW", "bert"): "Unable to automatically find",
-    ("XLORA", "bert"): "mixes LoRA adapters that were trained before",
-    ("XLORA", "llama"): "mixes LoRA adapters that were trained before",
+    ("XLORA", "bert"): "mixes trained LoRA adapters",
+    ("XLORA", "llama"): "mixes trained LoRA adapters",
 }
 # No merge at all, or none into these maps (Llama's have no bias).
 UNMERGED = {("LILY", "bert"), ("LILY", "llama"), ("SHADOW", "llama"), ("BEFT", "llama")}

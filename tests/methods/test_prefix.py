@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, DynamicCache
 
 from bench.core.protocols import Mergeable
-from bench.methods.prefix import PrefixTuning, PTuning2, spots
+from bench.methods.prefix import PrefixTuning, PTuning2, attention_sites
 from bench.models.backbone import Backbone, count, trainable
 from bench.models.checkpoint import load_state, save_state, saved_state
 from bench.models.loading import fresh_head, model_class
@@ -103,7 +103,7 @@ def catch_first(target: nn.Module, name: str, caught: dict[str, Tensor]) -> None
 
 
 def first_layer(backbone: Backbone, tower: int = 0) -> Any:
-    return spots(backbone.towers()[tower])[0].module
+    return attention_sites(backbone.towers()[tower])[0].module
 
 
 @pytest.mark.parametrize("make", (zoo.backbone, eager))
@@ -168,7 +168,7 @@ def test_a_cross_attention_s_prefix_is_more_encoder_states(family: str, maps: st
         attention_mask=torch.cat((ones, mask), 1),
         labels=batch["labels"],
     )
-    crosses = [spot.module for spot in spots(backbone.towers()[1]) if spot.place == "cross"]
+    crosses = [site.module for site in attention_sites(backbone.towers()[1]) if site.place == "cross"]
     model = PTuning2(length=LENGTH, places=("cross",)).attach(backbone)
     assert len(prefixes(model)) == len(crosses) == 2
     with torch.no_grad():

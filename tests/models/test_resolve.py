@@ -274,7 +274,7 @@ def test_a_packaged_model_that_is_not_installed_names_its_extra(
     name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.models.aliases.Alias.packaged", lambda alias: None)
-    said = sources._not_had(name, str(loading.ALIASES[name].hub), None, OSError("no"))
+    said = sources._unavailable(name, str(loading.ALIASES[name].hub), None, OSError("no"))
     assert f"pip install 'tunebench[{extra}]'" in said
     known = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     packages = known["project"]["optional-dependencies"][extra]

@@ -104,7 +104,7 @@ def test_a_transformers_that_needs_another_torch_is_named(tmp_path: Path, monkey
     monkeypatch.setattr(loading.importlib, "import_module", missing)
     with pytest.raises(RequestError) as caught:
         loading.sketch(source, "classification", ("no", "yes"))
-    for part in (f"(torch {torch.__version__})", "float8_e8m0fnu", "Upgrade the package that this names"):
+    for part in (f"(torch {torch.__version__})", "float8_e8m0fnu", "Upgrade the package named there"):
         assert part in str(caught.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.methods.prefix import PrefixTuning, PTuning2, Trunk
+from bench.methods.prefix import PrefixMlp, PrefixTuning, PTuning2
 from bench.methods.prompt import PromptTuning, PTuning, VirtualTokens
 from bench.models.backbone import count, trainable
 from bench.models.prefix_attention import Prefix
@@ -70,9 +70,9 @@ def of_prefix(ours: nn.Module, theirs: Any, get: Get) -> tuple[Named, Named]:
 
 
 def of_projected_prefix(ours: nn.Module, theirs: Any, get: Get) -> tuple[Named, Named]:
-    (trunk,), prefixes = inside(ours, Trunk), inside(ours, Prefix)
+    (mlp,), prefixes = inside(ours, PrefixMlp), inside(ours, Prefix)
     down, _, up = theirs.transform
-    mine = {"embedding": get(trunk.embedding), "down": get(trunk.down.weight), "down bias": get(trunk.down.bias)}
+    mine = {"embedding": get(mlp.embedding), "down": get(mlp.down.weight), "down bias": get(mlp.down.bias)}
     other = {"embedding": get(theirs.embedding.weight), "down": get(down.weight), "down bias": get(down.bias)}
     weights, biases = get(up.weight).chunk(len(prefixes)), get(up.bias).chunk(len(prefixes))
     for layer, prefix in enumerate(prefixes):

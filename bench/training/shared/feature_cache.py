@@ -377,13 +377,13 @@ def _device(inputs: Mapping[str, Any]) -> torch.device:
 
 def _identity(path: str, reader: Recalls, weights: Mapping[str, str], engine: Engine) -> str:
     """Everything that features depend on beside the example: 32 hex digits."""
-    trunk = reader.trunk
-    below = f"{path}.trunk." if path else "trunk."
-    config: Any = getattr(trunk, "config", None)
+    backbone = reader.backbone
+    below = f"{path}.backbone." if path else "backbone."
+    config: Any = getattr(backbone, "config", None)
     facts = {
         "format": FORMAT,
         "weights": {name.removeprefix(below): value for name, value in weights.items() if name.startswith(below)},
-        "trunk": [type(trunk).__name__, config.to_json_string() if config is not None else ""],
+        "trunk": [type(backbone).__name__, config.to_json_string() if config is not None else ""],
         "reader": hashlib.sha256(Path(inspect.getfile(type(reader))).read_bytes()).hexdigest(),
         "where": [engine.device.type, engine.precision],
         "versions": {name: versions()[name] for name in ("tunebench", "torch", "transformers")},

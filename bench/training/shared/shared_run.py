@@ -173,9 +173,9 @@ def trunks(module: nn.Module, frozen: Mapping[str, str]) -> dict[str, str]:
     known = {id(value): frozen[name] for name, value in module.named_parameters() if name in frozen}
     found = {}
     for name, reader in readers(module).items():
-        if reader.steady and all(id(value) in known for value in reader.trunk.parameters()):
-            parts = {key: known[id(value)] for key, value in reader.trunk.named_parameters()}
-            parts |= digests(dict(reader.trunk.named_buffers()))
+        if reader.steady and all(id(value) in known for value in reader.backbone.parameters()):
+            parts = {key: known[id(value)] for key, value in reader.backbone.named_parameters()}
+            parts |= digests(dict(reader.backbone.named_buffers()))
             text = "\n".join([name, reader.taps, *(f"{key}:{value}" for key, value in sorted(parts.items()))])
             found[name] = hashlib.sha256(text.encode()).hexdigest()
     return found

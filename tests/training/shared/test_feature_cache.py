@@ -129,7 +129,7 @@ class Counter:
         self.passes = 0
         (reader,) = readers(module).values()
         inside = [
-            part for name, part in reader.trunk.named_modules() if re.search(r"(^|\.)(layers?|h|block)\.\d+\.", name)
+            part for name, part in reader.backbone.named_modules() if re.search(r"(^|\.)(layers?|h|block)\.\d+\.", name)
         ]
         assert inside
         for part in inside:
@@ -191,7 +191,7 @@ def test_another_trunk_is_not_taken_for_this_one() -> None:
     kept(*bert())
     method, module, data = bert()
     with torch.no_grad():
-        next(reader for reader in readers(module).values()).trunk.encoder.layer[0].output.dense.weight.mul_(1.5)
+        next(reader for reader in readers(module).values()).backbone.encoder.layer[0].output.dense.weight.mul_(1.5)
     assert not kept(method, module, data)[1]["reused"]
     assert len(shelves()) == 2
 
@@ -360,7 +360,7 @@ def test_more_than_the_disk_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         (Lora(), "bert", "classification", "lora: its gradients enter the backbone"),
         (Lst(reduction=2, backbone_dropout=True), "bert", "classification", "lst: .*backbone_dropout=true"),
         (Head(backbone_dropout=True), "bert", "classification", "head: .*backbone_dropout=true"),
-        (Lst(reduction=2), "t5", "seq2seq", "lst: this model has 2 trunks"),
+        (Lst(reduction=2), "t5", "seq2seq", "lst: this model has 2 frozen stacks"),
     ],
 )
 def test_what_cannot_be_kept_says_why(method: Method, family: str, kind: str, why: str) -> None:
@@ -388,7 +388,7 @@ def test_other_mistakes_are_said_beside(bench_here: Bench) -> None:
                       "--cache-trunk", "--out", "o")  # fmt: skip
     first, second = done.stderr.strip().splitlines()
     assert done.returncode == 2 and first.startswith("bench: head: a language model's head is pretrained")
-    assert second.startswith("bench: --cache-trunk: lst: this model has 2 trunks") and "Say it" not in second
+    assert second.startswith("bench: --cache-trunk: lst: this model has 2 frozen stacks") and "Say it" not in second
 
 
 def test_a_plan_file_may_ask_and_the_size_is_said(bench_here: Bench, tiny_model: Path, tmp_path: Path) -> None:

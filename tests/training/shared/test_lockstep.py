@@ -30,7 +30,7 @@ class Trunk(nn.Module):
 
     def __init__(self, passes: list[int]) -> None:
         super().__init__()
-        self.trunk: nn.Module = nn.Identity()
+        self.backbone: nn.Module = nn.Identity()
         self.feed: Feed | None = None
         self.passes = passes
 
