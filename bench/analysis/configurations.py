@@ -250,7 +250,7 @@ class Pair:
         p_holm: corrected over all pairs of the task and model.
         different: whether p_holm is at most alpha.
         p_baseline: corrected over the comparisons with the baseline alone; None when neither is the baseline.
-        settling: what would settle it; None where it is settled or cannot be compared.
+        settling: the sample size needed; None where the pair differs significantly or cannot be compared.
     """
 
     first: str

@@ -38,7 +38,7 @@ class Measure:
 
     Attributes:
         key: unique name, with its unit (``train_peak_bytes``); the name in the plain formats.
-        title: short name where it stands alone, as in ``bench compare``.
+        title: short name outside a table, as in ``bench compare``.
         of: reads it from a record; None where it was not measured.
         text: formats it with its unit.
         noise: SCORE (of seeds and examples; a change is in the score's own unit), EXACT (none), SPEED (relative), or

@@ -23,7 +23,7 @@ _MOST_TIMES = 1e6
 
 @dataclass(frozen=True)
 class Settling:
-    """What would show a difference as large as the observed one, with a chance of ``power``.
+    """The sample size needed to detect the observed difference with a chance of ``power``.
 
     Attributes:
         detectable: the difference that the present seeds and examples show with that chance; None when nothing

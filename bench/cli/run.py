@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -97,16 +99,8 @@ def _compare(
     try:
         plan_snapshot.write(store.folder, requests, work.plain, work.tuned)
         sweep.run()
-        from bench.analysis.analysis import analyse
-        from bench.cli.report import extras
-        from bench.report.build import build
-
-        if todo:
-            records, warnings = store.records()
-            _warn(warnings)
-        analysis = analyse(records, store.folder)
-        shown = extras(records, store.folder, execution.plugin)
-        build(records, store.folder / "report.html", dataclasses.replace(shown, analysis=analysis))
+        records, warnings = store.records() if todo else (records, [])
+        analysis = _report(records, store, execution.plugin)
     except OSError as error:
         why = error.strerror or str(error)
         raise RequestError(
@@ -114,9 +108,22 @@ def _compare(
         ) from error
     finally:
         watcher.close()
+    _warn(warnings)
     wanted = {spec.run_id for spec in sweep.wanted()}
     chosen = [record for record in records if record["run_id"] in wanted]
     return chosen, store, analysis if len(chosen) == len(records) else None
+
+
+def _report(records: list[Record], store: Store, plugins: Sequence[Path]) -> Analysis:
+    """Write the report of a folder; return the analysis it shows."""
+    from bench.analysis.analysis import analyse
+    from bench.cli.report import extras
+    from bench.report.build import build
+
+    analysis = analyse(records, store.folder)
+    shown = extras(records, store.folder, plugins)
+    build(records, store.folder / "report.html", dataclasses.replace(shown, analysis=analysis))
+    return analysis
 
 
 def _sweep(execution: Execution, work: _Work, store: Store, prewarmed: WorkerPrewarm | None = None) -> Sweep:

@@ -42,7 +42,7 @@ def sentence(row: Row, change: Change) -> str:
 
 
 def _machine(row: Row, change: Change) -> str:
-    """What the reference work says of the machine, beside a bare time that it is part of."""
+    """The change of the reference work, for a time that depends on the machine."""
     told = [c.change for c in row.changes if c.metric.key == REFERENCE and c.change is not None]
     if change.metric.noise != SPEED or change.metric.key == RATIO or not told:
         return ""
@@ -50,7 +50,7 @@ def _machine(row: Row, change: Change) -> str:
 
 
 def p_value(p: float, equals: str = "") -> str:
-    """A p-value: two digits, never 0; ``equals`` stands before one that is told as it is."""
+    """A p-value: two digits, never 0; ``equals`` precedes an exact one."""
     return "< 0.0001" if p < 1e-4 else f"{equals}{p:.2g}"
 
 

@@ -52,7 +52,8 @@ def matching(records: Sequence[Record]) -> list[Figure]:
         if model in about["models"]:
             differs = tuple(_differences(about, records))
             read = _by_task if "metrics" in about else _averages
-            found += read(about, rows, (model, task, metric), differs)
+            for figure, note in read(about, rows, (model, task, metric)):
+                found.append(dataclasses.replace(figure, differs=(*differs, note) if note else differs))
     return found
 
 
@@ -73,51 +74,36 @@ def _files() -> tuple[tuple[dict[str, Any], tuple[dict[str, str], ...]], ...]:
 
 
 def _by_task(
-    about: Mapping[str, Any],
-    rows: Sequence[Mapping[str, str]],
-    of: tuple[str, str, str | None],
-    differs: tuple[str, ...],
-) -> Iterator[Figure]:
-    """A table with a column per task: the value for this task, if it is the same metric."""
+    about: Mapping[str, Any], rows: Sequence[Mapping[str, str]], of: tuple[str, str, str | None]
+) -> Iterator[tuple[Figure, str | None]]:
+    """From a table with a column per task: this task's results and a note, if it is the same metric."""
     model, task, metric = of
     if about["metrics"].get(task) != metric or metric is None:
         return
-    note = about.get("task_notes", {}).get(task)
     for row in rows:
         name, _, method = row["model_method"].partition(" ")
-        value = row.get(task.split("/")[-1])
-        if name == model and value:
-            millions = float(row["params_m"]) if row.get("params_m") else None
-            yield Figure(
-                about["methods"].get(method, method),
-                about["source"],
-                score=float(value) / 100,
-                trainable=None if millions is None else millions * 1e6,
-                differs=(*differs, note) if note else differs,
-            )
+        score = _number(row.get(task.split("/")[-1]), over=100)
+        if name == model and score is not None:
+            method = about["methods"].get(method, method)
+            figure = Figure(method, about["source"], score, _number(row.get("params_m"), 1e6))
+            yield figure, about.get("task_notes", {}).get(task)
 
 
 def _averages(
-    about: Mapping[str, Any],
-    rows: Sequence[Mapping[str, str]],
-    of: tuple[str, str, str | None],
-    differs: tuple[str, ...],
-) -> Iterator[Figure]:
-    """A table with a row per method: memory, parameters and an average over tasks."""
+    about: Mapping[str, Any], rows: Sequence[Mapping[str, str]], of: tuple[str, str, str | None]
+) -> Iterator[tuple[Figure, str | None]]:
+    """From a table with a row per method: memory, parameters and an average over tasks, and a note."""
     if not of[1].startswith(about.get("tasks", "")):
         return
     for row in rows:
-        note = about.get("method_notes", {}).get(row["method"])
-        memory, count, average = (row.get(name) for name in ("train_memory_gb", "trainable_params", "glue_average"))
-        yield Figure(
-            row["method"],
-            about["source"],
-            score=float(average) / 100 if average else None,
-            trainable=float(count) if count else None,
-            train_peak_bytes=float(memory) * 1000 * 2**20 if memory else None,
-            average=True,
-            differs=(*differs, note) if note else differs,
-        )
+        memory = _number(row.get("train_memory_gb"), 1000 * 2**20)
+        score, trainable = _number(row.get("glue_average"), over=100), _number(row.get("trainable_params"))
+        figure = Figure(row["method"], about["source"], score, trainable, memory, average=True)
+        yield figure, about.get("method_notes", {}).get(row["method"])
+
+
+def _number(cell: str | None, times: float = 1.0, over: float = 1.0) -> float | None:
+    return float(cell) * times / over if cell else None
 
 
 def _differences(about: Mapping[str, Any], records: Sequence[Record]) -> Iterator[str]:

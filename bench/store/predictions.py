@@ -1,4 +1,4 @@
-"""What a run answered to each validation example, kept as a parquet file beside its record."""
+"""What a run answered to each validation example, as a parquet file next to its record."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ PHASES = ("loaded", "forward", "backward", "step", "evaluation", "initialization
 
 
 def blank(spec: Mapping[str, Any], run_id: str) -> Record:
-    """Return the record of a run of which nothing has been measured: every key is there, every value null.
+    """Return the record of a run without measurements: every key is there, every value null.
 
-    Its status is ``interrupted``, which stays true should nobody fill it in; ``created_at`` is now.
+    Its status is ``interrupted``, until a result is filled in; ``created_at`` is now.
 
     Args:
         spec: the specification, as in the contract's ``spec``.

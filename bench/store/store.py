@@ -1,7 +1,7 @@
 """The folder of a comparison: one JSON file per run, written whole or not at all.
 
 ``DIR/runs/<run_id>.json`` holds the records, ``DIR/predictions`` and ``DIR/adapters`` what belongs to them,
-``DIR/locks`` who is working on what, ``DIR/corrupt`` files that could not be read. Several processes may use
+``DIR/locks`` which process works on which run, ``DIR/corrupt`` files that could not be read. Several processes may use
 a folder at once, and any of them may be killed at any moment.
 """
 
@@ -65,7 +65,7 @@ class Store:
             ) from error
 
     def warning(self) -> str | None:
-        """What a person must know of this folder before a sweep: that its disk knows no locks."""
+        """A warning when the folder's disk has no file locks."""
         os.close(self._open_lock("0" * 16))
         reason = why_no_locks(self._path("locks", "0" * 16, ".lock"))
         return reason and (
@@ -74,7 +74,7 @@ class Store:
         )
 
     def held(self, run_id: str) -> bool:
-        """Whether a process has claimed a run; False too where the disk knows no locks, or nobody ever did."""
+        """Whether a process has claimed a run; False too where the disk has no locks."""
         try:
             descriptor = os.open(self._path("locks", run_id, ".lock"), os.O_RDONLY)
         except OSError:
@@ -133,7 +133,7 @@ class Store:
             raise RequestError(self._set_aside(path, error), code="invalid-value") from error
 
     def records(self) -> tuple[list[Record], list[str]]:
-        """Read every record, set damaged files aside, and sweep up what killed processes left behind.
+        """Read every record, set damaged files aside, and remove temporary files of killed processes.
 
         Returns:
             The records by run id, and one sentence for each file that could not be read.
@@ -158,7 +158,7 @@ class Store:
     def claim(self, run_id: str) -> Iterator[bool]:
         """Claim a run for this process: yields True when nobody else holds it, else False, without waiting.
 
-        Where the disk knows no locks it is always True: a run may then be done twice, which damages no record.
+        Where the disk has no locks it is always True: a run may then be done twice, which damages no record.
 
         The kernel drops a claim with the process that holds it, however that ends. Lock files stay where they
         are: removing one would let two processes lock two files of the same name.

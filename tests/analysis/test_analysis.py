@@ -332,5 +332,5 @@ def test_pairs_keep_their_names_on_a_narrow_console():
 
     written = io.StringIO()
     heads, cells = ["better", "than", "by points"], [["full", "lora", "+1.7"]]
-    stats._grid(Console(width=12, file=written), heads, cells, words=2)
+    stats._grid(Console(width=12, file=written), heads, cells, labels=2)
     assert ["full", "lora", "+1.7"] in [line.split() for line in written.getvalue().splitlines()]

@@ -51,7 +51,7 @@ def _answer(comparison: Comparison) -> str:
 
 def _section(task: str, model: str, rows: list[Row]) -> str:
     head = "".join(f'<th scope="col">{name}' for name in _HEADS)
-    body = "".join(_lines(row) for row in rows)
+    body = "".join(_line(row, change, index == 0) for row in rows for index, change in enumerate(row.changes))
     return f"""<section>
 <h2>{text(task)} <span>on {text(model)}</span></h2>
 <div class="wide"><table>
@@ -60,10 +60,6 @@ def _section(task: str, model: str, rows: list[Row]) -> str:
 <tbody>{body}</tbody>
 </table></div>
 </section>"""
-
-
-def _lines(row: Row) -> str:
-    return "".join(_line(row, change, index == 0) for index, change in enumerate(row.changes))
 
 
 def _line(row: Row, change: Change, first: bool) -> str:

@@ -17,13 +17,13 @@ from bench.store.labels import format_value
 from bench.store.record import PHASES, Record, main_value, scored
 
 _MANY_COMMANDS = 100
-_LONGEST_ERROR = 4_000  # characters, from the end, where the reason stands; the record has all of it
+_LONGEST_ERROR = 4_000  # characters, from the end, where the reason is; the record has all of it
 
 
 def details(scene: Scene) -> str:
     """What the runs share, then every configuration's own settings and command with its runs.
 
-    Beyond ``_MANY_COMMANDS`` runs the shared end of their commands stands here once, as ``data-tail``, and the
+    Beyond ``_MANY_COMMANDS`` runs the shared end of their commands is here once, as ``data-tail``, and the
     page's script puts it where it belongs, and tracebacks are left to the records: the file must stay small.
     """
     ordered = scene.ordered
@@ -78,7 +78,7 @@ def _configuration(one: Configuration, shared: _Shared) -> str:
 
 def _one(run: Record, shared: _Shared, first: bool) -> str:
     said = formatting.score(run["main_score"], main_value(run)) if scored(run) else status_of(run)
-    if scored(run) and run["stderr"]:  # ± stands for intervals on this page
+    if scored(run) and run["stderr"]:  # ± means an interval on this page
         said += f", standard error {formatting.gap(run['main_score'], run['stderr'])}"
     anchor = "" if first else f' id="r-{run["run_id"]}"'  # the first run's is on its configuration
     return f"<h4{anchor}>seed {run['spec']['seed']}: {text(said)}</h4>{_listed(_run(run, shared))}{_error(run, shared)}"

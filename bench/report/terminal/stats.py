@@ -25,7 +25,9 @@ def show(records: Sequence[Record], analysis: Analysis, console: Console, weight
     render(records, console, analysis)
     for group in analysis.groups:
         _pairs(group, analysis, console)
-        _facts(group, console)
+        if group.front:
+            front = ", ".join(group.front)
+            _say(console, f"Pareto front of score, peak memory, throughput and trained parameters: {front}.")
         if weights is not None:
             _penalised(group, weights, console)
     for summary in over_tasks(analysis):
@@ -36,7 +38,8 @@ def _pairs(group: Group, analysis: Analysis, console: Console) -> None:
     tested = [pair for pair in group.pairs if pair.comparison is not None]
     if tested:
         _say(console, f"\nPairs, {formatting.clean(group.task)} on {formatting.clean(group.model)}", style="bold")
-        heads = ["better", "than", "by" + _unit(group), f"{100 * (1 - analysis.alpha):g} % interval", "p", "p Holm"]
+        by = "by points" if formatting.is_share(group.score) else "by"
+        heads = ["better", "than", by, f"{100 * (1 - analysis.alpha):g} % interval", "p", "p Holm"]
         heads += ["p baseline"] if group.baseline else []
         heads += ["", "min. diff.", "seeds", "examples"]
         ordered = sorted(tested, key=lambda pair: group.baseline not in (pair.first, pair.second))
@@ -76,7 +79,8 @@ def _pair(pair: Pair, group: Group) -> list[str]:
 
 def _legend(tested: Sequence[Pair], group: Group, alpha: float) -> str:
     tests = sorted({pair.comparison.test for pair in tested if pair.comparison})
-    said = f"Tests: {', '.join(tests)}. p Holm is corrected over the {_many(tested)} of this table"
+    many = "pair" if len(tested) == 1 else f"{len(tested)} pairs"
+    said = f"Tests: {', '.join(tests)}. p Holm is corrected over the {many} of this table"
     said += ", p baseline over those with the baseline alone" if group.baseline else ""
     said += f"; tied: p Holm above {alpha:g}."
     if any(pair.settling for pair in tested):
@@ -94,17 +98,6 @@ def _legend(tested: Sequence[Pair], group: Group, alpha: float) -> str:
     if any(pair.comparison and pair.comparison.seeds == 1 for pair in tested):
         said += " One seed: trained models were compared, not methods."
     return said
-
-
-def _many(pairs: Sequence[Pair]) -> str:
-    return "pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
-
-
-def _facts(group: Group, console: Console) -> None:
-    if group.front:
-        _say(
-            console, f"Pareto front of score, peak memory, throughput and trained parameters: {', '.join(group.front)}."
-        )
 
 
 def _penalised(group: Group, weights: pscp.Weights, console: Console) -> None:
@@ -218,10 +211,6 @@ def p_value(value: float | None) -> str:
     if value is None:
         return formatting.DASH
     return "<0.001" if value < 0.0005 else f"{value:.3f}"
-
-
-def _unit(group: Group) -> str:
-    return " points" if formatting.is_share(group.score) else ""
 
 
 def _needed(number: int | None) -> str:
