@@ -1,4 +1,4 @@
-"""What a plan assumes, and what was asked for."""
+"""The assumptions of a plan, as options of ``bench plan``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ for _power, _letter in enumerate("KMGT", start=1):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a plan is for, methods aside; each has a flag of ``bench plan``."""
+    """What a plan assumes besides the method; each field is a flag of ``bench plan``."""
 
     batch_size: int = option(32, "rows in one forward and backward pass", low=1)
     max_length: int = option(128, "tokens of every row", low=1)
@@ -56,7 +56,7 @@ class Setting:
     )
     keep_outputs: bool = option(
         False,
-        "the training loop holds the model's output, logits included, until the next one is there, as scripts with "
+        "the training loop keeps the model's output, logits included, until the next forward pass, as scripts with "
         "outputs = model(...) do; bench run does not",
     )
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", low=0.0)
@@ -68,12 +68,12 @@ def parse_size(text: str, flag: str = "--budget") -> int:
     Raises:
         RequestError: when it is not a size above 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(found.group(2).upper()) if found else None
-    if found is None or unit is None or float(found.group(1)) * unit < 1:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(match.group(2).upper()) if match else None
+    if match is None or unit is None or float(match.group(1)) * unit < 1:
         raise RequestError(
             f"{flag}: '{text}' is not a size. Write a number and a unit, such as 24GB (10^9 bytes), 22.5GiB (2^30) "
             "or 800MB.",
             code="invalid-value",
         )
-    return int(float(found.group(1)) * unit)
+    return int(float(match.group(1)) * unit)

@@ -99,7 +99,7 @@ def test_what_cannot_be_planned_is_said(bench_here: Bench, model: Path, tmp_path
     (tmp_path / "q").mkdir()
     (tmp_path / "q/config.json").write_text(json.dumps(written | {"quantization_config": {"quant_method": "gptq"}}))
     refused = bench_here("plan", "--methods", "lora", "--model", tmp_path / "q")
-    assert refused.returncode == 2 and "kept quantised" in refused.stderr
+    assert refused.returncode == 2 and "weights are quantised" in refused.stderr
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     save_file({"weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with tiny.registry_restored():
