@@ -1,4 +1,4 @@
-"""The narrow side of Ladder Side-Tuning: its widths, its blocks and what they need of their own (arXiv 2206.06522)."""
+"""The side network of Ladder Side-Tuning: its widths, blocks and their own arguments (arXiv 2206.06522)."""
 
 import copy
 import inspect
@@ -16,11 +16,11 @@ GATE_TEMPERATURE = 0.1  # the paper's T in μ = sigmoid(α / T), section 3.2
 LADDER_STD = 0.01  # of Down and Up, as in the authors' code
 BLOCK_STD = 0.02  # of the side blocks where the configuration has no initializer_range (T5, BART)
 
-# Where configurations keep the size of a head; families without one divide the hidden size by the heads.
+# Configuration fields of a head's size; families without one divide the hidden size by the number of heads.
 _HEAD_SIZES = ("head_dim", "d_kv", "attention_head_size")
-# Dropout on hidden states, by any of its names in configurations; none in Llama-like families.
+# Configuration fields of dropout on hidden states; Llama-like families have none.
 _DROPOUTS = ("dropout_rate", "resid_pdrop", "hidden_dropout_prob", "hidden_dropout", "dropout")
-# The norm behind the last block of a pre-norm stack.
+# Attributes of the norm after the last block of a pre-norm stack.
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "layernorm")
 
 
@@ -29,7 +29,7 @@ class Heads:
     """Attention heads of a block: of queries, of keys and values, and the width of each.
 
     Attributes:
-        rotary: how many of a head's ``size`` dimensions carry rotary positions; 0 where the family has none.
+        rotary: dimensions of a head with rotary positions; 0 where the family has none.
     """
 
     count: int
@@ -40,7 +40,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Widths:
-    """Names under which a stack's configuration keeps its hidden size, feed-forward width and number of heads."""
+    """Configuration fields of a stack's hidden size, feed-forward width and number of heads."""
 
     hidden: str
     feed_forward: str
@@ -48,11 +48,10 @@ class Widths:
 
     @classmethod
     def of(cls, architecture: Architecture, stack: str) -> "Widths":
-        """The names of a stack; BART's decoder has its own, beside its encoder's."""
+        """The fields of a stack; BART's decoder has its own."""
 
         def own(name: str) -> str:
-            theirs = name.removeprefix("encoder_")
-            return f"decoder_{theirs}" if stack == "decoder" and theirs != name else name
+            return name.replace("encoder_", "decoder_", 1) if stack == "decoder" else name
 
         return cls(architecture.width, own(architecture.feed_forward), own(architecture.heads))
 
@@ -75,10 +74,10 @@ def side_config(config: Any, widths: Widths, reduction: int, heads: str) -> Any:
     """A stack's configuration with its widths divided by ``reduction``.
 
     ``heads="official"`` keeps the number of heads and divides their size; ``"scaled"`` divides their number
-    (rounded, at least one) and gives each what is left of the width. Grouped queries keep their group size.
+    (rounded, at least one) and gives each an equal part of the width. Grouped queries keep their group size.
 
     Raises:
-        ValueError: when a width cannot be divided, or no number of heads fits what is left.
+        ValueError: when a width cannot be divided, or no number of heads divides the rest.
     """
     full = heads_of(config, widths)
     config = copy.deepcopy(config)
@@ -110,15 +109,15 @@ def _side_heads(config: Any, full: Heads, reduction: int, heads: str) -> Heads:
         rotary = _rotary(config, width // keys)
         return width % keys == 0 and rotary % 2 == 0 and (rotary > 0) == (full.rotary > 0)
 
-    wanted = full.keys if heads == "official" else max(1, round(full.keys / reduction))
-    found = [keys for keys in range(1, wanted + 1) if fits(keys)]
-    if not found or (heads == "official" and found[-1] != wanted):
+    target = full.keys if heads == "official" else max(1, round(full.keys / reduction))
+    possible = [keys for keys in range(1, target + 1) if fits(keys)]
+    if not possible or (heads == "official" and possible[-1] != target):
         rule = " into heads with an even number of rotary dimensions" if full.rotary else ""
         raise ValueError(
-            f"lst: heads={heads} cannot split the side's key and value width {width} over {wanted} head(s){rule}; "
+            f"lst: heads={heads} cannot split the side's key and value width {width} over {target} head(s){rule}; "
             + ("use heads=scaled or a smaller reduction" if heads == "official" else "use a smaller reduction")
         )
-    keys = found[-1]
+    keys = possible[-1]
     return Heads(keys * group, keys, width // keys, _rotary(config, width // keys))
 
 
@@ -131,7 +130,7 @@ def side_block(kind: type[nn.Module], config: Any, index: int, first: bool) -> n
     """A narrow block of the backbone's own class, N(0, initializer_range) with zero biases.
 
     Args:
-        index: the backbone layer that it stands beside (some families choose a layer's attention by it).
+        index: of its backbone layer (some families choose a layer's attention by it).
         first: whether it is the side's first block, which holds T5's relative position bias.
     """
     known = inspect.signature(kind.__init__).parameters
@@ -147,10 +146,10 @@ def side_block(kind: type[nn.Module], config: Any, index: int, first: bool) -> n
 
 
 def final_norm(*holders: nn.Module) -> nn.Module | None:
-    """The norm behind a stack's last block; None for post-norm families, whose blocks end with theirs.
+    """The norm after a stack's last block; None for post-norm families, whose blocks end with a norm.
 
     Args:
-        holders: the module that holds the blocks, and the one around it (ViT before transformers 5.9).
+        holders: the module that holds the blocks, and its parent (ViT before transformers 5.9).
     """
     for holder in holders:
         for name in _FINAL_NORMS:
@@ -161,7 +160,7 @@ def final_norm(*holders: nn.Module) -> nn.Module | None:
 
 
 def narrow_norm(norm: nn.Module, width: int) -> nn.Module:
-    """A norm of the same class over ``width`` values, at its initial values."""
+    """A new norm of the same class over ``width`` values."""
     if isinstance(norm, nn.LayerNorm):
         return nn.LayerNorm(width, norm.eps, norm.elementwise_affine, norm.bias is not None)
     eps = getattr(norm, "variance_epsilon", None) or norm.eps
@@ -169,7 +168,7 @@ def narrow_norm(norm: nn.Module, width: int) -> nn.Module:
 
 
 def hidden_dropout(config: Any) -> float:
-    """The probability with which a configuration drops hidden states; 0 where it has none."""
+    """A configuration's dropout probability on hidden states; 0 where it has none."""
     return next((float(value) for name in _DROPOUTS if (value := getattr(config, name, None)) is not None), 0.0)
 
 
@@ -188,7 +187,7 @@ class RelativeEmbeddings(nn.Module):
 
 
 class Own:
-    """Names of the block arguments that depend on the number or size of heads, which the side computes itself."""
+    """Block arguments that depend on the number or size of heads, so that the side computes its own."""
 
     ROTARY = "position_embeddings"
     RELATIVE = "rel_embeddings"
@@ -197,16 +196,16 @@ class Own:
 
 
 def _biases(out: Sequence[Any], call: dict[str, Any]) -> dict[str, Any]:
-    """T5's biases by name, as a block returned them.
+    """T5's biases by name, from a block's output.
 
-    Before transformers 5.15 an encoder's block returns no second one, and weights (if asked for) stand behind each.
+    Before transformers 5.15 an encoder's block returns only one, and attention weights, if requested, follow each.
     """
     return dict(zip(Own.BIASES, out[1::2] if call.get("output_attentions") else out[1:3], strict=False))
 
 
 @dataclass(frozen=True)
 class SideParts:
-    """What a side network is made of.
+    """The parts of a side network.
 
     Attributes:
         config: the narrow configuration that the blocks were built from.
@@ -216,9 +215,9 @@ class SideParts:
         depth: number of backbone layers.
         blocks: one narrow block for each kept layer.
         norm: final norm at the side's width, or None.
-        dropout: probability behind the final norm.
-        up: width that Up gives, or None where nothing reads it (the encoder below a decoder).
-        rotary: module that gives the side's rotary (cos, sin), or None.
+        dropout: probability after the final norm.
+        up: output width of Up, or None where nothing reads it (the encoder below a decoder).
+        rotary: module that computes the side's rotary (cos, sin), or None.
         relative: DeBERTa's relative embeddings, or None.
     """
 
@@ -258,10 +257,7 @@ class SideNetwork(nn.Module):
         for linear in (*self.downs, *((self.up,) if self.up is not None else ())):
             nn.init.normal_(cast(Tensor, linear.weight), std=LADDER_STD)
             nn.init.zeros_(cast(Tensor, linear.bias))
-        self._name_places()
-
-    def _name_places(self) -> None:
-        """Give the side's attention the cache places behind the backbone's, so that one cache holds both nets' keys."""
+        # The side's attention uses cache layers after the backbone's, so that one cache holds both networks' keys.
         for position, block in enumerate(self.blocks):
             for module in block.modules():
                 if hasattr(module, "layer_idx"):
@@ -274,13 +270,13 @@ class SideNetwork(nn.Module):
     def forward(
         self, lowered: Sequence[Tensor], calls: Sequence[dict[str, Any]], encoder: Tensor | None, first_token: bool
     ) -> Tensor:
-        """Climb the ladder.
+        """Run the side blocks.
 
         Args:
-            lowered: what ``lower`` made of the embeddings and of each kept layer, each (batch, seq, d/r).
-            calls: for each kept layer, the arguments by name that its backbone block received beside the hidden states.
-            encoder: final states of the encoder's side, (batch, source, d/r), where there is one.
-            first_token: give the first position alone.
+            lowered: ``lower`` of the embeddings and of each kept layer, each (batch, seq, d/r).
+            calls: for each kept layer, its backbone block's arguments by name besides the hidden states.
+            encoder: final states of the encoder's side, (batch, source, d/r), or None.
+            first_token: return only the first position.
 
         Returns:
             The side's final states before Up, (batch, seq or 1, d/r).
@@ -289,7 +285,7 @@ class SideNetwork(nn.Module):
         own = self._own(z, calls[0], encoder)
         mixes = torch.sigmoid(self.gates / GATE_TEMPERATURE)
         for index, block, down, call in zip(self.kept, self.blocks, lowered[1:], calls, strict=True):
-            # Written so that autograd keeps one tensor, the difference, and not both operands.
+            # In this form autograd keeps only the difference, not both operands.
             z = down + mixes[index] * (z - down)
             out = block(z, **{**call, **{name: value for name, value in own.items() if name in call}})
             if isinstance(out, tuple):
@@ -305,7 +301,7 @@ class SideNetwork(nn.Module):
         return z if self.dropout is None else cast(Tensor, self.dropout(z))
 
     def _own(self, z: Tensor, call: dict[str, Any], encoder: Tensor | None) -> dict[str, Any]:
-        """The arguments that must not be replayed, since they depend on the heads: the side's own."""
+        """The side's own values of the arguments that depend on the heads."""
         own: dict[str, Any] = {}
         if encoder is not None:
             own[Own.ENCODER] = encoder

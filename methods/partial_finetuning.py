@@ -39,7 +39,7 @@ class Full:
 class Head:
     """Linear probe: the backbone is frozen, only the fresh task head is trained.
 
-    Formula: y = W_head·h + b_head, h from the frozen backbone, whose dropout is off: a text always has the same h.
+    Formula: y = W_head·h + b_head, h from the frozen backbone, whose dropout is off, so a text always has the same h.
     Source: the lower baseline of any comparison (e.g. arXiv 1902.00751, section 3.6).
     """
 
@@ -96,11 +96,11 @@ class LastK:
 
     def _blocks(self, backbone: Backbone) -> list[nn.Module]:
         tower = backbone.towers()[-1]  # the architecture table lists a decoder after its encoder
-        there = len(tower.layers)
-        k = self.k or max(1, there // 4)
-        if k > there:
-            raise ValueError(f"last-k: k is {k}, but the {tower.name} has {there} layers; use at most {there}, or full")
-        return list(tower.layers)[there - k :]
+        depth = len(tower.layers)
+        k = self.k or max(1, depth // 4)
+        if k > depth:
+            raise ValueError(f"last-k: k is {k}, but the {tower.name} has {depth} layers; use at most {depth}, or full")
+        return list(tower.layers)[depth - k :]
 
 
 class BiasedNorm(nn.Module):
@@ -122,8 +122,8 @@ class BitFit:
     """BitFit: the backbone's biases and the head are trained.
 
     Formula: b ← b − η·∇L for every bias b of linear maps and norms. With ``add``, linear maps without a bias (a
-    pretrained language head too) and the norms of the blocks without one first get a bias of zeros; norms outside the
-    blocks do not. So LST's authors made T5-base's 280,932.
+    pretrained language head too) and the blocks' norms without one first get a bias of zeros; norms outside the
+    blocks do not. This gives the 280,932 parameters on T5-base of LST's authors.
     Source: arXiv 2106.10199, section 3; added biases as in the code of arXiv 2206.06522; learning rate the upper end
     of the range in its appendix.
     """
@@ -135,11 +135,11 @@ class BitFit:
     lr: float = option(2e-3, "peak learning rate", low=0.0)
 
     def attach(self, backbone: Backbone) -> nn.Module:
-        found = biases(backbone)
-        if not found and not self.add:
+        trained = biases(backbone)
+        if not trained and not self.add:
             raise ValueError(f"bitfit: {backbone.config.model_type} has no biases; use --set bitfit.add=true")
         backbone.freeze()
-        for bias in found:
+        for bias in trained:
             bias.requires_grad_(True)
         if self.add:
             linears, norms = bare_linears(backbone), bare_norms(backbone)
@@ -158,10 +158,10 @@ class BitFit:
 
 
 def biases(backbone: Backbone) -> list[nn.Parameter]:
-    """The biases of the pretrained part, each once; the fresh head's are not among them."""
+    """The biases of the pretrained part, each once, without the fresh head's."""
     head = {id(parameter) for parameter in backbone.head_parameters}
-    found = [getattr(module, "bias", None) for module in backbone.model.modules()]
-    chosen = {id(bias): bias for bias in found if isinstance(bias, nn.Parameter) and id(bias) not in head}
+    attributes = [getattr(module, "bias", None) for module in backbone.model.modules()]
+    chosen = {id(bias): bias for bias in attributes if isinstance(bias, nn.Parameter) and id(bias) not in head}
     return list(chosen.values())
 
 
@@ -185,7 +185,7 @@ class Norm:
     """Norm tuning: the weights (and biases) of every LayerNorm and RMSNorm, and the head, are trained.
 
     Formula: γ ← γ − η·∇L, β ← β − η·∇L in γ ⊙ x̂ + β; RMSNorm has no β.
-    Source: arXiv 2312.11420, which peft's LN tuning follows; its learning rate is not taken over.
+    Source: arXiv 2312.11420, which peft's LN tuning follows; the learning rate is not the paper's.
     """
 
     name: ClassVar[str] = "norm"
@@ -203,7 +203,7 @@ class Norm:
 
 
 def train_norms(backbone: Backbone) -> None:
-    """Make every norm of the base model trainable, the last one and the embeddings' included."""
+    """Make every norm of the base model trainable, including the final one and the embeddings'."""
     for norm in backbone.norms().values():
         norm.requires_grad_(True)
 

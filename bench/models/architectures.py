@@ -1,7 +1,7 @@
-"""Where each model family keeps its layers and what its linear maps do: one row per ``model_type``.
+"""The paths of each model family's layers and the roles of its linear maps: one entry per ``model_type``.
 
-Paths are relative to the base model (``model.base_model``) for stacks and to one layer for roles. Everything
-else about a model is found by structure.
+Paths of stacks are relative to the base model (``model.base_model``), paths of roles to one layer. Everything else
+about a model is found from its structure.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Stack:
     Attributes:
         name: ``encoder`` or ``decoder``.
         layers: path of the list of blocks.
-        roles: role → paths of the linear maps inside a block that play it (two where a block also attends across);
-            paths that a variant of the family lacks are passed over.
+        roles: role → paths of its linear maps inside a block (two where a block also has cross-attention); paths
+            that a variant of the family lacks are ignored.
         fused: sizes of the parts of ``qkv`` are equal and in the order query, key, value (GPT-2), or interleaved
             by head (GPT-NeoX); empty where there is no fused map.
         closing_norm: path inside a block of the norm that its output leaves through (post-norm families: it reads the
@@ -40,7 +40,7 @@ class Architecture:
     """A model family: its stacks and where its configuration keeps widths.
 
     Attributes:
-        older: the row for how earlier versions of transformers 5 built the family.
+        older: the entry for earlier versions of transformers 5.
     """
 
     stacks: tuple[Stack, ...]
@@ -50,7 +50,7 @@ class Architecture:
     older: Architecture | None = None
 
     def fitting(self, base: Any) -> Architecture:
-        """The row that a base model was built by: this one, unless it has the older one's lists of blocks."""
+        """The entry that matches a base model: this one, unless it has the older one's lists of blocks."""
         if self.older is None:
             return self
         paths = {name for name, _ in base.named_modules()}

@@ -1,4 +1,4 @@
-"""A pretrained model with a head, as methods see it: freeze it, find its layers and linear maps, replace them."""
+"""A pretrained model with a head, for methods: freeze it, find its layers and linear maps, replace them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Tower:
 
 
 class Backbone:
-    """A model, and what a method needs to know about it.
+    """A model, with the structure that methods need.
 
     Args:
         model: a transformers model with a head; its forward gives ``.loss`` and ``.logits``.
         kind: the task's kind, one of ``bench.core.protocols.KINDS``.
-        fresh: names of parameters that do not come from the pretrained checkpoint (the task's head).
+        fresh: names of parameters that are not in the pretrained checkpoint (the task's head).
 
     Raises:
         ValueError: when the model's family is not in ``bench.models.architectures``.
@@ -62,7 +62,7 @@ class Backbone:
         family = self.config.model_type
         if family not in ARCHITECTURES:
             raise ValueError(unknown("architecture", family, ARCHITECTURES))
-        # T5ForConditionalGeneration holds its stacks itself: there is no base model below it.
+        # T5ForConditionalGeneration holds its stacks itself, without a base model.
         prefix: str = model.base_model_prefix
         self.base_path = prefix if hasattr(model, prefix) else ""
         self.architecture: Architecture = ARCHITECTURES[family].fitting(self.base)
@@ -89,15 +89,15 @@ class Backbone:
         return sum(parameter.numel() for parameter in self._head)
 
     def head_modules(self) -> list[str]:
-        """Dotted paths of the outermost modules that hold nothing but parameters of the fresh head."""
+        """Dotted paths of the outermost modules that hold only parameters of the fresh head."""
         fresh = {id(parameter) for parameter in self._head}
-        found: list[str] = []
+        paths: list[str] = []
         for path, module in self.model.named_modules():
             held = [id(parameter) for parameter in module.parameters()]
-            inside = any(path.startswith(f"{outer}.") for outer in found)
+            inside = any(path.startswith(f"{outer}.") for outer in paths)
             if path and held and fresh.issuperset(held) and not inside:
-                found.append(path)
-        return found
+                paths.append(path)
+        return paths
 
     def freeze(self) -> None:
         """Freeze everything but the fresh head."""
@@ -107,14 +107,14 @@ class Backbone:
 
     def towers(self) -> list[Tower]:
         """The stacks of this model."""
-        found = []
+        towers = []
         for stack in self.architecture.stacks:
             layers = self.base.get_submodule(stack.layers)
             if not isinstance(layers, nn.ModuleList):
                 raise ValueError(f"{stack.layers} of {self.config.model_type} is not a list of blocks")
             path = f"{self.base_path}.{stack.layers}".removeprefix(".")
-            found.append(Tower(stack.name, path, layers, stack.roles))
-        return found
+            towers.append(Tower(stack.name, path, layers, stack.roles))
+        return towers
 
     def sites(self, targets: Sequence[str], layers: Sequence[str] = ("all",)) -> list[Site]:
         """Find linear maps by role (``query``) or by a model's own name (``q_proj``, ``*.dense``) in chosen layers.
@@ -125,9 +125,9 @@ class Backbone:
             layers: see ``choose_layers``.
 
         Raises:
-            ValueError: for a target that matches nothing (with what there is), or a layer that does not exist.
+            ValueError: for a target that matches nothing (listing the known ones), or a layer that does not exist.
         """
-        found: list[Site] = []
+        sites: list[Site] = []
         unmatched = set(targets)
         names: set[str] = set()
         for tower in self.towers():
@@ -139,15 +139,15 @@ class Backbone:
                     unmatched -= hits
                     if hits:
                         path = f"{tower.path}.{index}.{name}"
-                        found.append(Site(path, tower.name, index, role_of.get(name), module))
+                        sites.append(Site(path, tower.name, index, role_of.get(name), module))
         if unmatched:
             raise ValueError("; ".join(unknown("target", name, names | {"all"}) for name in sorted(unmatched)))
-        return found
+        return sites
 
     def norms(self) -> dict[str, nn.Module]:
         """The base model's normalisation layers (LayerNorm, RMSNorm) by dotted path from the whole model.
 
-        Found by structure, as every family brings its own class: only their ``weight`` is a vector.
+        Recognised by structure, as every family has its own class: only their ``weight`` is a vector.
         """
         prefix = self.base_path + "." if self.base_path else ""
         return {

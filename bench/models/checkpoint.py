@@ -1,4 +1,4 @@
-"""What must be kept of a tuned module to get it back: chosen, written and read as safetensors."""
+"""The tensors that restore a tuned module: select, write and read them as safetensors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bench.models.backbone import Backbone
 
 
 def original_tensors(backbone: Backbone) -> weakref.WeakValueDictionary[int, Tensor]:
-    """The tensors that the checkpoint brings (not the fresh head's) by identity.
+    """The checkpoint's tensors (without the fresh head's) by identity.
 
-    Held weakly, so that the address of a freed one cannot be mistaken for the tensor a method puts in its place.
+    Weak references, so that the id of a freed tensor is not mistaken for that of a method's new one.
     """
     fresh = {id(parameter) for parameter in backbone.head_parameters}
     values = backbone.model.state_dict(keep_vars=True).values()
@@ -24,14 +24,14 @@ def original_tensors(backbone: Backbone) -> weakref.WeakValueDictionary[int, Ten
 
 
 def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """What must be saved to get the tuned model back: trained tensors, the fresh head, and what the method added.
+    """The tensors that restore the tuned model: trained ones, the fresh head, and those that the method added.
 
     Args:
         originals: ``original_tensors`` of the model before the method was attached.
     """
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
-    held = {id(value) for value in (*module.parameters(), *module.buffers())}  # not what a quantised map writes beside
+    held = {id(value) for value in (*module.parameters(), *module.buffers())}  # not the extra entries of quantised maps
     for name, value in module.state_dict(keep_vars=True).items():
         if id(value) in held - seen and (value.requires_grad or id(value) not in originals):
             seen.add(id(value))
@@ -42,7 +42,7 @@ def saved_state(module: nn.Module, originals: Mapping[int, Tensor]) -> dict[str,
 def save_state(path: Path, state: dict[str, Tensor]) -> int:
     """Write tensors as safetensors; returns the file's bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may do the same run
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two processes may run the same configuration
     try:
         write_tensors(state, partial)
         partial.replace(path)
@@ -52,7 +52,7 @@ def save_state(path: Path, state: dict[str, Tensor]) -> int:
 
 
 def write_tensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that may be read by whoever may read others beside it (the library's own mode: 0600)."""
+    """Write a safetensors file with the default permissions of new files (the library itself sets 0600)."""
     from safetensors.torch import save_file
 
     path.touch()

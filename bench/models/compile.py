@@ -1,6 +1,6 @@
-"""torch.compile, and how long it took: shapes and modes that come later are compiled when they come.
+"""torch.compile, and the time it takes: new shapes and modes are compiled when they first occur.
 
-What measures time subtracts what ``seconds`` grew by meanwhile, so that no step holds the compiler's time.
+Measurements subtract the growth of ``seconds``, so that no step includes compilation.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-_MOST_VARIANTS = 64  # of one piece of code; torch falls back to eager beyond its own 8
+_MAX_VARIANTS = 64  # per function; torch falls back to eager beyond its default of 8
 
 
 @dataclass
 class _Stopwatch:
-    """Seconds between torch's reports that a compilation begins and ends, in this process."""
+    """Seconds between torch's callbacks at the start and end of a compilation, in this process."""
 
     total: float = 0.0
     begun: float | None = None
@@ -25,7 +25,7 @@ class _Stopwatch:
     def listen(self) -> None:
         from torch._dynamo.callback import callback_handler
 
-        if self.start not in callback_handler.start_callbacks:  # which torch._dynamo.reset() empties
+        if self.start not in callback_handler.start_callbacks:  # torch._dynamo.reset() removes it
             callback_handler.register_start_callback(self.start)
             callback_handler.register_end_callback(self.stop)
 
@@ -47,9 +47,9 @@ def seconds() -> float:
 
 
 def compile_in_place(module: nn.Module) -> None:
-    """Have ``module`` compiled when it is called, for any batch and length. Too many variants are an error.
+    """Compile ``module`` when it is called, for any batch and length; too many variants are an error.
 
-    torch itself would go on uncompiled there, and the record would say that it was compiled.
+    torch itself would continue uncompiled, and the record would claim a compiled run.
     """
     _stopwatch.listen()
     _allow_variants(torch._dynamo.config)
@@ -57,7 +57,7 @@ def compile_in_place(module: nn.Module) -> None:
 
 
 def _allow_variants(config: Any) -> None:
-    """Set torch._dynamo's limit of variants, and that beyond it is an error."""
+    """Raise torch._dynamo's limit of variants, and make exceeding it an error."""
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # torch 2.6
-    setattr(config, name, max(_MOST_VARIANTS, getattr(config, name)))
+    setattr(config, name, max(_MAX_VARIANTS, getattr(config, name)))
     setattr(config, f"fail_on_{name.replace('_size', '')}_hit", True)

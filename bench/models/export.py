@@ -1,9 +1,8 @@
-"""A saved adapter in formats that others read: peft's folder, or a merged transformers model."""
+"""Export a saved adapter: as a folder in peft's format, or as a merged transformers model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,10 @@ _TASKS = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "causal-lm": "CA
 
 
 def find(which: str, store: Path) -> Path:
-    """The folder of a saved adapter: given itself, or by the run's id in a store.
+    """The folder of a saved adapter, from its path or from a run id in a store.
 
     Raises:
-        RequestError: when there is neither.
+        RequestError: when neither exists.
     """
     for folder in (Path(which), store / "adapters" / which):
         if (folder / CARD).is_file():
@@ -43,15 +42,17 @@ def export(tuned: Tuned, how: str, to: Path) -> None:
     Args:
         tuned: loaded with ``keep_original``; a merged export changes its model.
         how: ``peft`` or ``merged``.
-        to: the folder, made where it is missing.
+        to: the folder, created if missing.
 
     Raises:
-        RequestError: when the method has no such form, or the folder is in use.
+        RequestError: when the method does not support the format, or the folder is not empty.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise RequestError(f"--to {to}: there is something already. Choose a new folder.", code="exists")
+        raise RequestError(f"--to {to}: it exists already. Choose a new folder.", code="exists")
     try:
         (_peft if how == "peft" else _merged)(tuned, to)
+        if tuned.tokenizer is not None:
+            tuned.tokenizer.save_pretrained(to)
     except ValueError as error:
         raise RequestError(str(error), code="unsupported") from error
     except OSError as error:
@@ -67,8 +68,8 @@ def _peft(tuned: Tuned, to: Path) -> None:
     config, state = tuned.method.to_peft(tuned.model, tuned.original)
     if "num_virtual_tokens" in config and tuned.backbone.kind not in _TASKS:
         raise RequestError(
-            f"{name}: peft puts virtual tokens into encoder-decoders and image models only by a class of its own that "
-            "does not work with transformers 5; without it, it would leave them out. bench.load reads the saved one.",
+            f"{name}: peft supports virtual tokens in encoder-decoders and image models only with a class that does "
+            "not work with transformers 5, and ignores them without it. bench.load reads the saved adapter.",
             code="unsupported",
         )
     known = {
@@ -77,40 +78,34 @@ def _peft(tuned: Tuned, to: Path) -> None:
         "inference_mode": True,
         "revision": tuned.card["spec"]["model"].get("revision"),
     }
-    if tuned.model is tuned.backbone.model:  # what peft itself wrapped has its head with it
+    if tuned.model is tuned.backbone.model:  # a model that peft wrapped already includes the head
         config = {**config, "modules_to_save": tuned.backbone.head_modules() or None}
-        state = {**_beside(tuned, "base_model." if "num_virtual_tokens" in config else "base_model.model."), **state}
+        state = {
+            **_other_trained(tuned, "base_model." if "num_virtual_tokens" in config else "base_model.model."),
+            **state,
+        }
     to.mkdir(parents=True, exist_ok=True)
-    written = json.dumps({**config, **known}, indent=1, sort_keys=True, default=list)
+    text = json.dumps({**config, **known}, indent=1, sort_keys=True, default=list)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     write_tensors(tensors, to / "adapter_model.safetensors", {"format": "pt"})
-    (to / "adapter_config.json").write_text(written + "\n", encoding="utf-8")
-    if tuned.tokenizer is not None:
-        tuned.tokenizer.save_pretrained(to)
+    (to / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _beside(tuned: Tuned, below: str) -> dict[str, Tensor]:
-    """What else was trained, under peft's names: the fresh head, and the base model's own biases, norms and so on.
+def _other_trained(tuned: Tuned, prefix: str) -> dict[str, Tensor]:
+    """The other trained tensors, under peft's names: the fresh head, and the base model's biases, norms and so on.
 
     Args:
-        below: what peft's names of the base model's tensors begin with.
+        prefix: of peft's names for the base model's tensors.
     """
-    from bench.models.backbone import trainable
-
     head = {id(parameter) for parameter in tuned.backbone.head_parameters}
-    found: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     for name, value in tuned.model.named_parameters():
         if id(value) in head:
-            found[f"{below}{name}"] = value
-    for name, value in trainable(tuned.model).items():
-        # A wrapped map keeps the original below ``base``; peft keeps it below ``base_layer``.
-        if id(value) not in head and _plain(name) in tuned.original:
-            found[below + name.replace(".base.", ".base_layer.")] = value
-    return found
-
-
-def _plain(name: str) -> str:
-    return name.replace(".base.", ".")
+            state[prefix + name] = value
+        # A wrapped map is at ``base``, in peft at ``base_layer``.
+        elif value.requires_grad and name.replace(".base.", ".") in tuned.original:
+            state[prefix + name.replace(".base.", ".base_layer.")] = value
+    return state
 
 
 def _merged(tuned: Tuned, to: Path) -> None:
@@ -118,16 +113,10 @@ def _merged(tuned: Tuned, to: Path) -> None:
     if isinstance(tuned.method, Mergeable):
         model = tuned.method.merge(model)
     model = unwrapped(model)
-    if not _same_names(model, tuned.original):
+    if not hasattr(model, "save_pretrained") or set(model.state_dict()) != set(tuned.original):
         raise RequestError(
             f"{tuned.method.name} adds modules that cannot be folded into the base weights, so there is no plain "
             "model to write.",
             code="unsupported",
         )
     model.save_pretrained(to, safe_serialization=True)
-    if tuned.tokenizer is not None:
-        tuned.tokenizer.save_pretrained(to)
-
-
-def _same_names(model: Any, original: Mapping[str, Tensor]) -> bool:
-    return hasattr(model, "save_pretrained") and set(model.state_dict()) == set(original)

@@ -1,4 +1,4 @@
-"""How the stacks of a model are called: arguments by name, cached tokens, and the positions a model has."""
+"""Arguments of a model's stacks by name, their cached tokens, and the number of positions of a model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from bench.models.backbone import Backbone, Tower
 
-# How a module's arguments name a key-value cache (transformers 5.24 renamed it; GPT-NeoX's blocks have a name of their
-# own), and how embeddings that count positions themselves name the number of tokens in it.
+# Argument names of a key-value cache (transformers 5.24 renamed it; GPT-NeoX's blocks have their own name), and of the
+# number of cached tokens in embeddings that count positions themselves.
 _CACHES = ("cache", "past_key_values", "layer_past")
 _COUNTS = ("cache_length", "past_key_values_length")
 
@@ -34,14 +34,14 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def named(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by name, the positional ones by ``names``."""
-    # Not by zip, which torch 2.7 cannot compile around.
+    # Not with zip, which torch 2.7 cannot compile.
     return {names[place]: value for place, value in enumerate(args)} | dict(kwargs)
 
 
 def stack(backbone: Backbone, tower: Tower) -> nn.Module:
     """The module that embeds the input of a tower and runs its blocks.
 
-    It is the deepest one above the blocks that takes embeddings; the base model where none does (images).
+    That is the deepest module above the blocks that takes embeddings, or the base model where none does (images).
     """
     parts = tower.path.removeprefix(backbone.base_path).lstrip(".").split(".")[:-1]
     for depth in range(len(parts), 0, -1):
@@ -58,7 +58,7 @@ def positions(backbone: Backbone) -> int | None:
     if limit is None or (hasattr(embeddings, "position_embeddings") and embeddings.position_embeddings is None):
         return None
     table = getattr(embeddings, "position_embeddings", None)
-    # RoBERTa counts positions from the row after padding's, so its first rows are never a token's.
+    # RoBERTa's positions start after the padding row, so its first rows are unused.
     unused = table.padding_idx + 1 if isinstance(table, nn.Embedding) and table.padding_idx is not None else 0
     return int(limit) - unused
 

@@ -119,13 +119,13 @@ def cannot_recall(name: str, module: nn.Module) -> str | None:
     Args:
         name: the method's name, for the message.
     """
-    found: Sequence[Reads] = list(readers(module).values())
-    if not found or any(value.requires_grad for reader in found for value in reader.backbone.parameters()):
+    every: Sequence[Reads] = list(readers(module).values())
+    if not every or any(value.requires_grad for reader in every for value in reader.backbone.parameters()):
         return f"{name}: its gradients enter the backbone, so no features stay the same from epoch to epoch"
-    if not all(reader.steady for reader in found):
+    if not all(reader.steady for reader in every):
         return f"{name}: with the backbone's dropout on, features differ from epoch to epoch (backbone_dropout=true)"
-    if len(found) > 1:
-        return f"{name}: this model has {len(found)} frozen stacks, and the last reads trained states of the others"
-    if not isinstance(found[0], Recalls):
+    if len(every) > 1:
+        return f"{name}: this model has {len(every)} frozen stacks, and the last reads trained states of the others"
+    if not isinstance(every[0], Recalls):
         return f"{name}: its reader does not define what to cache"
     return None

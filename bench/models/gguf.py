@@ -1,4 +1,4 @@
-"""GGUF files: unpacked once into the user's cache as fp32 safetensors, a folder like any other from then on.
+"""GGUF files: unpacked once into the user's cache as a model folder with fp32 safetensors.
 
 Reading the vocabulary and the 4-bit weights of a 100 MB file takes half a minute, and a run reads a model twice.
 """
@@ -22,14 +22,14 @@ _GROWTH = 9  # bytes of fp32 for a byte of a 4-bit file, with room for its scale
 
 
 def unpacked(path: Path, fingerprint: str) -> Path:
-    """The folder with a GGUF file's configuration, tokenizer and fp32 weights; made on first use.
+    """The folder with a GGUF file's configuration, tokenizer and fp32 weights; written on first use.
 
     Args:
         path: the file.
-        fingerprint: of the file, which names the folder.
+        fingerprint: of the file; the folder's name.
 
     Raises:
-        RequestError: when it is no GGUF file, of an unknown family, or ``gguf`` or room on the disk is missing.
+        RequestError: when it is not a GGUF file, is of an unknown family, or ``gguf`` or disk space is missing.
     """
     folder = cache_folder() / "gguf" / fingerprint
     if (folder / "config.json").is_file():
@@ -47,30 +47,30 @@ def unpacked(path: Path, fingerprint: str) -> Path:
     if free < needed:
         raise RequestError(
             f"Unpacking {path.name} takes up to {needed / 1e9:.1f} GB in {folder.parent}, which has "
-            f"{free / 1e9:.1f} GB left. Name a roomier cache folder with XDG_CACHE_HOME.",
+            f"{free / 1e9:.1f} GB left. Set XDG_CACHE_HOME to a folder with more space.",
             code="too-large",
         )
     sys.stderr.write(f"bench: unpacking {path.name} (once; kept in {folder})\n")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{fingerprint}.") as made:
-        inside = Path(made) / "model"
-        _unpack(path, inside)
-        if not folder.exists():  # another process may have been quicker
-            inside.rename(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{fingerprint}.") as temporary:
+        model = Path(temporary) / "model"
+        _unpack(path, model)
+        if not folder.exists():  # another process may have written it meanwhile
+            model.rename(folder)
     return folder
 
 
 def _plain(cls: Any, model: Any) -> Any:
-    """The same weights in a model that does not count as quantised any more, and so can be saved."""
+    """The same weights in a model without a quantisation configuration, which can be saved."""
     import torch
 
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
-        made = cls.from_config(config)
-    made.load_state_dict(model.state_dict(), assign=True)
-    made.tie_weights()
-    return made
+        plain = cls.from_config(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain
 
 
 def _unpack(path: Path, folder: Path) -> None:

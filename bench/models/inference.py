@@ -45,7 +45,7 @@ class Engine:
         return to_device(batch, self.device)
 
     def synchronise(self) -> None:
-        """Wait for the device, so that a clock read now counts finished work."""
+        """Wait for the device, so that the clock measures finished work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -58,10 +58,10 @@ class Engine:
     def over(
         self, module: nn.Module, lengths: np.ndarray[Any, Any], batch_size: int, act: Callable[[list[int]], Any]
     ) -> tuple[list[Any], np.ndarray[Any, Any], float]:
-        """What ``act`` gives for each batch of row numbers, in eval mode and without gradient; longest rows first.
+        """Call ``act`` for each batch of row numbers, longest rows first, in eval mode and without gradient.
 
         Returns:
-            One result a batch, the row numbers in the order of the batches, and the seconds it took.
+            One result per batch, the row numbers in batch order, and the seconds taken.
         """
         was_training = module.training
         module.eval()
@@ -76,16 +76,13 @@ class Engine:
         return parts, np.concatenate([np.asarray(rows) for rows in batches]), seconds
 
     def predict(self, module: nn.Module, data: Rows, batch_size: int) -> tuple[np.ndarray[Any, Any], float]:
-        """Logits of every row in row order, shape (rows, labels), and the seconds it took.
-
-        The module is put in eval mode for it and put back after.
-        """
+        """Logits of every row in row order, (rows, labels), and the seconds taken; in eval mode."""
         parts, order, seconds = self.over(
             module, data.lengths, batch_size, lambda rows: self.logits(module, self.batch(data, rows))
         )
-        found = torch.cat(parts).cpu().numpy()
-        result = np.empty_like(found)
-        result[order] = found
+        logits = torch.cat(parts).cpu().numpy()
+        result = np.empty_like(logits)
+        result[order] = logits
         return result, seconds
 
     def latency_ms(self, module: nn.Module, data: Rows) -> float:
@@ -107,7 +104,7 @@ class Engine:
 
 
 def padding_of(tokenizer: Any) -> dict[str, int]:
-    """The value that pads each input column; nothing is padded where a model reads images (no tokenizer)."""
+    """The padding value of each input column; empty for image models (no tokenizer)."""
     if tokenizer is None:
         return {}
     return {

@@ -1,7 +1,7 @@
 """One training step's allocations as numbers: its peaks, and what the CUDA allocator would reserve for it.
 
-A trace is of the first step, but stands for every later one: what is still held at its end (optimizer state, caches)
-is held from the beginning of the next, so it is counted from the beginning here.
+A trace is of the first step but represents every later one: what is still held at its end (optimizer state, caches)
+is held from the start of the next step, so it is counted from the start here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FIRST_PHASE = "loaded"
 
 @dataclass(frozen=True)
 class Replay:
-    """What the CUDA caching allocator says of a trace.
+    """The result of replaying a trace in the CUDA caching allocator.
 
     Attributes:
         reserved_bytes: what it takes from the device.
-        peaks: the most that it has handed out in each phase, in bytes: blocks, which may be larger than what was asked.
+        peaks: the peak of each phase in allocated bytes: blocks, which may be larger than the requests.
     """
 
     reserved_bytes: int
@@ -76,7 +76,7 @@ class Trace:
         return cls(columns[0], columns[1], columns[2], columns[3], columns[4], tuple(phases), tuple(marks))
 
     def like(self, other: Trace) -> bool:
-        """Whether both did the same in the same order, sizes aside."""
+        """Whether both have the same events in the same order, apart from sizes."""
         return (self.phases, self.marks) == (other.phases, other.marks) and all(
             np.array_equal(getattr(self, name), getattr(other, name))
             for name in ("storage", "previous", "phase", "category")
@@ -102,16 +102,16 @@ class Trace:
 
         Args:
             block: the allocator's block size in bytes; 1 for none.
-            extra: bytes that are held all the time beside the storages, as "other".
+            extra: bytes held throughout besides the storages, as "other".
         """
         change = self.changes(block)
         late = self.lasting().astype(bool) & (self.phase > 0)
-        # A column for before the first event, and one after each.
+        # One column before the first event, and one after each event.
         held = np.zeros((len(CATEGORIES), len(change) + 1), dtype=np.int64)
         held[self.category, np.arange(1, len(change) + 1)] = np.where(late, 0, change)
         held = held.cumsum(axis=1)
         start = np.array([change[late & (self.category == index)].sum() for index in range(len(CATEGORIES))])
-        found = {}
+        peaks = {}
         for number, name in enumerate(self.phases):
             began = [events for events, phase in self.marks if phase == number]
             moments = np.concatenate([np.array(began, dtype=np.int64), np.flatnonzero(self.phase == number) + 1])
@@ -119,14 +119,14 @@ class Trace:
             best = columns[:, columns.sum(axis=0).argmax()].copy()
             best[CATEGORIES.index("other")] += extra
             split = dict(zip(CATEGORIES, map(int, best), strict=True))
-            found[name] = Peak(int(best.sum()), split, name)
-        return found
+            peaks[name] = Peak(int(best.sum()), split, name)
+        return peaks
 
     def replayed(self, extra: Sequence[int] = ()) -> Replay:
         """Two such steps in the CUDA caching allocator.
 
         Args:
-            extra: further requests, made when the first step begins and never given back.
+            extra: further requests, made at the start of the first step and never released.
         """
         allocator = CachingAllocator()
         blocks: dict[int, Block] = {}
@@ -134,13 +134,11 @@ class Trace:
         lasting, phase = self.lasting().tolist(), self.phase.tolist()
         storages, sizes = self.storage.tolist(), self.size.tolist()
         waiting = list(extra)
-        for again in (False, True):
+        for second in (False, True):
             for index, storage in enumerate(storages):
-                if waiting and phase[index] > 0:
-                    for nbytes in waiting:
-                        allocator.allocate(nbytes)
-                    waiting = []
-                if again and (lasting[index] or phase[index] == 0):
+                while waiting and phase[index] > 0:
+                    allocator.allocate(waiting.pop(0))
+                if second and (lasting[index] or phase[index] == 0):
                     continue
                 held = blocks.pop(storage, None)
                 if held is not None:

@@ -1,5 +1,5 @@
-"""What CUDA does where the CPU differs, for fake tensors on the CPU: torch without CUDA cannot make fake CUDA tensors
-that take part in autograd, so the differences are made where Python calls torch.
+"""CUDA's behaviour where the CPU differs, for fake tensors on the CPU: torch without CUDA cannot make fake CUDA tensors
+for autograd, so the differences are applied where Python calls torch.
 
 Modelled, for a GPU of compute capability 8.0 or later (Ampere, Ada; newer ones choose between kernels that keep the
 same tensors): which kernel ``scaled_dot_product_attention`` takes and what it keeps (sdp_utils.cpp, attention.cpp);
@@ -38,9 +38,9 @@ _LOW = (torch.bfloat16, torch.float16)
 
 
 def gpu(chosen: str) -> str:
-    """``hopper`` or ``other``; for ``auto`` what the GPU here is, and ``other`` where there is none.
+    """``hopper`` or ``other``; for ``auto`` that of the GPU here, and ``other`` without one.
 
-    Newer torch releases may take Hopper's sizes on Blackwell as well; that is for the person to say.
+    Newer torch releases may use Hopper's sizes on Blackwell too; there the user must choose.
     """
     if chosen != "auto":
         return chosen
@@ -48,12 +48,12 @@ def gpu(chosen: str) -> str:
 
 
 def workspace_bytes(chosen: str) -> int:
-    """What cuBLAS holds for the forward's and the backward's thread together, on a GPU as ``gpu`` takes it."""
+    """Bytes of the forward and the backward thread's cuBLAS workspaces; ``chosen`` as for ``gpu``."""
     return 2 * CUBLAS_WORKSPACE_BYTES[gpu(chosen)]
 
 
 class CudaRules(TorchFunctionMode):
-    """While active, torch functions called from Python do on fake CPU tensors what they would do on CUDA."""
+    """While active, torch functions called from Python behave on fake CPU tensors as on CUDA."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -132,7 +132,7 @@ def _attention(  # noqa: PLR0913 - the arguments of torch's own function
             query, key, value, bias, keep, dropout_p, is_causal, scale=scale
         )
         return taken[0]  # type: ignore[no-any-return]
-    with torch.autocast("cpu", enabled=False):  # which wraps the whole function, and none of its parts
+    with torch.autocast("cpu", enabled=False):  # CUDA's autocast wraps the whole function, not its parts
         return _plain(query, key, value, (attn_mask, is_causal), (dropout_p, scale, enable_gqa))
 
 
@@ -197,7 +197,7 @@ _SPECIAL: dict[Any, Callable[..., Tensor]] = {
 
 
 def scratch(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes that attention's backward kernels take for themselves while they run."""
+    """Scratch bytes of attention's backward kernels while they run."""
     if func is aten._scaled_dot_product_flash_attention_backward.default:
         return _flash_scratch(args[1], args[2])
     if func is aten._scaled_dot_product_efficient_attention_backward.default:

@@ -1,4 +1,4 @@
-"""One method on one model as fake tensors: traced at any batch size and length, at no cost in memory."""
+"""One method on one model as fake tensors: traced at any batch size and length without using memory."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ def _converted_in_place() -> Iterator[None]:
 
 
 class _Drawn:
-    """A number drawn without a value; below no threshold."""
+    """A random number without a value, which is below no threshold."""
 
     def __init__(self, held: Tensor) -> None:
-        self.held = held  # for as long as the model holds it
+        self.held = held  # keeps the storage as long as the model keeps the number
 
     def __lt__(self, _: float) -> bool:
         return False
 
 
 class _NoLayerDropped(TorchFunctionMode):
-    """LayerDrop (OPT, BART) draws a number to tell whether to skip a block; the most memory is taken when none is."""
+    """LayerDrop (OPT, BART) draws a number to decide whether to skip a block; the peak occurs when none is skipped."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        return _Drawn(made) if func is torch.rand and args == ([],) else made
+        out = func(*args, **(kwargs or {}))
+        return _Drawn(out) if func is torch.rand and args == ([],) else out
 
 
 class FakeStep:
@@ -83,7 +83,7 @@ class FakeStep:
     Args:
         model: the model's shape.
         method: the method.
-        setting: what to assume; batch size and length are given to each call again.
+        setting: the assumptions; batch size and length are arguments of each call.
 
     Raises:
         RequestError: when the method does not apply to the model, or cannot run without real values.
@@ -111,21 +111,19 @@ class FakeStep:
         try:
             module = self.method.attach(backbone)
         except ValueError as error:
-            said, name = str(error), self.method.name
-            raise RequestError(
-                said if said.startswith(f"{name}:") else f"{name}: {said}", code="unsupported"
-            ) from error
+            prefix = f"{self.method.name}: "
+            raise RequestError(prefix + str(error).removeprefix(prefix), code="unsupported") from error
         if self.setting.gradient_checkpointing:
-            # Function modes are off inside the backward pass, where the blocks run again.
-            again = {"context_fn": lambda: (contextlib.nullcontext(), cuda_rules.CudaRules())} if self._on_cuda else {}
-            recompute_activations(backbone.model, **again)
+            # Function modes are off inside the backward pass, where the blocks are recomputed.
+            modes = {"context_fn": lambda: (contextlib.nullcontext(), cuda_rules.CudaRules())} if self._on_cuda else {}
+            recompute_activations(backbone.model, **modes)
         return module
 
     @contextlib.contextmanager
     def _rules(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # what models say about a batch of zeros is of no interest
+            warnings.simplefilter("ignore")  # models warn about a batch of zeros
             stack.enter_context(self._fake)
             stack.enter_context(_converted_in_place())
             stack.enter_context(_NoLayerDropped())
@@ -135,12 +133,12 @@ class FakeStep:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say which method it was when a step cannot be done without real values, or at all."""
+        """Name the method in the error when a step cannot be done without real values, or at all."""
         try:
             yield
         except RequestError:
             raise
-        except Exception as error:  # a model or a plugin may raise anything: the person needs to know where
+        except Exception as error:  # a model or a plugin may raise anything
             why = " ".join(str(error).split())[:300]
             raise RequestError(
                 f"{self.method.name}: its training step on {self.shape.source.name} cannot be planned "
@@ -153,7 +151,7 @@ class FakeStep:
 
     def trace(self, batch_size: int, length: int) -> Trace:
         """The events of one training step."""
-        accum = min(self.setting.grad_accum, 2)  # from the second pass on nothing new happens
+        accum = min(self.setting.grad_accum, 2)  # passes after the second repeat it
         settings = TrainSettings(steps=1000, grad_accum=accum, clip=self.setting.clip)
         tracker = StorageTracker(torch.device("cpu"), scratch=cuda_rules.scratch if self._on_cuda else None)
         with self._rules(), self._explained():
@@ -191,7 +189,7 @@ class FakeStep:
         return _with_other(peak, self.extra)
 
     def initialization(self, length: int) -> Peak | None:
-        """The peak of a data-dependent initialisation, which looks at rows one by one; None where there is none."""
+        """The peak of a data-dependent initialisation, which reads rows one by one; None where there is none."""
         method, taken = self.method, []
         if not isinstance(method, DataInitialized):
             return None
@@ -208,10 +206,10 @@ class FakeStep:
         return _with_other(peak, self.extra) if taken else None
 
     def step(self, trace: Trace) -> tuple[dict[str, Peak], int | None]:
-        """The peaks of a trace's phases under the device's rules, and what the CUDA allocator takes from the device.
+        """The peaks of a trace's phases under the device's rules, and the bytes that the CUDA allocator reserves.
 
-        What its blocks are larger than their tensors is in "other", once a pass begins. The second is None under the
-        CPU's rules.
+        By which its blocks exceed their tensors counts as "other" from the first pass on. Reserved bytes are None under
+        the CPU's rules.
         """
         peaks = trace.peaks(self.block, self.extra)
         if not self._on_cuda:

@@ -1,4 +1,4 @@
-"""The optimizers that a plan can assume, over a trainer's own parameter groups."""
+"""The optimizers that a plan can assume, on a trainer's parameter groups."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 Groups = list[dict[str, Any]]
 
-# bitsandbytes keeps tensors of fewer values in fp32, and one fp32 scale for so many values of the others
-# (Optimizer2State: min_8bit_size, blockwise quantisation).
+# bitsandbytes keeps smaller tensors in fp32, and one fp32 scale per block of the others (Optimizer2State:
+# min_8bit_size, blockwise quantisation).
 _SMALLEST = 4096
 _BLOCKWISE = 256
 
 
 class Adam8bit(torch.optim.Optimizer):
     """An estimate of 8-bit Adam's memory (Dettmers et al., arXiv 2110.02861): two states of one byte a value, an fp32
-    scale per 256 of them, no temporaries. It changes no weights: it is for plans alone."""
+    scale per 256 of them, no temporaries. It changes no weights and is only for plans."""
 
     def __init__(self, groups: Groups) -> None:
         super().__init__(groups, {"lr": 0.0})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Make the states of what has a gradient."""
+        """Create the states of parameters that have a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and not self.state[parameter]:
@@ -33,28 +33,28 @@ class Adam8bit(torch.optim.Optimizer):
 
 
 class Sgd(torch.optim.Optimizer):
-    """Plain SGD's memory: no states, and no temporaries (torch's fused kernel). It changes no weights: it is for plans
-    alone, since that kernel does not know weightless tensors and would take real ones for them."""
+    """Plain SGD's memory: no states, and no temporaries (torch's fused kernel). It changes no weights and is only for
+    plans, since that kernel does not support fake tensors."""
 
     def __init__(self, groups: Groups) -> None:
         super().__init__(groups, {"lr": 0.0})
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Leave everything as it is."""
+        """Do nothing."""
 
 
 def _states(parameter: Tensor) -> dict[str, Tensor]:
     small = parameter.numel() < _SMALLEST
     kind = torch.float32 if small else torch.uint8
-    made = {name: torch.zeros(parameter.shape, dtype=kind, device=parameter.device) for name in ("state1", "state2")}
+    states = {name: torch.zeros(parameter.shape, dtype=kind, device=parameter.device) for name in ("state1", "state2")}
     if not small:
         scales = -(-parameter.numel() // _BLOCKWISE)
-        made |= {f"absmax{i}": torch.zeros(scales, dtype=torch.float32, device=parameter.device) for i in (1, 2)}
-    return made
+        states |= {f"absmax{i}": torch.zeros(scales, dtype=torch.float32, device=parameter.device) for i in (1, 2)}
+    return states
 
 
 def _plain(groups: Groups) -> Groups:
-    """Groups with what every optimizer understands."""
+    """Groups with only the options that every optimizer has."""
     return [{name: group[name] for name in ("params", "lr", "weight_decay")} for group in groups]
 
 

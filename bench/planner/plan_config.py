@@ -43,7 +43,7 @@ class WhatToPlan:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a plan is for, methods aside; each has a flag of ``bench plan``."""
+    """What a plan assumes besides the method; each field is a flag of ``bench plan``."""
 
     batch_size: int = flag(32, "batch size per forward/backward pass (micro-batch)", "N", low=1)
     max_length: int = flag(128, "tokens of every row", "N", low=1)
@@ -80,7 +80,7 @@ class Setting:
     attention: str = flag("auto", "auto (what transformers chooses), sdpa or eager", "A", choices=ATTENTIONS)
     keep_outputs: bool = flag(
         False,
-        "the training loop holds the model's output, logits included, until the next one is there, as scripts with "
+        "the training loop keeps the model's output, logits included, until the next forward pass, as scripts with "
         "outputs = model(...) do; bench run does not",
     )
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", low=0.0)
@@ -92,12 +92,12 @@ def parse_size(text: str, flag: str = "--budget") -> int:
     Raises:
         RequestError: when it is not a size above 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(found.group(2).upper()) if found else None
-    if found is None or unit is None or float(found.group(1)) * unit < 1:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(match.group(2).upper()) if match else None
+    if match is None or unit is None or float(match.group(1)) * unit < 1:
         raise RequestError(
             f"{flag}: '{text}' is not a size. Write a number and a unit, such as 24GB (10^9 bytes), 22.5GiB (2^30) "
             "or 800MB.",
             code="invalid-value",
         )
-    return int(float(found.group(1)) * unit)
+    return int(float(match.group(1)) * unit)

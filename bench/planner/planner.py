@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 from bench.core.errors import RequestError
 from bench.core.protocols import Method
@@ -158,10 +158,10 @@ class Planner:
 
 def as_json(plan: Plan, budget: int | None, extra: dict[str, Any]) -> dict[str, Any]:
     """A plan as ``--json`` prints it; sizes in bytes, null where a field does not apply."""
-    peak = plan.peak
+    peak, method = plan.peak, cast(Any, plan.method)
     return {
         "method": plan.method.name,
-        "options": {field.name: getattr(plan.method, field.name) for field in _options(plan.method)},
+        "options": {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init},
         "trainable": plan.trainable,
         "total": plan.total,
         "trainable_percent": 100 * plan.trainable / plan.total,
@@ -179,7 +179,3 @@ def as_json(plan: Plan, budget: int | None, extra: dict[str, Any]) -> dict[str, 
         "setting": dataclasses.asdict(plan.setting),
         **extra,
     }
-
-
-def _options(method: Any) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(method) if field.init]

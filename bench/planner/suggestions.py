@@ -1,4 +1,4 @@
-"""What would make it fit: alternatives that were planned too, not guessed."""
+"""Changes that make a method fit a budget; each is planned, not guessed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.planner.planner import Plan, Planner
 
 
 def alternatives(model: Shape, plan: Plan, budget: int, most_rows: int | None) -> list[dict[str, Any]]:
-    """Changes of the setting, the least first, each with what it needs; the search ends at the first that fits.
+    """Changes of the setting, the smallest first, each with the bytes it needs; the search ends at the first that fits.
 
     Args:
         model: the model.
@@ -32,21 +32,21 @@ def alternatives(model: Shape, plan: Plan, budget: int, most_rows: int | None) -
         tried.append(_entry(model, plan, budget, {"gradient_checkpointing": True}))
         if not tried[-1]["fits"] and not most_rows and setting.batch_size > 1:
             tried.append(_entry(model, plan, budget, {"gradient_checkpointing": True, "batch_size": 1}))
-    frozen_bf16 = 2 * (plan.total - plan.trainable)  # what bf16 weights take at the least
+    frozen_bf16 = 2 * (plan.total - plan.trainable)  # the least that bf16 weights take
     wide = setting.precision in ("fp32", "bf16-autocast")
     if wide and frozen_bf16 <= budget and not any(entry["fits"] for entry in tried):
         tried.append(_entry(model, plan, budget, {"precision": "bf16"}))
         if not tried[-1]["fits"]:
             smallest = {"precision": "bf16", "gradient_checkpointing": True, "batch_size": 1}
             tried.append(_entry(model, plan, budget, smallest))
-    return [entry for entry in tried if entry]
+    return tried
 
 
 def _entry(model: Shape, plan: Plan, budget: int, changes: dict[str, Any]) -> dict[str, Any]:
     setting = dataclasses.replace(plan.setting, **changes)
     try:
         planned = Planner(model, plan.method, setting).plan()
-    except RequestError as error:  # not every model can recompute its activations
+    except RequestError as error:  # some models cannot recompute activations
         return {"change": flags(changes), "needed_bytes": None, "fits": False, "why": error.messages[0]}
     return {"change": flags(changes), "needed_bytes": planned.needed_bytes, "fits": planned.fits(budget), "why": None}
 
@@ -61,7 +61,7 @@ def flags(changes: dict[str, Any]) -> str:
 
 
 def sentence(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """What a person reads below the table about a method that does not fit, from rows of ``--json``."""
+    """The sentence below the table about a method that does not fit, from rows of ``--json``."""
     budget = row["budget_bytes"]
     begin = (
         f"{row['label']} on {row['model']} needs {formatting.size(row['needed_bytes'])} of {formatting.size(budget)}"
@@ -70,9 +70,9 @@ def sentence(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         begin += f"; its weights alone take {formatting.size(row['phases']['loaded']['split']['weights'])}"
     fitting = [entry for entry in row["advice"] if entry["fits"]]
     others = [other for other in rows if other["model"] == row["model"] and other["fits"]]
-    ways = [f"{entry['change']} ({formatting.size(entry['needed_bytes'])})" for entry in fitting]
-    ways += [f"{other['label']} instead ({formatting.size(other['needed_bytes'])})" for other in others]
-    if ways:
-        return f"{begin}. It fits with {', or '.join(ways)}."
+    options = [f"{entry['change']} ({formatting.size(entry['needed_bytes'])})" for entry in fitting]
+    options += [f"{other['label']} instead ({formatting.size(other['needed_bytes'])})" for other in others]
+    if options:
+        return f"{begin}. It fits with {', or '.join(options)}."
     tried = [f"{entry['change']} ({formatting.size(entry['needed_bytes'])})" for entry in row["advice"]]
     return begin + (f". Nothing that was tried fits: {', '.join(tried)}." if tried else ".")

@@ -1,11 +1,10 @@
-"""The text that the small models are pretrained on: documentation that every Python ships.
+"""The text that the small models are pretrained on: the documentation that is part of Python.
 
 Docstrings and comments of the standard library's source files and the language reference of ``pydoc``, in the order
-of the files. What ``demo/docstrings`` asks about is kept out by two rules that hold on any Python version:
+of the files. The rows of ``demo/docstrings`` are excluded by two rules that hold on any Python version:
 
-- nothing comes from a class or function (or a module's own docstring) that the task puts on its validation side;
-- no sentence of the task, of either side, occurs anywhere in the text: whatever dev split is held out of train, the
-  models have not seen its rows.
+- nothing comes from a class or function (or a module's own docstring) on the task's validation side;
+- no sentence of the task, of either side, occurs in the text, so the models have not seen the rows of any dev split.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ def documents(root: Path) -> list[str]:
         root: folder of the standard library.
     """
     asked = Asked([row.text for rows in docstrings.splits().values() for row in rows])
-    found: list[str] = []
+    texts: list[str] = []
     seen: set[str] = set()
     for parts in [
         *(_file_parts(path, _module(path, root)) for path in _files(root)),
         *([text] for text in _topics(root)),
     ]:
         kept = dict.fromkeys(paragraph for part in parts for paragraph in _paragraphs(part, asked))
-        found.append("\n".join(paragraph for paragraph in kept if paragraph not in seen))  # licences come often
+        texts.append("\n".join(paragraph for paragraph in kept if paragraph not in seen))  # licences recur
         seen.update(kept)
-    return [text for text in found if len(text) > _SHORTEST]
+    return [text for text in texts if len(text) > _SHORTEST]
 
 
 def fingerprint(texts: Sequence[str]) -> str:
@@ -70,21 +69,21 @@ class Asked:
             self._by_start.setdefault(key[:_START], []).append(key)
 
     def __contains__(self, text: str) -> bool:
-        there = tuple(words(text))
+        tokens = tuple(words(text))
         return any(
-            there[place : place + len(key)] == key
-            for place in range(len(there) - _START + 1)
-            for key in self._by_start.get(there[place : place + _START], ())
+            tokens[start : start + len(key)] == key
+            for start in range(len(tokens) - _START + 1)
+            for key in self._by_start.get(tokens[start : start + _START], ())
         )
 
 
 def _files(root: Path) -> list[Path]:
-    found = []
+    paths = []
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).parts
         if not any(part in _LEFT_OUT or part.startswith(("config-", "_sysconfigdata")) for part in parts):
-            found.append(path)
-    return sorted(found)
+            paths.append(path)
+    return sorted(paths)
 
 
 def _module(path: Path, root: Path) -> str:

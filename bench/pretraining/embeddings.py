@@ -1,7 +1,7 @@
-"""A head start for a small model on few tokens: word embeddings from co-occurrence, positions as sinusoids.
+"""Initial embeddings for a small model on few tokens: word embeddings from co-occurrence, positions as sinusoids.
 
-A masked model of this size spends its first thousands of steps on learning which words are alike and which places are
-neighbours. Both are known beforehand: the first from counting (Levy and Goldberg 2014, "Neural Word Embedding as
+A masked model of this size spends its first thousands of steps on learning which words are alike and which positions
+are neighbours. Both are known beforehand: the first from counting (Levy and Goldberg 2014, "Neural Word Embedding as
 Implicit Matrix Factorization": the factors of positive pointwise mutual information), the second by construction
 (arXiv 1706.03762, section 3.5).
 """
@@ -36,10 +36,10 @@ def from_counts(documents: Sequence[Sequence[int]], vocabulary: int, width: int,
     expected = rows[:, None] * contexts[None, :]
     shared = torch.where(together > 0, together / expected.clamp_min(1e-9), 1.0).log().clamp_min(0)
     left, values, _ = torch.svd_lowrank(shared, q=width, niter=4)
-    made = left * values.sqrt()
-    lengths = made.norm(dim=1, keepdim=True)
-    found = torch.where(lengths > 1e-6, made / lengths.clamp_min(1e-6), 0.0) * std * math.sqrt(width)
-    return torch.where(rows[:, None] > 0, found, torch.randn(vocabulary, width) * std)
+    factors = left * values.sqrt()
+    lengths = factors.norm(dim=1, keepdim=True)
+    scaled = torch.where(lengths > 1e-6, factors / lengths.clamp_min(1e-6), 0.0) * std * math.sqrt(width)
+    return torch.where(rows[:, None] > 0, scaled, torch.randn(vocabulary, width) * std)
 
 
 def sinusoids(places: int, width: int, std: float) -> Tensor:

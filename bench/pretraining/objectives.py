@@ -56,9 +56,9 @@ def masked(model: Any, text: Text, rows: int, generator: np.random.Generator) ->
     ids[chosen & (dice < 0.8)] = text.ids["mask"]
     other = chosen & (dice >= 0.8) & (dice < 0.9)
     ids[other] = generator.integers(len(text.ids), text.vocabulary, other.sum())
-    found = model.bert(torch.from_numpy(ids), token_type_ids=torch.from_numpy(kinds))
-    scores = model.cls.predictions(found.last_hidden_state[torch.from_numpy(chosen)])
-    order = model.cls.seq_relationship(found.pooler_output)
+    states = model.bert(torch.from_numpy(ids), token_type_ids=torch.from_numpy(kinds))
+    scores = model.cls.predictions(states.last_hidden_state[torch.from_numpy(chosen)])
+    order = model.cls.seq_relationship(states.pooler_output)
     return functional.cross_entropy(scores, targets) + functional.cross_entropy(order, torch.from_numpy(follows))
 
 

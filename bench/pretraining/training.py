@@ -42,7 +42,7 @@ def pretrain(name: str, folder: Path, steps: int | None = None, seed: int = 0) -
         seed: of the initial weights, the batches and their order.
 
     Returns:
-        What is known of the training, as ``pretraining.json`` keeps it.
+        The facts of the training, as in ``pretraining.json``.
     """
     recipe = RECIPES[name] if steps is None else dataclasses.replace(RECIPES[name], steps=steps)
     random.seed(seed)
@@ -62,7 +62,7 @@ def build(recipe: Recipe) -> Any:
     import transformers
 
     config = transformers.AutoConfig.for_model(recipe.family, **recipe.config)
-    for name in _DROPOUT:  # too few steps to need it; whoever tunes the model gets the family's own
+    for name in _DROPOUT:  # too few steps to need it; saved models have the family's own
         if hasattr(config, name):
             setattr(config, name, 0.0)
     if recipe.objective == "glyphs":
@@ -81,11 +81,11 @@ def make_tokenizer(recipe: Recipe, documents: Sequence[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE())
     if recipe.lower_case:
-        made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    made.decoder = decoders.ByteLevel()
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
     special = [*recipe.special.values()]
     if recipe.objective == "spans":
         special += [f"<extra_id_{index}>" for index in range(SENTINELS)]
@@ -93,11 +93,11 @@ def make_tokenizer(recipe: Recipe, documents: Sequence[str]) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    made.train_from_iterator(documents, trainer)
-    made.post_processor = _frame(recipe, made)
+    tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.post_processor = _post_processor(recipe, tokenizer)
     names = {f"{role}_token": token for role, token in recipe.special.items()}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=made, model_max_length=_longest(recipe), **names
+        tokenizer_object=tokenizer, model_max_length=_longest(recipe), **names
     )
 
 
@@ -105,8 +105,8 @@ def _longest(recipe: Recipe) -> int:
     return int(recipe.config.get("max_position_embeddings", 512))
 
 
-def _frame(recipe: Recipe, made: Tokenizer) -> Any:
-    """What stands around a text: [CLS] … [SEP] for BERT, <s> … for Llama, … </s> for T5."""
+def _post_processor(recipe: Recipe, tokenizer: Tokenizer) -> Any:
+    """Adds the special tokens around a text: [CLS] … [SEP] for BERT, <s> … for Llama, … </s> for T5."""
     from tokenizers import processors
 
     single, pair, used = {
@@ -114,7 +114,7 @@ def _frame(recipe: Recipe, made: Tokenizer) -> Any:
         "causal": ("<s> $A", "<s> $A $B", ("<s>",)),
         "spans": ("$A </s>", "$A $B </s>", ("</s>",)),
     }[recipe.objective]
-    special = [(token, made.token_to_id(token)) for token in used]
+    special = [(token, tokenizer.token_to_id(token)) for token in used]
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
 
 
@@ -129,7 +129,7 @@ def _train_text(recipe: Recipe, folder: Path, seed: int) -> dict[str, Any]:
     seen = Text([t for index, t in enumerate(encoded) if index % _HELD_OUT], LENGTH, ids, VOCABULARY)
     unseen = Text(held, LENGTH, ids, VOCABULARY)
     model, objective = build(recipe), OBJECTIVES[recipe.objective]
-    _head_start(model, [tokens for index, tokens in enumerate(encoded) if index % _HELD_OUT])
+    _initialize_embeddings(model, [tokens for index, tokens in enumerate(encoded) if index % _HELD_OUT])
     generator = np.random.default_rng(seed)
     _optimize(model, recipe, lambda: objective(model, seen, recipe.batch_size, generator))
     model.eval()
@@ -148,8 +148,8 @@ def _train_text(recipe: Recipe, folder: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def _head_start(model: Any, documents: Sequence[Sequence[int]]) -> None:
-    """Begin with embeddings that are known without training; see ``bench.pretraining.embeddings``."""
+def _initialize_embeddings(model: Any, documents: Sequence[Sequence[int]]) -> None:
+    """Set the embeddings' initial values; see ``bench.pretraining.embeddings``."""
     with torch.no_grad():
         words = model.get_input_embeddings().weight
         words.copy_(embeddings.from_counts(documents, words.shape[0], words.shape[1], float(words.std())))
@@ -169,8 +169,8 @@ def _train_images(recipe: Recipe, folder: Path, seed: int) -> dict[str, Any]:
 
     def loss() -> Tensor:
         rows = torch.from_numpy(generator.integers(_IMAGES, size=recipe.batch_size))
-        found: Tensor = model(pixel_values=pixels[rows], labels=targets[rows]).loss
-        return found
+        value: Tensor = model(pixel_values=pixels[rows], labels=targets[rows]).loss
+        return value
 
     _optimize(model, recipe, loss)
     model.eval()
@@ -211,10 +211,10 @@ def _optimize(model: Any, recipe: Recipe, loss: Callable[[], Tensor]) -> None:
 
 
 def _save(model: Any, folder: Path) -> None:
-    """fp16 on disk halves the package; whoever loads the model asks for fp32."""
+    """Save in fp16, which halves the package; models are loaded in fp32."""
     usual = type(model.config)()
     for name in _DROPOUT:
         if hasattr(model.config, name):
             setattr(model.config, name, getattr(usual, name))
-    model.config.num_labels = 2  # those of the objective are not those of whoever loads it
+    model.config.num_labels = 2  # the pretraining objective's labels are not the user's
     model.half().save_pretrained(folder)

@@ -244,7 +244,7 @@ def test_virtual_tokens_of_an_encoder_decoder_are_not_exported(tmp_path):
     tuned = Tuned(
         method.attach(backbone), NoTokenizer(), {"spec": {"model": {"name": "t"}}}, method, backbone, original, "t"
     )
-    with pytest.raises(RequestError, match="peft puts virtual tokens into encoder-decoders"):
+    with pytest.raises(RequestError, match="peft supports virtual tokens in encoder-decoders"):
         export(tuned, "peft", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -253,6 +253,6 @@ def test_export_never_writes_over_something(place, tmp_path, capsys):
     folder = saved(place, "lora", ())
     (tmp_path / "file").write_text("mine")
     assert parser.main(["export", str(folder), "--format", "peft", "--to", str(tmp_path)]) == 2
-    assert "there is something already" in capsys.readouterr().err
+    assert "it exists already" in capsys.readouterr().err
     assert parser.main(["export", "0123456789abcdef", "--format", "peft", "--to", str(tmp_path / "new")]) == 2
     assert "neither a folder with a card.json nor a run" in capsys.readouterr().err
