@@ -51,12 +51,12 @@ class Place(nn.Module):
 
     def __init__(self, mlp: PrefixMlp | None, shift: int, limit: int | None) -> None:
         super().__init__()
-        self.mlp, self.shift, self.limit = mlp, shift, limit
+        self.trunk, self.shift, self.limit = mlp, shift, limit  # saved adapters have tensors of this name
         self.shared = Shared()
 
     def compute_states(self) -> None:
         """Set the shared hidden states for the prefixes; None without a reparametrisation."""
-        self.shared.states = self.mlp() if self.mlp is not None else None
+        self.shared.states = self.trunk() if self.trunk is not None else None
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the stack."""
@@ -278,7 +278,7 @@ class PrefixTuning:
                         key, value = prefix.rows()
                         prefix.key, prefix.value = nn.Parameter(key.clone()), nn.Parameter(value.clone())
                         prefix.up = None
-            place.mlp, place.shared.states = None, None
+            place.trunk, place.shared.states = None, None
         return module
 
     def to_peft(self, module: nn.Module, original: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -48,7 +48,7 @@ _DEFAULT = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OwnTask(TextTask):
+class CustomTask(TextTask):
     """A task of any kind on a person's own rows of text; ``dataset`` says where they are.
 
     As opened, nothing is known but what the person said; ``resolve`` gives the task with everything found out.
@@ -273,7 +273,7 @@ def _notes(found: column_inference.Columns, labels: tuple[str, ...]) -> tuple[st
 def open_task(name: str) -> Task | None:
     """The task of a data file or a Hub data set (``hub:…``); None for other names."""
     if name.startswith(custom_splits.HUB) or name.lower().endswith(SUFFIXES):
-        return OwnTask(name=name, dataset=name, help=f"your own data, {name}")
+        return CustomTask(name=name, dataset=name, help=f"your own data, {name}")
     path = Path(name).expanduser()
     if path.is_file() and path.suffix.lower() != ".toml":
         raise RequestError(_unreadable(name, path.suffix.lower()), code="damaged")

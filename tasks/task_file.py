@@ -15,7 +15,7 @@ from bench.core.errors import RequestError, unknown
 from bench.core.protocols import Task
 from bench.core.registry import register_opener
 from bench.data import custom_splits
-from bench.tasks.custom import OwnTask
+from bench.tasks.custom import CustomTask
 
 
 def open_task(name: str) -> Task | None:
@@ -29,7 +29,7 @@ def open_task(name: str) -> Task | None:
     path = Path(name).expanduser()
     found = _read(path)
     data = found.pop("data", None)
-    empty = OwnTask(name=name, dataset="", help=f"your own data, {name}")
+    empty = CustomTask(name=name, dataset="", help=f"your own data, {name}")
     known = task_options.declared(empty)
     wrong = [fault for key, value in found.items() if (fault := _fault(known, key, value))]
     if not isinstance(data, str):

@@ -6,7 +6,7 @@ Where a data set has no validation split its test split, whose labels are public
 from __future__ import annotations
 
 from bench.core.registry import register_task
-from bench.tasks.custom import OwnTask
+from bench.tasks.custom import CustomTask
 from bench.tasks.text_classification import TextTask
 
 TASKS = (
@@ -62,7 +62,7 @@ TASKS = (
         main_score="accuracy",
     ),
     # its 77 class names are read from the data
-    OwnTask(
+    CustomTask(
         name="banking77",
         dataset="hub:mteb/banking77",
         kind="classification",

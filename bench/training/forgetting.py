@@ -63,16 +63,16 @@ class Forgetting:
     """
 
     text: str
-    seat: FormulationContext
+    context: FormulationContext
     blocks: Pairs
     fingerprint: str
     base_loss: float | None = None
 
     @classmethod
-    def on(cls, text: str, source: DataSource, seat: FormulationContext) -> Forgetting:
+    def on(cls, text: str, source: DataSource, context: FormulationContext) -> Forgetting:
         """Fetch a general text and make blocks of it."""
         texts = general_text(text, source)
-        words, length = Words(seat.tokenizer, None), seat.settings.max_length
+        words, length = Words(context.tokenizer, None), context.settings.max_length
         found: list[list[int]] = []
         for one in texts:
             found += split(words.whole([one])[0][: _TOKENS + 1], length)
@@ -81,11 +81,11 @@ class Forgetting:
         found = found[: max(1, _TOKENS // (length - 1))]
         digest = hashlib.sha256("\n\n".join(texts).encode()).hexdigest()
         blocks = Pairs(Ragged.of([[] for _ in found]), Ragged.of(found), np.arange(len(found)), None)
-        return cls(text, seat, blocks, digest)
+        return cls(text, context, blocks, digest)
 
     def loss(self, module: nn.Module) -> float:
         """Mean loss of a token now, in nats."""
-        return mean_loss(*losses(self.seat.engine, module, self.blocks, self.seat.settings.eval_batch_size)[:2])
+        return mean_loss(*losses(self.context.engine, module, self.blocks, self.context.settings.eval_batch_size)[:2])
 
     def before(self, model: nn.Module) -> None:
         """Measure the base model, once; later calls do nothing."""

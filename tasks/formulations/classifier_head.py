@@ -27,7 +27,7 @@ class Head:
     """
 
     task: Task
-    seat: FormulationContext
+    context: FormulationContext
     encoder: Callable[[Any, str], Rows]
     reads_untrained: ClassVar[bool] = False
 
@@ -45,7 +45,7 @@ class Head:
         return self._logits(module, rows)[0]
 
     def _logits(self, module: nn.Module, rows: Rows) -> tuple[Array, float]:
-        return self.seat.engine.predict(module, rows, self.seat.settings.eval_batch_size)
+        return self.context.engine.predict(module, rows, self.context.settings.eval_batch_size)
 
     def dev_score(self, module: nn.Module, rows: Rows) -> float:
         return self.task.score(*settled(self.task, rows, self.outputs(module, rows)))[self.task.main_score]

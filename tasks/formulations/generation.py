@@ -24,7 +24,7 @@ class Answer:
     """Generation, greedy, until the end-of-text token or ``new_tokens``; while training, the dev score is the loss."""
 
     task: Any
-    seat: FormulationContext
+    context: FormulationContext
     words: Words
     template: Template
     new_tokens: int
@@ -41,7 +41,7 @@ class Answer:
         cut = 0
         for start in range(0, len(rows), _ENCODE_ROWS):
             part = rows[start : start + _ENCODE_ROWS]
-            found, shortened = self.words.prompt(self.template, part, self.seat.settings.max_length)
+            found, shortened = self.words.prompt(self.template, part, self.context.settings.max_length)
             ends, clipped = self.words.answer(self.task.targets(part), self.new_tokens)
             prompts, answers = prompts + found, answers + ends
             cut += sum(one or other for one, other in zip(shortened, clipped, strict=True))  # rows, each once
@@ -50,21 +50,21 @@ class Answer:
         return Pairs(Ragged.of(prompts), Ragged.of(answers), numbers, self.words.start, tuple(references), cut)
 
     def outputs(self, module: nn.Module, rows: Any) -> Array:
-        return likelihood.every_token(self.seat.engine, module, rows, self._size)
+        return likelihood.every_token(self.context.engine, module, rows, self._size)
 
     @property
     def _size(self) -> int:
-        return self.seat.settings.eval_batch_size
+        return self.context.settings.eval_batch_size
 
     def dev_score(self, module: nn.Module, rows: Any) -> float:
-        return likelihood.mean_loss(*likelihood.losses(self.seat.engine, module, rows, self._size)[:2])
+        return likelihood.mean_loss(*likelihood.losses(self.context.engine, module, rows, self._size)[:2])
 
     def _write(self, module: nn.Module, rows: Any) -> tuple[list[str], float]:
-        setting = decoding.config(module, self.seat.tokenizer, self.new_tokens)
-        return decoding.texts(self.seat.engine, module, rows, self.seat.tokenizer, setting, self._size)
+        setting = decoding.config(module, self.context.tokenizer, self.new_tokens)
+        return decoding.texts(self.context.engine, module, rows, self.context.tokenizer, setting, self._size)
 
     def evaluate(self, module: nn.Module, rows: Any) -> EvalResult:
-        sums, counts, _ = likelihood.losses(self.seat.engine, module, rows, self._size)
+        sums, counts, _ = likelihood.losses(self.context.engine, module, rows, self._size)
         if not np.isfinite(sums).all():
             return EvalResult(finite=False)
         predictions, seconds = self._write(module, rows)

@@ -29,7 +29,7 @@ class LabelWords:
     """
 
     task: Any
-    seat: FormulationContext
+    context: FormulationContext
     words: Words
     template: Template
     labels: tuple[str, ...]
@@ -60,7 +60,7 @@ class LabelWords:
         cut = 0
         for start in range(0, len(rows), _ENCODE_ROWS):
             part = rows[start : start + _ENCODE_ROWS]
-            found, shortened = self.words.prompt(self.template, part, self.seat.settings.max_length)
+            found, shortened = self.words.prompt(self.template, part, self.context.settings.max_length)
             prompts += found
             labels += [int(label) for label in part[self.task.label]]
             cut += sum(shortened)
@@ -73,8 +73,8 @@ class LabelWords:
         return self._scores(module, rows)[0]
 
     def _scores(self, module: nn.Module, rows: Any) -> tuple[Array, float]:
-        size = self.seat.settings.eval_batch_size
-        return word_scores(self.seat.engine, module, rows, self.scored, size)
+        size = self.context.settings.eval_batch_size
+        return word_scores(self.context.engine, module, rows, self.scored, size)
 
     def dev_score(self, module: nn.Module, rows: Rows) -> float:
         return float(self.task.score(*settled(self.task, rows, self.outputs(module, rows)))[self.task.main_score])

@@ -27,7 +27,7 @@ class LanguageModelling:
     """
 
     task: Any
-    seat: FormulationContext
+    context: FormulationContext
     words: Words
     reads_untrained: ClassVar[bool] = True
 
@@ -40,7 +40,7 @@ class LanguageModelling:
         counts: list[int] = []  # of each text
         for start in range(0, len(rows), _ENCODE_ROWS):
             for ids in self.words.whole(self.task.texts(rows[start : start + _ENCODE_ROWS])):
-                made = split(ids, self.seat.settings.max_length)
+                made = split(ids, self.context.settings.max_length)
                 blocks += made
                 counts.append(len(made))
         texts = np.repeat(np.arange(len(counts)), counts)
@@ -48,16 +48,16 @@ class LanguageModelling:
 
     @property
     def _size(self) -> int:
-        return self.seat.settings.eval_batch_size
+        return self.context.settings.eval_batch_size
 
     def outputs(self, module: nn.Module, rows: Any) -> Array:
-        return likelihood.every_token(self.seat.engine, module, rows, self._size)
+        return likelihood.every_token(self.context.engine, module, rows, self._size)
 
     def dev_score(self, module: nn.Module, rows: Any) -> float:
-        return likelihood.mean_loss(*likelihood.losses(self.seat.engine, module, rows, self._size)[:2])
+        return likelihood.mean_loss(*likelihood.losses(self.context.engine, module, rows, self._size)[:2])
 
     def evaluate(self, module: nn.Module, rows: Any) -> EvalResult:
-        sums, counts, seconds = likelihood.losses(self.seat.engine, module, rows, self._size)
+        sums, counts, seconds = likelihood.losses(self.context.engine, module, rows, self._size)
         if not np.isfinite(sums).all():
             return EvalResult(finite=False)
         loss, error = likelihood.mean_loss(sums, counts), likelihood.loss_stderr(sums, counts, rows.labels)
@@ -78,7 +78,7 @@ class LanguageModelling:
         return EvalResult({"perplexity": perplexity, LOSS: loss}, stderr, columns, len(each), seconds)
 
     def time_inference(self, module: nn.Module, rows: Any) -> float:
-        return likelihood.losses(self.seat.engine, module, rows, self._size)[2]
+        return likelihood.losses(self.context.engine, module, rows, self._size)[2]
 
     def check_learned(self, before: Array | None, after: Array, outcome: EvalResult) -> tuple[str, str]:
         return "beats untrained", learning_checks.beats_untrained(before, after)

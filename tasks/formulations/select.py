@@ -214,7 +214,7 @@ def reads_text(task: Task) -> bool:
     return task.kind != "image-classification"
 
 
-def make(plan: Plan, task: Task, source: ModelSource, seat: FormulationContext) -> Formulation:
+def make(plan: Plan, task: Task, source: ModelSource, context: FormulationContext) -> Formulation:
     """The form of a plan, for one run.
 
     Raises:
@@ -226,27 +226,27 @@ def make(plan: Plan, task: Task, source: ModelSource, seat: FormulationContext) 
     from bench.tasks.formulations.prompt_template import Template, Words
 
     if plan["name"] == "head":
-        return _head(task, source, seat)
+        return _head(task, source, context)
     start = None
     if plan["model_kind"] == "seq2seq":
-        start = seat.config.decoder_start_token_id
+        start = context.config.decoder_start_token_id
         if start is None:
             raise RequestError(f"Model '{source.name}': its config.json has no decoder_start_token_id.", code="damaged")
-    words = Words(seat.tokenizer, start)
+    words = Words(context.tokenizer, start)
     if words.end is None:
         raise RequestError(
             f"Model '{source.name}': its tokenizer has no end-of-text token, which answers end with.",
             code="unsupported",
         )
     if plan["name"] == "lm":
-        return LanguageModelling(task, seat, words)
+        return LanguageModelling(task, context, words)
     template = Template(plan["template"])
     if plan["name"] == "answer":
-        return Answer(task, seat, words, template, plan["max_new_tokens"])
-    return LabelWords(task, seat, words, template, tuple(plan["words"]))
+        return Answer(task, context, words, template, plan["max_new_tokens"])
+    return LabelWords(task, context, words, template, tuple(plan["words"]))
 
 
-def _head(task: Any, source: ModelSource, seat: FormulationContext) -> Formulation:
+def _head(task: Any, source: ModelSource, context: FormulationContext) -> Formulation:
     import numpy as np
 
     from bench.data.encoding import Rows, encode
@@ -256,12 +256,12 @@ def _head(task: Any, source: ModelSource, seat: FormulationContext) -> Formulati
     if reads_text(task):
 
         def texts(rows: Any, key: str) -> Rows:
-            return encode(rows, task, seat.tokenizer, seat.longest, key)
+            return encode(rows, task, context.tokenizer, context.longest, key)
 
-        return Head(task, seat, texts)
-    how = look(source.location, source.revision, seat.config)
+        return Head(task, context, texts)
+    how = look(source.location, source.revision, context.config)
 
     def pictures(rows: Any, key: str) -> Rows:
         return Pixels(rows, task.image, np.asarray(rows[task.label], dtype=np.int64), how)
 
-    return Head(task, seat, pictures)
+    return Head(task, context, pictures)

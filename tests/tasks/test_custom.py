@@ -20,7 +20,7 @@ from bench.core.errors import RequestError
 from bench.core.protocols import DataSource, Splits
 from bench.data.sampling import groups_of, hold_out
 from bench.store.schema import schema
-from bench.tasks.custom import OwnTask
+from bench.tasks.custom import CustomTask
 from tests import writers, zoo
 from tests.conftest import Bench
 from tests.tasks.custom_files import write_all, write_csv
@@ -35,9 +35,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry.load()
 
 
-def task(name: str, source: DataSource = DataSource(), **given: Any) -> OwnTask:  # noqa: B008 (frozen)
+def task(name: str, source: DataSource = DataSource(), **given: Any) -> CustomTask:  # noqa: B008 (frozen)
     found = task_options.resolved(task_options.changed(registry.task_entry(name).value, given), source)
-    assert isinstance(found, OwnTask)
+    assert isinstance(found, CustomTask)
     return found
 
 
