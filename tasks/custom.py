@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, faults, unknown
 from bench.core.protocols import DataSource, Splits, Task, option
 from bench.core.registry import register_opener
 from bench.data import column_inference, custom_labels, custom_splits, validation_split
@@ -115,7 +115,7 @@ class CustomTask(TextTask):
         wrong: list[str] = []
         clean = {split: self._clean(split, part, wrong) for split, part in used.items()}
         if wrong:
-            raise RequestError([f"{self.name}, {fault}" for fault in wrong], code="invalid-data")
+            raise RequestError(faults([f"{self.name}, {problem}" for problem in wrong], "invalid-data"))
         train = clean["train"]
         if scored is None:
             train, validation = self._held_out(train)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.core.errors import RequestError
+from bench.core.errors import RequestError, faults
 from bench.core.protocols import DataSource, Splits, Task, option
 from bench.core.registry import register_opener, register_task
 from bench.tasks.metrics.compute import compute
@@ -143,7 +143,7 @@ class ImageFolder(ImageTask):
                 f"Image folder {self.name}: class '{few[0]}' has one image; two are the least, to hold one out."
             )
         if wrong:
-            raise RequestError(wrong, code="invalid-data")
+            raise RequestError(faults(wrong, "invalid-data"))
         if scored is None:
             rest, held = stratified(np.asarray(labels), self.holdout, self.split_seed)
             others, their = [paths[row] for row in held], [labels[row] for row in held]

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, faults, unknown
 from bench.core.protocols import DataSource, Splits, option
 from bench.tasks.metrics.compute import METRICS, compute, each
 
@@ -81,7 +81,9 @@ class Rows:
         wrong = [problem for split, rows in ready.items() for problem in self._problems(rows, split)]
         if wrong:
             raise RequestError(
-                [f"Task '{self.name}' cannot use {train.source}: {problem}." for problem in wrong], code="invalid-data"
+                faults(
+                    [f"Task '{self.name}' cannot use {train.source}: {problem}." for problem in wrong], "invalid-data"
+                )
             )
         return Splits(
             ready["train"],
@@ -96,7 +98,7 @@ class Rows:
             return self.read(source, self.train_split or self.source.train_split)
         except RequestError as error:
             hint = "To learn from another split: --set task.train_split=NAME (and --set task.scored_split=OTHER)."
-            raise RequestError([f"{message} {hint}" for message in error.messages], code="invalid-data") from error
+            raise RequestError([message.within(after=f" {hint}") for message in error.messages]) from error
 
     def _problems(self, rows: datasets.Dataset, split: str) -> list[str]:
         missing = [name for name in self.needed() if name not in rows.column_names]

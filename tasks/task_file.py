@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import options, task_options
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, faults, unknown
 from bench.core.protocols import Task
 from bench.core.registry import register_opener
 from bench.data import custom_splits
@@ -31,11 +31,11 @@ def open_task(name: str) -> Task | None:
     data = found.pop("data", None)
     empty = CustomTask(name=name, dataset="", help=f"your own data, {name}")
     known = task_options.declared(empty)
-    wrong = [fault for key, value in found.items() if (fault := _fault(known, key, value))]
+    wrong = [problem for key, value in found.items() if (problem := _problem(known, key, value))]
     if not isinstance(data, str):
         wrong.append('say where the rows are: data = "reviews.csv", or "hub:owner/name:config".')
     if wrong or not isinstance(data, str):
-        raise RequestError([f"Task file {name}: {fault}" for fault in wrong], code="invalid-data")
+        raise RequestError(faults([f"Task file {name}: {problem}" for problem in wrong], "invalid-data"))
     where = data if data.startswith(custom_splits.HUB) else str(path.parent / Path(data).expanduser())
     given = {key: _value(known[key], value) for key, value in found.items()}
     return task_options.changed(dataclasses.replace(empty, dataset=where), given)
@@ -52,7 +52,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise RequestError(f"Task file {path} is not valid TOML: {error}.", code="damaged") from error
 
 
-def _fault(known: dict[str, options.Option], key: str, value: Any) -> str | None:
+def _problem(known: dict[str, options.Option], key: str, value: Any) -> str | None:
+    """What is wrong with a key and its value; None where nothing is."""
     if key not in known:
         return unknown("key", key, {*known, "data"})
     if isinstance(value, dict):

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, faults, unknown
 from bench.core.protocols import DataSource, Splits, option
 from bench.tasks.metrics.compute import METRICS, compute
 
@@ -103,7 +103,9 @@ class TextTask:
             for problem in self._problems(part.dataset)
         ]
         if wrong:
-            raise RequestError([f"Task '{self.name}' cannot use {message}" for message in wrong], code="invalid-data")
+            raise RequestError(
+                faults([f"Task '{self.name}' cannot use {message}" for message in wrong], "invalid-data")
+            )
         prints = "\n".join(part.fingerprint for part in parts.values())
         return Splits(
             parts[self.train_split].dataset,

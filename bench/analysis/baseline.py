@@ -16,7 +16,7 @@ from bench.analysis import measures
 from bench.analysis.configurations import Configuration
 from bench.analysis.matching import match, model_name
 from bench.analysis.seed_spread import Spread, limit, spreads
-from bench.core.errors import RequestError
+from bench.core.errors import RequestError, faults
 from bench.store.record import Record
 from bench.store.validation import problems
 
@@ -83,7 +83,7 @@ def _refuse(configurations: Sequence[Configuration]) -> None:
             wrong.append(f"{name} has one seed: tolerances come from the spread over seeds. "
                          "Use bench run --seeds 0,1,2 (more seeds, tighter tolerances).")  # fmt: skip
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(faults(wrong, "no-records"))
 
 
 def _entry(configuration: Configuration) -> dict[str, Any]:
@@ -240,9 +240,9 @@ def read(path: Path) -> Baseline:
             f"{how}",
             code="damaged",
         )
-    faults = problems(found, schema, "baseline") or _unlike(found)
-    if faults:
-        raise RequestError([f"--baseline: {path}: {fault}." for fault in faults[:8]], code="invalid-value")
+    wrong = problems(found, schema, "baseline") or _unlike(found)
+    if wrong:
+        raise RequestError(faults([f"--baseline: {path}: {problem}." for problem in wrong[:8]], "damaged"))
     return found
 
 

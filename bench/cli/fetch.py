@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.core import registry, task_options
-from bench.core.errors import Fault, RequestError, unknown
+from bench.core.errors import ErrorCollector, RequestError, unknown
 from bench.core.options import comma_list
 from bench.core.protocols import DataSource, Task
 from bench.core.quiet import quiet
@@ -62,38 +62,31 @@ def fetch(wanted: Wanted, folder: Path) -> Iterator[str]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"The folder {folder} cannot be made: {error.strerror}.", code="not-written") from error
-    failed: list[Fault] = []
+    errors = ErrorCollector()
     for act in acts:
-        try:
-            yield act()
-        except RequestError as error:
-            failed += [message for message in error.messages if message not in failed]
-    if failed:
-        raise RequestError(failed)
+        if (line := errors.attempt(act)) is not None:
+            yield line
+    errors.stop()
 
 
 def _acts(wanted: Wanted, folder: Path) -> list[Callable[[], str]]:
     acts: list[Callable[[], str]] = []
-    wrong: list[Fault] = []
+    errors = ErrorCollector()
     for name in wanted.tasks:
-        try:
-            task = registry.task_entry(name).value
-        except RequestError as error:
-            wrong += error.messages
-            continue
-        acts.append(partial(_task, task, folder))
+        if (entry := errors.attempt(partial(registry.task_entry, name))) is not None:
+            acts.append(partial(_task, entry.value, folder))
     for name in wanted.models:
         plain, _, revision = name.partition("@")
         alias = ALIASES.get(plain)
         hub_id = plain if alias is None else alias.hub
         if alias is None and not HUB_ID.fullmatch(plain):
-            wrong.append(unknown("model", plain, ALIASES).within(after=" Or give a Hub id such as owner/name."))
+            hint = " Or give a Hub id such as owner/name."
+            errors.messages.append(unknown("model", plain, ALIASES).within(after=hint))
         elif hub_id is None:
             acts.append(partial("{}: comes with tunebench, nothing to fetch".format, plain))
         else:
             acts.append(partial(_model, hub_id, revision or wanted.revision, folder, wanted.allow_pickle))
-    if wrong:
-        raise RequestError(wrong)
+    errors.stop()
     return acts
 
 

@@ -109,11 +109,11 @@ class _Version(argparse.Action):
         sys.exit(0)
 
 
-def _command(module: str, name: str = "run") -> Any:
-    """What carries out a command, imported when it is called."""
+def _command(name: str) -> Any:
+    """What carries out a command: ``run`` of the module of its name, imported when it is called."""
 
     def act(arguments: argparse.Namespace) -> int:
-        return int(getattr(importlib.import_module(f"bench.cli.{module}"), name)(arguments))
+        return int(importlib.import_module(f"bench.cli.{name}").run(arguments))
 
     return act
 
@@ -203,7 +203,7 @@ def _report(commands: Any) -> None:
     report.add_argument("--images", type=Path, metavar="DIR", help="also each chart as a file (needs the extra images)")
     report.add_argument("--image-format", metavar="F", help="png or svg (default: png)")
     typed.plugin(report)
-    report.set_defaults(act=_command("report", "report"), parser=report)
+    report.set_defaults(act=_command("report"), parser=report)
     view = commands.add_parser(
         "view",
         help="show the report in the browser and keep it up to date",
@@ -217,7 +217,7 @@ def _report(commands: Any) -> None:
     view.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     view.add_argument("--title", metavar="TEXT", help="heading of the report")
     typed.plugin(view)
-    view.set_defaults(act=_command("report", "view"), parser=view)
+    view.set_defaults(act=_command("view"), parser=view)
     status = commands.add_parser("status", help="progress of a sweep: finished, running, failed, time left")
     status.add_argument("folder", type=Path, metavar="DIR")
     status.set_defaults(act=_command("status"), parser=status)
@@ -253,7 +253,7 @@ def _compare(commands: Any) -> None:
     )
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write one self-contained HTML file")
     compare.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    compare.set_defaults(act=_command("compare", "compare"), parser=compare)
+    compare.set_defaults(act=_command("compare"), parser=compare)
 
 
 def _gate(commands: Any) -> None:
@@ -269,7 +269,7 @@ def _gate(commands: Any) -> None:
         "--alarm-rate", type=_rate, default=0.005, metavar="X",
         help="chance that unchanged code fails the whole check on scores and speed (default: 0.005)",
     )  # fmt: skip
-    baseline.set_defaults(act=_command("check", "baseline"), parser=baseline)
+    baseline.set_defaults(act=_command("baseline"), parser=baseline)
     check = commands.add_parser(
         "check",
         help="compare a folder's runs with a baseline; exit code 1 when something got worse",
@@ -281,7 +281,7 @@ def _gate(commands: Any) -> None:
     check.add_argument("--junit", type=Path, metavar="FILE", help="also write JUnit XML")
     check.add_argument("--github", action="store_true", help="print annotations (by itself in GitHub Actions)")
     check.add_argument("--all", action="store_true", help="print also what stayed the same")
-    check.set_defaults(act=_command("check", "check"), parser=check)
+    check.set_defaults(act=_command("check"), parser=check)
 
 
 def _rate(text: str) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.cli import flags
 from bench.core import options, registry, task_options
-from bench.core.errors import Fault, RequestError, fault
+from bench.core.errors import ErrorCollector, Fault, RequestError, fault
 from bench.core.protocols import AlreadyTrained, DataSource, Method, Task
 from bench.data.mirror import mirror_folder
 from bench.planner import cuda_rules, suggestions
@@ -46,7 +46,7 @@ def check(given: Mapping[str, Any]) -> Wanted:
     Raises:
         RequestError: with every mistake found.
     """
-    mistakes = expand.ErrorCollector()
+    mistakes = ErrorCollector()
     request = WhatToPlan(**_values(WhatToPlan, given, mistakes.messages))
     mistakes.attempt(lambda: registry.load(request.plugin))
     setting = Setting(**_values(Setting, given, mistakes.messages))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bench.cli import flags
-from bench.core.errors import Fault, RequestError, fault
+from bench.core.errors import ErrorCollector, Fault, RequestError, fault
 from bench.core.options import comma_list
 from bench.core.quiet import gc_paused
 from bench.core.train_config import TrainSettings
@@ -117,7 +117,7 @@ def _compare(
 def _report(records: list[Record], store: Store, plugins: Sequence[Path]) -> Analysis:
     """Write the report of a folder; return the analysis it shows."""
     from bench.analysis.analysis import analyse
-    from bench.cli.report import extras
+    from bench.cli.folders import extras
     from bench.report.build import build
 
     analysis = analyse(records, store.folder)
@@ -173,7 +173,7 @@ def _check(todo: list[Any], execution: Execution) -> None:
     """Check that methods fit their models and that there is room for the features that runs keep; say how much."""
     from bench.sweep import expand
 
-    mistakes = expand.ErrorCollector()
+    mistakes = ErrorCollector()
     mistakes.attempt(lambda: expand.check_methods(todo))
     said = None
     if any(spec.spec["train"].get("cache_trunk") for spec in todo):

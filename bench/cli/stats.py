@@ -22,10 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise RequestError(wrong)
     from bench.analysis.analysis import analyse
     from bench.analysis.pscp import Weights
-    from bench.cli import report
+    from bench.cli import folders
     from bench.report.terminal import stats as printed
 
-    records = report.records(arguments.folder)
+    records = folders.records(arguments.folder)
     analysis = analyse(records, arguments.folder, arguments.baseline, 0.05 if alpha is None else alpha)
     weights = (Weights() if beta is None else Weights(beta)) if arguments.pscp else None
     if arguments.json:

@@ -2,8 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 # The kinds of wrong request. Scripts and tests compare these, not sentences; a name that does not exist has
 # ``unknown-`` with what it should have been (``unknown-method``, ``unknown-option``).
@@ -86,7 +86,7 @@ class RequestError(Exception):
         code: of a single mistake; ``plugin`` is for errors that a plug-in raises.
     """
 
-    def __init__(self, messages: str | Sequence[str], code: Code = "plugin") -> None:
+    def __init__(self, messages: "str | Sequence[Fault]", code: Code = "plugin") -> None:
         given = [messages] if isinstance(messages, str) else messages
         self.messages = [one if isinstance(one, Fault) else Fault(one, code) for one in given]
         super().__init__("\n".join(self.messages))
@@ -100,9 +100,34 @@ class RequestError(Exception):
         return RequestError, (self.messages,)
 
 
+class ErrorCollector:
+    """Collects the messages of request errors, to report them together."""
+
+    def __init__(self) -> None:
+        self.messages: list[Fault] = []
+
+    def attempt(self, act: Callable[[], Any]) -> Any:
+        """The result of ``act``, or None when it raised a RequestError."""
+        try:
+            return act()
+        except RequestError as error:
+            self.messages += [message for message in error.messages if message not in self.messages]
+            return None
+
+    def stop(self) -> None:
+        """Raise RequestError with everything collected."""
+        if self.messages:
+            raise RequestError(self.messages)
+
+
 def fault(text: str, code: Code) -> Fault:
     """A mistake to be reported together with others."""
     return Fault(text, code)
+
+
+def faults(texts: Iterable[str], code: Code) -> list[Fault]:
+    """Several mistakes of one kind; a ``Fault`` among them keeps its own code."""
+    return [text if isinstance(text, Fault) else Fault(text, code) for text in texts]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> Fault:

@@ -1,4 +1,4 @@
-"""Around talkative or slow work: transformers kept quiet (its report lists a fresh head as wrong), no cycle search."""
+"""Context managers for long calls: transformers without its log messages, Python without garbage collection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Errors only and no progress bars, until the end of the block; then as it was."""
+    """Only errors from transformers and no progress bars in the block (its loading report calls a fresh head wrong)."""
     from transformers import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -25,11 +25,11 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gc_paused(lasting: bool = False) -> Iterator[None]:
-    """Pause the search for unreachable cycles: while millions of values are made, it takes longer than making them.
+    """Pause garbage collection: while millions of objects are created it takes longer than creating them.
 
     Args:
-        lasting: what was made stays, as imported modules do: it is not searched afterwards either, which would begin
-            with all of it at once. A forked process then writes less to the pages it shares.
+        lasting: the objects stay, as imported modules do: exclude them from later collections too. A forked process
+            then writes less to shared pages.
     """
     was = gc.isenabled()
     gc.disable()

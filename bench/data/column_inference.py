@@ -102,7 +102,7 @@ def choose(
     if label is not None and label in text:
         wrong.append(fault(f"task.text and task.label both name the column '{label}'.", "conflict"))
     if wrong:
-        raise RequestError(wrong, code="invalid-data")
+        raise RequestError(wrong)
     prose = _prose(table, where, kind, (tuple(text), label), aside)
     if prose is not None:
         return prose

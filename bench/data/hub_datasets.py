@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bench.core.errors import RequestError, unknown
+from bench.core.errors import RequestError, faults, unknown
 from bench.core.protocols import DataSource
 from bench.data import hub, mirror
 
@@ -110,7 +110,7 @@ def _check_names(dataset: str, config: str | None, split: str) -> None:
         if name is not None and (not _NAME.fullmatch(name) or ".." in name):
             wrong.append(f"'{name}' is not the name of a {kind}: letters, digits, '_', '-', '.' and '+'.")
     if wrong:
-        raise RequestError(wrong, code="invalid-data")
+        raise RequestError(faults(wrong, "invalid-value"))
 
 
 def _title(dataset: str, config: str | None) -> str:

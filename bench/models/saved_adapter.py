@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import RequestError
+from bench.core.errors import RequestError, faults
 from bench.data.mirror import mirror_folder
 from bench.models.aliases import ALIASES
 
@@ -190,7 +190,7 @@ def _check_grants(folder: Path, model: dict[str, Any], trust: Collection[str]) -
         if model.get(name) and name not in trust
     ]
     if wrong:
-        raise RequestError(wrong, code="invalid-value")
+        raise RequestError(faults(wrong, "unsafe"))
 
 
 def _public_name(source: ModelSource) -> str:

@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from bench.core import code_fingerprint, options, registry, task_options
 from bench.core.environment import versions
-from bench.core.errors import Fault, RequestError, fault, unknown
+from bench.core.errors import ErrorCollector, Fault, RequestError, fault, unknown
 from bench.core.protocols import AlreadyTrained, DataInitialized, DataSource, Method, Splits, Task
 from bench.core.train_config import LATER, TrainSettings
 from bench.data.sampling import groups_of, hold_out, steps_of
@@ -40,26 +40,6 @@ class RunSpec:
         """16 hex digits: the SHA-256 of the canonical JSON of the specification."""
         text = json.dumps(self.spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class ErrorCollector:
-    """Collects the messages of request errors, to report them together."""
-
-    def __init__(self) -> None:
-        self.messages: list[Fault] = []
-
-    def attempt(self, act: Callable[[], Any]) -> Any:
-        """The result of ``act``, or None when it raised a RequestError."""
-        try:
-            return act()
-        except RequestError as error:
-            self.messages += [message for message in error.messages if message not in self.messages]
-            return None
-
-    def stop(self) -> None:
-        """Raise RequestError with everything collected."""
-        if self.messages:
-            raise RequestError(self.messages)
 
 
 def expand(request: RunRequest) -> list[RunSpec]:

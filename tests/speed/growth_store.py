@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from bench.cli.report import extras
+from bench.cli.folders import extras
 from bench.report.build import build
 from bench.report.terminal import comparison_table
 from bench.store.predictions import write_predictions

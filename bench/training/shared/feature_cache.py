@@ -1,4 +1,4 @@
-"""Keeps a frozen trunk's features between epochs: filled once before training, then read in the trunk's stead."""
+"""Keeps a frozen backbone's features between epochs: computed once before training, then read from disk."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from bench.training.shared.feature_store import FORMAT, KEY_BYTES, Array, Column
 
 @dataclass(frozen=True)
 class Need:
-    """What a run wants kept.
+    """The features that a run keeps.
 
     Attributes:
-        parts: the rows it goes over more than once, numbers in their split.
+        parts: the rows that it reads more than once, as numbers in their split.
         engine: device, precision and padding.
-        batch_size: rows of a pass that fills.
-        limit: bytes that features may take, the run's and what earlier ones left.
-        tell: takes a sentence for the person who waits, and whether it is more than how far it is.
+        batch_size: rows of a pass that computes features.
+        limit: bytes that features may take, those of earlier runs included.
+        tell: takes a sentence for the user, and whether it is news rather than progress.
     """
 
     parts: list[tuple[Rows, list[int]]]
@@ -54,7 +54,7 @@ class Need:
 
 @dataclass(frozen=True)
 class _Example:
-    """Where an example is, and its tokens."""
+    """The place of an example, and its number of tokens."""
 
     part: int
     row: int
@@ -63,9 +63,9 @@ class _Example:
 
 @dataclass(frozen=True)
 class _Known:
-    """The examples of a batch as the trunk sees them: a key and a number of tokens each, and the padded length.
+    """The examples of a batch of the backbone: a key and a number of tokens each, and the padded length.
 
-    The length is 0 where inputs do not tell it (images).
+    The length is 0 where the inputs do not show it (images).
     """
 
     keys: list[bytes]
@@ -74,10 +74,10 @@ class _Known:
 
 
 class FeatureCache:
-    """A feed that answers from memory-mapped files; a batch with an example that is not there goes to the trunk.
+    """A feed that answers from memory-mapped files; a batch with a missing example goes to the backbone.
 
     Attributes:
-        answered, missed: batches that it answered, and that the trunk had to.
+        answered, missed: batches that were answered from files, and by the backbone.
     """
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
@@ -115,7 +115,7 @@ class FeatureCache:
 
 
 class _Seen(Exception):
-    """Carries a batch's trunk inputs out of a forward: nothing behind the trunk is wanted."""
+    """Carries the backbone's inputs out of a forward pass that is cut short there."""
 
     def __init__(self, inputs: Mapping[str, Any]) -> None:
         self.inputs = inputs
@@ -191,7 +191,7 @@ def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -
     Args:
         module: with the method attached.
         name: of the method, for messages.
-        weights: digests of the module's frozen tensors by name, which tell trunks apart.
+        weights: digests of the module's frozen tensors by name, which identify the backbone.
 
     Returns:
         the cache, and the record's ``trunk_cache``.
@@ -200,25 +200,25 @@ def keep(module: nn.Module, name: str, weights: Mapping[str, str], need: Need) -
         RequestError: when it would be larger than the limit, or than the disk has room for; nothing is written then.
     """
     path, reader = only_reader(module, name)
-    shelf = FeatureStore(cache_folder() / "trunks" / _identity(path, reader, weights, need.engine))
+    store = FeatureStore(cache_folder() / "trunks" / _identity(path, reader, weights, need.engine))
     begun = time.perf_counter()
     peak = None
     names = list(reader.stores)
-    with shelf.locked(lambda: need.tell("waiting for another run that keeps features of this trunk", True)):
+    with store.locked(lambda: need.tell("waiting for another run that stores features of this backbone", True)):
         filler = _Filler(module, reader, need)
         wanted = filler.examples()
-        columns = shelf.columns(names, wanted)
+        columns = store.columns(names, wanted)
         there = [columns[name].starts if name in columns else {} for name in names]
         missing = {key: example for key, example in wanted.items() if any(key not in starts for starts in there)}
         shapes = filler.shapes(missing) if missing else {name: columns[name].shape for name in names}
         size, new = (sum(_size(shapes, example) for example in part.values()) for part in (wanted, missing))
         refuse(size, need.limit, f"{len(wanted):,} examples")
         if missing:
-            prune(shelf.folder.parent, need.limit - new, shelf, wanted)
-            room(shelf.folder, new)
-            need.tell(f"keeping the trunk's features of {len(missing):,} examples, {formatting.size(new)}", True)
-            peak = filler.fill(shelf, shapes, missing)
-            columns = shelf.columns(names, wanted)
+            prune(store.folder.parent, need.limit - new, store, wanted)
+            room(store.folder, new)
+            need.tell(f"storing the backbone's features of {len(missing):,} examples, {formatting.size(new)}", True)
+            peak = filler.fill(store, shapes, missing)
+            columns = store.columns(names, wanted)
     record = {
         "bytes": size,
         "examples": len(wanted),
@@ -264,11 +264,11 @@ class _Filler:
         return found
 
     def _inputs(self, part: int, rows: list[int]) -> Mapping[str, Any]:
-        """What the trunk is called with for some rows."""
+        """The backbone's inputs for some rows."""
         engine, data = self.need.engine, self.need.parts[part][0]
         batch: Batch = engine.batch(data, rows)
         self.reader.feed = _stop
-        self.module.train()  # as it will be called; a frozen trunk stays in eval mode
+        self.module.train()  # as in training; a frozen backbone stays in eval mode
         try:
             with torch.no_grad(), engine.autocast():
                 self.module(**batch)
@@ -276,7 +276,7 @@ class _Filler:
             return seen.inputs
         finally:
             self.reader.feed = None
-        raise RuntimeError("the module's forward did not ask its trunk")
+        raise RuntimeError("the module's forward did not call its backbone")
 
     def _known(self, inputs: Mapping[str, Any]) -> _Known:
         known = _identify(inputs)
@@ -294,10 +294,10 @@ class _Filler:
         values = self._stored(self._inputs(one.part, [one.row]))
         return {name: Shape.of(values[name], stored.tokens) for name, stored in self.reader.stores.items()}
 
-    def fill(self, shelf: FeatureStore, shapes: Mapping[str, Shape], missing: Mapping[bytes, _Example]) -> int:
+    def fill(self, store: FeatureStore, shapes: Mapping[str, Shape], missing: Mapping[bytes, _Example]) -> int:
         """Write a segment with the missing examples; returns the bytes that its largest pass takes in memory."""
         peak, done = None, 0
-        with shelf.writer(shapes) as writer:
+        with store.writer(shapes) as writer:
             for part, (data, _) in enumerate(self.need.parts):
                 rows = [example.row for example in missing.values() if example.part == part]
                 for batch in _batches(data, rows, self.need.batch_size):
@@ -307,7 +307,7 @@ class _Filler:
                     known = _with_lengths(self._known(inputs), values, shapes)
                     writer.add(known.keys, known.lengths, _flat(values, shapes, known))
                     done += len(batch)
-                    self.need.tell(f"keeping features, {done:,} of {len(missing):,} examples", False)
+                    self.need.tell(f"storing features, {done:,} of {len(missing):,} examples", False)
         return 0 if peak is None else peak.total_bytes
 
 
@@ -326,7 +326,7 @@ def _flat(values: Mapping[str, Tensor], shapes: Mapping[str, Shape], known: _Kno
     for name, shape in shapes.items():
         value = values[name]
         if shape.tokens and value.shape[1] != known.longest:
-            raise ValueError(f"--cache-trunk: the trunk gives {value.shape[1]} states for {known.longest} tokens")
+            raise ValueError(f"--cache-trunk: the backbone gives {value.shape[1]} states for {known.longest} tokens")
         found[name] = value[there.to(value.device)] if shape.tokens else value
     return found
 

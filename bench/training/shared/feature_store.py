@@ -1,4 +1,4 @@
-"""Frozen features on disk: memory-mapped segments of examples, found by what each example is made of.
+"""Frozen features on disk: memory-mapped segments of examples, found by a digest of each example.
 
 A folder holds segments, each written once and never changed: ``index.safetensors`` (keys, starts and lengths of its
 examples, and in its metadata what features there are) and a raw file a feature, whose first row is zeros (padding is
@@ -90,7 +90,7 @@ class Column:
 
 
 class FeatureStore:
-    """The segments of one trunk.
+    """The segments of one backbone.
 
     Args:
         folder: made when something is written.
@@ -101,7 +101,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def left_alone(self) -> Iterator[bool]:
-        """Whether no other process holds the lock; none gets it meanwhile. True where disks know no locks."""
+        """Whether this process got the lock, which it holds in the block. True where the disk has no locks."""
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             yield lock(descriptor)
@@ -110,10 +110,9 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Keep other processes from writing here; says so and waits for one that does.
+        """Hold the lock in the block; calls ``waiting`` and waits while another process holds it.
 
-        Where disks know no locks there is no protection: two processes may write the same examples then, each its own
-        segment.
+        Where the disk has no locks, two processes may write the same examples, each into its own segment.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -129,9 +128,9 @@ class FeatureStore:
             os.close(descriptor)
 
     def columns(self, names: Sequence[str], wanted: Collection[bytes]) -> dict[str, Column]:
-        """What there is of some features; a segment that is not whole is left out and removed.
+        """The stored examples of some features; damaged segments are removed.
 
-        Those that hold a ``wanted`` example count as used now.
+        Segments that hold a ``wanted`` example count as used now.
         """
         found: dict[str, Column] = {}
         for folder in sorted(self.folder.glob("[!.]*")):
@@ -159,7 +158,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def writer(self, shapes: Mapping[str, Shape]) -> Iterator[Writer]:
-        """Write a segment: it is there when the block ends without an exception, and not at all otherwise."""
+        """Write a segment, which exists only if the block ends without an exception."""
         name = uuid.uuid4().hex
         partial = self.folder / f".{name}.partial"
         partial.mkdir(parents=True)
@@ -174,14 +173,14 @@ class FeatureStore:
 
 
 def prune(root: Path, most: int, needed: FeatureStore, wanted: Collection[bytes]) -> None:
-    """Remove segments, those used longest ago first, until what all trunks' take is at most ``most`` bytes.
+    """Remove segments, those used longest ago first, until all features together take at most ``most`` bytes.
 
     A process that reads one has it mapped and keeps it until it ends. What another process holds the lock of stays: it
     may be about to map it.
 
     Args:
-        root: the folder of all shelves.
-        needed: the shelf, locked by the caller, whose segments stay where they hold a ``wanted`` example.
+        root: the folder of all stores.
+        needed: the store, locked by the caller, whose segments stay where they hold a ``wanted`` example.
     """
     found = []
     for folder in root.glob("*/[!.]*"):
@@ -239,7 +238,7 @@ class Writer:
         self._sums[name] = zlib.crc32(view, self._sums[name])
 
     def finish(self) -> None:
-        """Write the index, and see that all is on the disk before the segment gets its name."""
+        """Write the index, and flush everything to the disk before the segment gets its name."""
         from safetensors.numpy import save_file
 
         for file in self._files.values():

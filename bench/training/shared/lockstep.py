@@ -1,8 +1,8 @@
-"""Several runs in the threads of one process, one at a time, over one pass of their frozen trunk per batch.
+"""Several runs in threads of one process, one at a time, with one pass of their frozen backbone per batch.
 
-Strict baton passing: a run works alone until it asks its feed for a reading, and then waits until every other run that
-is still at work asks too. Those that ask for the same get one reading. So a run needs to know nothing of the others:
-its training, dev and validation batches are shared where they are equal, and where they are not it gets its own.
+A run works alone until it requests a reading of the backbone, and then waits until every other active run requests one
+too. Equal requests are answered by one reading. A run therefore needs no knowledge of the others: its training, dev and
+validation batches are shared where they are equal, and read separately where they are not.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _POLL_SECONDS = 0.5  # how long a signal may wait to be noticed
 
 @dataclass(frozen=True)
 class _Request:
-    """What a run asks for: a reading, or, without a trunk, only that all others get as far as it is.
+    """A run's request for a reading or, without a backbone, to wait until all others wait too.
 
     Attributes:
-        trunk: names the reader and what it would do with inputs: equal ones give equal readings.
+        backbone: identifies the backbone and what is read of it: with equal ones, equal inputs give equal readings.
         modes: gradient, inference and autocast, which are a thread's own and show in the tensors of a reading.
-        inputs: the trunk's arguments by name.
+        inputs: the backbone's arguments by name.
     """
 
-    trunk: str | None = None
+    backbone: str | None = None
     modes: tuple[Any, ...] = ()
     inputs: Mapping[str, Any] | None = None
 
     def same(self, other: _Request) -> bool:
         """Whether one reading answers both."""
-        if self.trunk is None or (self.trunk, self.modes) != (other.trunk, other.modes):
+        if self.backbone is None or (self.backbone, self.modes) != (other.backbone, other.modes):
             return False
         mine, theirs = self.inputs or {}, other.inputs or {}
         if mine.keys() != theirs.keys():
@@ -53,13 +53,13 @@ class _Request:
 
 @dataclass
 class _Answer:
-    """A reading for those who asked for the same; the first to come has the trunk run, the last lets it go."""
+    """The reading for equal requests: computed for the first run that takes it, dropped after the last."""
 
     takers: int = 0
     reading: Reading | None = None
 
     def take(self, reader: Reads, inputs: Mapping[str, Any]) -> tuple[Reading, bool]:
-        """The reading, and whether the trunk ran for it now."""
+        """The reading, and whether it was computed now."""
         self.takers -= 1
         found, fresh = self.reading, self.reading is None
         if found is None:
@@ -69,10 +69,10 @@ class _Answer:
 
 
 class Member:
-    """One of the runs: the feed of its readers, and its place in the line.
+    """One of the runs: answers its readers and waits for its turn.
 
     Attributes:
-        readings, passes: readings it took, and how many of them it had its trunk run for.
+        readings, passes: readings it took, and how many of them it computed.
     """
 
     def __init__(self, lockstep: Lockstep) -> None:
@@ -84,7 +84,7 @@ class Member:
         self._names: dict[int, str] = {}
 
     def __call__(self, reader: Reads, inputs: Mapping[str, Any]) -> Reading:
-        """The reading for ``inputs``, a ``bench.models.frozen_backbone.Feed``; other runs work meanwhile."""
+        """The reading for ``inputs``, a ``bench.models.frozen_backbone.Feed``; other runs go on meanwhile."""
         modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *_autocast(self.lockstep.device.type))
         self._wait(_Request(self._names[id(reader)], modes, inputs))
         reading, fresh = self.answer.take(reader, inputs)
@@ -93,25 +93,25 @@ class Member:
         return reading
 
     def gather(self) -> None:
-        """Wait until every other run is at such a point, or waits for a reading, or has ended."""
+        """Wait until every other run calls this, waits for a reading, or has ended."""
         self._wait(_Request())
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, made by the first run that asks for ``key``; nobody may change it."""
+        """The result of ``make``, computed by the first run that needs ``key``; it must not be changed."""
         made = self.lockstep.made
         if key not in made:
             made[key] = make()
         return made[key]
 
     @contextmanager
-    def feeding(self, module: nn.Module, trunks: Mapping[str, str]) -> Iterator[None]:
+    def feeding(self, module: nn.Module, backbones: Mapping[str, str]) -> Iterator[None]:
         """Answer the module's readers while inside.
 
         Args:
-            trunks: for each reader to answer, by dotted name, what tells its trunk and what it reads from others.
+            backbones: for each reader to answer, by dotted name, what identifies its backbone and what it reads.
         """
-        found = {trunks[name]: reader for name, reader in readers(module).items() if name in trunks}
-        self._names = {id(reader): trunk for trunk, reader in found.items()}
+        found = {backbones[name]: reader for name, reader in readers(module).items() if name in backbones}
+        self._names = {id(reader): backbone for backbone, reader in found.items()}
         for reader in found.values():
             reader.feed = self
         try:
@@ -127,11 +127,11 @@ class Member:
 
 
 class Lockstep:
-    """Runs acts in threads of their own, never two at a time; each draws random numbers as it would alone.
+    """Runs functions in threads, never two at a time; each draws the random numbers it would draw alone.
 
     Args:
-        acts: what each thread does with its membership; the first begins.
-        device: whose random state is a run's own, beside those of the CPU, NumPy and Python.
+        acts: called with its ``Member``, each in a thread of its own; the first begins.
+        device: its random state is kept per run, like those of the CPU, NumPy and Python.
     """
 
     def __init__(self, acts: Sequence[Callable[[Member], None]], device: torch.device) -> None:
@@ -141,14 +141,14 @@ class Lockstep:
         self._live = {Member(self): act for act in acts}
         self._ready: deque[Member] = deque()
         self._over = threading.Event()
-        self._core: int | None = None  # where the last one worked
+        self._core: int | None = None  # of the thread that ran last
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Do all acts; returns when the last one ended.
+        """Run all functions; returns when the last one has ended.
 
         Raises:
-            BaseException: what an act raised, the first of them; the others are finished before.
+            BaseException: the first that a function raised, once the others have finished.
         """
         self._ready.extend(self._live)
         for member, act in self._live.items():
@@ -160,7 +160,7 @@ class Lockstep:
             raise self._error
 
     def pass_on(self, member: Member) -> None:
-        """Give the baton away and come back with it, and with the own random states."""
+        """Let another member run; returns when it is this one's turn again, with its random states restored."""
         own = _generators(self.device)
         self._rest()
         self._next_one()
@@ -172,7 +172,7 @@ class Lockstep:
         _restore(self._begun, self.device)
         try:
             act(member)
-        except BaseException as error:  # told by run(), in the thread that asked
+        except BaseException as error:  # raised by run(), in its thread
             self._error = self._error or error
         finally:
             del self._live[member]
@@ -188,7 +188,7 @@ class Lockstep:
         openmp.go_on_at(self._core)
 
     def _next_one(self) -> None:
-        """Release the next member; when nobody is left who can work, answer those who wait first."""
+        """Release the next member; when none can go on, first answer those that wait."""
         if not self._ready:
             self._answer()
         if self._ready:
@@ -197,7 +197,7 @@ class Lockstep:
             self._over.set()
 
     def _answer(self) -> None:
-        """Put together those who asked for the same; one group after the other, so that one reading is held."""
+        """Group equal requests; one group after the other, so that only one reading is in memory."""
         groups: list[list[Member]] = []
         for member in self._live:
             request = member.request or _Request()
@@ -214,7 +214,7 @@ class Lockstep:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two arguments are the same; tensors by their values, objects that nobody knows by identity."""
+    """Whether two arguments are equal: tensors by value, other objects by identity."""
     if one is other:
         return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):

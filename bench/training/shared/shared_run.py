@@ -27,17 +27,17 @@ from bench.training.trainer import Trainer, TrainResult
 if TYPE_CHECKING:
     from bench.training.prepare import Facts, Prepared, RunData, RunPlan
 
-# Optimizer steps of the probe: a fortieth of the run's, since each of the runs that share does them by itself.
+# Optimizer steps of the probe: a fortieth of the run's, since every run of the group does its own probe.
 _FEWEST, _MOST, _SHARE = 6, 20, 40
-_PLANNED = 2000  # batches that it chooses from, at most
+_PLANNED = 2000  # most batches that it chooses from
 _EVALUATED = 2  # evaluation batches of its inference probe
 
 
 class SingleRun:
-    """How the stages of a run that runs by itself read data, compute outputs and measure speed."""
+    """How the stages of a run without others read data, compute outputs and measure speed."""
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, made once for all runs of the process that ask for ``key``."""
+        """The result of ``make``, computed once per ``key`` for all runs of the process."""
         return make()
 
     def join(self, plan: RunPlan, data: RunData, prepared: Prepared) -> Facts:
@@ -141,7 +141,7 @@ def join(member: Member, module: nn.Module, frozen: Mapping[str, str], device: t
         frozen: digests of its frozen parameters by name.
 
     Returns:
-        For each reader that others may answer, by dotted name, what tells its trunk: see ``Member.feeding``.
+        For each reader that others may answer, by dotted name, what identifies its backbone: see ``Member.feeding``.
     """
     if device.type == "cuda":
         module.to("cpu")
@@ -150,10 +150,10 @@ def join(member: Member, module: nn.Module, frozen: Mapping[str, str], device: t
         member.gather()
         module.to(device)
         _hold_once(member, module, frozen)
-    else:  # at once, so that no two trunks are there beside the one that is being set up
+    else:  # at once, so that at most two backbones are in memory
         _hold_once(member, module, frozen)
         member.gather()
-    return trunks(module, frozen)
+    return identities(module, frozen)
 
 
 def _hold_once(member: Member, module: nn.Module, frozen: Mapping[str, str]) -> None:
@@ -164,8 +164,8 @@ def _hold_once(member: Member, module: nn.Module, frozen: Mapping[str, str]) -> 
             value.data = member.once(key, lambda value=value: value.data)  # type: ignore[misc]
 
 
-def trunks(module: nn.Module, frozen: Mapping[str, str]) -> dict[str, str]:
-    """What tells the trunk of each steady reader, by dotted name: a digest of its weights and of what is read.
+def identities(module: nn.Module, frozen: Mapping[str, str]) -> dict[str, str]:
+    """What identifies the backbone of each steady reader, by dotted name: a digest of its weights and of what is read.
 
     Args:
         frozen: digests of the module's frozen parameters by name.
