@@ -1,4 +1,4 @@
-"""Rows that take seconds to read from source files, kept in the user's cache folder until a file changes."""
+"""Caches rows that take seconds to read from source files, in the user's cache folder, until a file changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = dict[str, list[tuple[str, ...]]]
 
 
 def kept(read: Callable[[], Rows], sources: Sequence[Path], code: Path) -> Rows:
-    """What ``read`` gives, or gave before for the same files.
+    """The result of ``read``, cached for the same files.
 
     A cache that cannot be read, or is not what was written, is made again; one that cannot be written costs time only.
 

@@ -1,4 +1,4 @@
-"""A person's own data as a task, without code: ``--task data.csv``, ``hub:owner/name:config``, or a TOML file.
+"""Custom data as a task, without code: ``--task data.csv``, ``hub:owner/name:config``, or a TOML file.
 
 Columns, labels and splits are found (``resolve``), shown, and overridden with ``--set task.text=review``.
 """
@@ -49,7 +49,7 @@ _DEFAULT = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CustomTask(TextTask):
-    """A task of any kind on a person's own rows of text; ``dataset`` says where they are.
+    """A task of any kind on custom rows of text, from the file or Hub data set ``dataset``.
 
     As opened, nothing is known but what the person said; ``resolve`` gives the task with everything found out.
     """
@@ -73,14 +73,14 @@ class CustomTask(TextTask):
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        """Check what is known; before ``resolve`` most is not."""
+        """Check what is known before ``resolve``."""
         if self.metrics and self.kind not in column_inference.PROSE:
             super().__post_init__()
 
     # -- finding out ----------------------------------------------------------------------------------------
 
     def resolve(self, source: DataSource) -> Task:
-        """The task with columns, kind, labels and score found out, and notes that say what was chosen.
+        """The task with columns, kind, labels and score inferred, and notes on the choices.
 
         Raises:
             RequestError: when the data cannot be read, or a guess would be a gamble.
@@ -124,7 +124,7 @@ class CustomTask(TextTask):
         return Splits(_rows(train), _rows(validation), parts.fingerprint, parts.source, self._together(train))
 
     def _scored(self, parts: Parts) -> str | None:
-        """The split that is scored, None where rows are to be held out of train."""
+        """The evaluation split; None where rows are held out of train."""
         there = [split for split in ("validation", "test") if split in parts.splits]
         if self.scored == AUTO:
             return there[0] if there else None
@@ -164,7 +164,7 @@ class CustomTask(TextTask):
 
     @property
     def _prose(self) -> bool:
-        """Whether texts are written or modelled, so that there are no labels to make codes of."""
+        """Whether it is generation or language modelling, which have no labels."""
         return self.kind in column_inference.PROSE
 
     def _filled(self, split: str, part: Part, empty: np.ndarray[Any, Any], wrong: list[str]) -> Part:
@@ -193,11 +193,11 @@ class CustomTask(TextTask):
     # -- texts that are written or modelled -----------------------------------------------------------------
 
     def targets(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
-        """The text to write for each row."""
+        """The target text of each row."""
         return [str(value) for value in rows[self.label]]
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[Any]:
-        """What a written text is scored against."""
+        """The references of each row."""
         return self.targets(rows)
 
     def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
@@ -209,7 +209,7 @@ class CustomTask(TextTask):
         return [str(value) for value in rows[self.text[0]]]
 
     def _together(self, train: Part) -> str | tuple[str, ...] | None:
-        """What keeps rows on one side when dev rows are held out: their group, else their text where some repeat."""
+        """The columns whose equal rows stay together when dev rows are held out: the group, else texts that repeat."""
         if self.group is not None:
             return self.group
         rows = slice(None) if train.rows is None else train.rows
@@ -257,7 +257,7 @@ def _score(wanted: str, kind: str) -> str:
 
 
 def _notes(found: column_inference.Columns, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """What was chosen, in words."""
+    """The choices, as notes for the user."""
     text = " and ".join(f"'{name}'" for name in found.text)
     more = f", … ({len(labels)} in all)" if len(labels) > _SHOWN else ""
     of = f": {', '.join(labels[:_SHOWN])}{more}" if labels else ""
@@ -283,7 +283,7 @@ def open_task(name: str) -> Task | None:
 
 
 def _unreadable(name: str, suffix: str) -> str:
-    """Say how a file of another kind becomes one that can be read."""
+    """The message for a file of another kind: how to convert it."""
     known = f"Files of rows end in {', '.join(SUFFIXES)}"
     if suffix in _SHEETS:
         return f"{name} is a spreadsheet: save its sheet as CSV (UTF-8). {known}."

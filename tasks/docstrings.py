@@ -105,7 +105,7 @@ class DocstringsTask(TextTask):
 
 @functools.cache
 def _kept_splits() -> dict[str, tuple[Row, ...]]:
-    """The same as ``splits``, kept on disk: every run has a process of its own and would parse the sources again."""
+    """``splits``, cached on disk: the process of every run would otherwise parse the sources again."""
     from bench.tasks._row_cache import kept
 
     files = [path for _, path in sources(Path(sysconfig.get_path("stdlib")))]

@@ -38,7 +38,7 @@ def final_number(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gsm8k(PromptTask):
-    """Grade-school mathematics, right when the number after ``####`` is right; a text without one is wrong."""
+    """Grade-school mathematics: an answer is right when the number after ``####`` is."""
 
     train: str = option("gsm8k", "what is learned from: gsm8k's train split, or metamathqa (arXiv 2309.12284)",
                         choices=("gsm8k", "metamathqa"))  # fmt: skip
@@ -78,7 +78,7 @@ def _gsm8k_style(response: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class E2e(PromptTask):
-    """Sentences for a meaning representation; all references of one are scored together, as the challenge did."""
+    """Sentences for a meaning representation; scored against all its references, as in the challenge."""
 
     def prepare(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
         if split == "train" or self.answer not in rows.column_names:
@@ -94,7 +94,7 @@ class E2e(PromptTask):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Instruct(PromptTask):
-    """Instructions with or without a context; the prompt has a part for it only where there is one.
+    """Instructions with or without a context, which the prompt includes where there is one.
 
     Args:
         instruction, context: columns.

@@ -51,7 +51,7 @@ class Digits(ImageTask):
     """1,797 handwritten digits of 8 x 8 pixels, which scikit-learn carries (from UCI's Optical Recognition set)."""
 
     def load(self, source: DataSource) -> Splits:
-        """A fifth is scored, drawn from each digit alike, seeded."""
+        """A seeded, stratified fifth is the evaluation split."""
         import datasets
         from sklearn.datasets import load_digits
 
@@ -88,7 +88,7 @@ class Cifar10(ImageTask):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFolder(ImageTask):
-    """A person's own images: a subfolder for each class, in the folder itself or in its train and validation folders.
+    """Custom images: a subfolder per class, in the folder itself or in its train and validation folders.
 
     Args:
         folder: where they are.
@@ -116,7 +116,7 @@ class ImageFolder(ImageTask):
         return dataclasses.replace(self, labels=classes, notes=(f"classes from subfolders: {shown}", splits))
 
     def _parts(self) -> tuple[Path, Path | None]:
-        """The folder to learn from, and the one to score or None."""
+        """The training folder, and the evaluation folder or None."""
         root = Path(self.folder).expanduser()
         below = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
         train = next((below[name] for name in _TRAIN if name in below), None)
@@ -152,7 +152,7 @@ class ImageFolder(ImageTask):
         return Splits(self._rows(paths, labels), self._rows(others, their), digest, f"folder:{train.name}")
 
     def _files(self, folder: Path, wrong: list[str]) -> tuple[list[Path], list[int]]:
-        """Images and class indices in name order; what is no image, or of no known class, is said."""
+        """Images and class indices in name order; adds messages for other files and unknown classes."""
         from PIL import Image
 
         paths, labels, damaged = [], [], []
@@ -208,7 +208,7 @@ def _digest(paths: Iterable[Path], root: Path) -> str:
 
 
 def stratified(labels: np.ndarray[Any, Any], share: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Row numbers to learn from and to score: of each class the share, at least one and never all, seeded."""
+    """Training and evaluation rows, seeded: a share of each class, at least one row and never all."""
     generator = np.random.default_rng([seed, 3])
     held: list[int] = []
     for label in np.unique(labels):

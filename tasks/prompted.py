@@ -22,7 +22,7 @@ _OF_LIKELIHOOD = (LOSS, "perplexity")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set on the Hub, its configuration, and the splits to learn from and to score.
+    """A data set on the Hub, its configuration, and its training and evaluation splits.
 
     ``held_out``: rows of the train split that are scored where the data set has no other split.
     """
@@ -37,7 +37,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What both kinds of task share: where rows come from, and how they are fetched and checked."""
+    """What generation and language modelling tasks share: the source of rows, and how they are loaded and checked."""
 
     name: str
     source: Source
@@ -48,13 +48,13 @@ class Rows:
     scored_split: str = option("", "the split to score; empty: the official one")
 
     def read(self, source: DataSource, split: str) -> Loaded:
-        """Fetch one split; a task whose rows come from elsewhere overrides this alone."""
+        """Load one split; a task with rows from elsewhere overrides this."""
         from bench.data.hub_datasets import load_split
 
         return load_split(source, self.source.dataset, self.source.config, split, self.source.revision)
 
     def prepare(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
-        """The rows as the task wants them; ``split`` is ``train`` or ``scored``."""
+        """The rows in the task's columns; ``split`` is ``train`` or ``scored``."""
         return rows
 
     def needed(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class Rows:
         return ()
 
     def load(self, source: DataSource) -> Splits:
-        """Fetch and check both splits; without a split to score, seeded rows are held out of train.
+        """Load and check both splits; without an evaluation split, seeded rows are held out of train.
 
         Raises:
             RequestError: when a split is not available or lacks a column.
@@ -93,7 +93,7 @@ class Rows:
         )
 
     def _train(self, source: DataSource) -> Loaded:
-        """The split to learn from; where it is not available, the message names another."""
+        """The training split; where it is not available, the message says how to choose another."""
         try:
             return self.read(source, self.train_split or self.source.train_split)
         except RequestError as error:
@@ -109,7 +109,7 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptTask(Rows):
-    """A prompt and a text that answers it; satisfies ``bench.core.protocols.Generates``.
+    """Prompts with target texts; satisfies ``bench.core.protocols.Generates``.
 
     Args:
         answer: the column of answers: a text, or a list of texts that are all right (the first is learned).
@@ -123,7 +123,7 @@ class PromptTask(Rows):
     max_new_tokens: int = option(128, "tokens of an answer: learned ones are cut to it, generation ends there", low=1)
 
     def __post_init__(self) -> None:
-        """Refuse a task that contradicts itself, where it is defined (ValueError)."""
+        """Raise ValueError for a definition that contradicts itself."""
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ValueError(f"task '{self.name}': {unknown('metric', metric, METRICS)}")
@@ -132,14 +132,14 @@ class PromptTask(Rows):
 
     @property
     def higher_is_better(self) -> bool:
-        """Of every score of texts more is better; of the loss, less."""
+        """True except for the loss."""
         return self.main_score != LOSS
 
     def needed(self) -> tuple[str, ...]:
         return (self.answer,)
 
     def targets(self, rows: Mapping[str, Sequence[Any]]) -> list[str]:
-        """The text to learn for each row."""
+        """The target text of each row."""
         return [_first(value) for value in rows[self.answer]]
 
     def references(self, rows: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -147,11 +147,11 @@ class PromptTask(Rows):
         return [value if isinstance(value, str) else list(value) for value in rows[self.answer]]
 
     def said(self, text: str) -> str:
-        """The part of a written text, or of a reference, that is scored."""
+        """The scored part of a generated text or a reference."""
         return text
 
     def score(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        """Score written texts against references, by the task's metrics."""
+        """Score generated texts against references with the task's metrics."""
         return compute(self.metrics, *self._said(predictions, references)) if self.metrics else {}
 
     def each(self, predictions: Sequence[str], references: Sequence[Any]) -> list[float] | None:
@@ -167,7 +167,7 @@ class PromptTask(Rows):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModellingTask(Rows):
-    """Texts to model from left to right: perplexity, in which every token counts alike.
+    """Texts for language modelling, scored by perplexity per token.
 
     Args:
         text: the column of texts.
@@ -191,7 +191,7 @@ class ModellingTask(Rows):
 
 
 def held_out(rows: int, size: int, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Row numbers to learn from and to score: at most ``size`` and a fifth of the rows are scored, seeded."""
+    """Training and evaluation rows, seeded: at most ``size`` and a fifth of the rows are for evaluation."""
     import numpy as np
 
     order = np.random.default_rng([seed, 2]).permutation(rows)

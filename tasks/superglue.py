@@ -47,7 +47,7 @@ class Reshaped(TextTask):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChoiceTask(Reshaped):
-    """The likeliest of a question's candidates is its answer: ``name_column`` says what each candidate is called.
+    """The most likely candidate of a question is predicted; ``name_column`` has the candidates' names.
 
     ``right`` is the column of what the answer is scored against.
     """
@@ -68,7 +68,7 @@ class ChoiceTask(Reshaped):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MarksTask(Reshaped):
-    """Each of a question's answers is right or wrong by itself; the question's marks are scored together."""
+    """Each answer of a question is classified as right or wrong; the question's answers are scored together."""
 
     def settle(self, logits: Any, rows: datasets.Dataset) -> tuple[list[Any], list[Any]]:
         """Predicted and true marks (0 or 1) of each group's answers."""
@@ -90,7 +90,7 @@ def together(groups: Any) -> list[list[int]]:
 
 
 def copa(rows: Rows, train: bool) -> Rows:
-    """Two rows a question: the premise with what is asked of it, and a choice; right for the one that is."""
+    """Two rows per question: premise and question, with each of the choices."""
     made: Rows = {"question": [], "choice": [], "label": [], "place": [], "right": [], "group": []}
     for number, premise in enumerate(rows["premise"]):
         for place in (0, 1):
@@ -104,7 +104,7 @@ def copa(rows: Rows, train: bool) -> Rows:
 
 
 def multirc(rows: Rows, train: bool) -> Rows:
-    """One row an answer, as the data set has them, grouped by question; dev rows are held out by paragraph."""
+    """One row per answer, grouped by question; dev rows are held out by paragraph."""
     return {
         "paragraph": rows["paragraph"],
         "answer": [f"{question} {answer}" for question, answer in zip(rows["question"], rows["answer"], strict=True)],
@@ -115,7 +115,7 @@ def multirc(rows: Rows, train: bool) -> Rows:
 
 
 def record(rows: Rows, train: bool) -> Rows:
-    """One row an entity of the passage, put into the query; to learn from, each right one and as many wrong ones."""
+    """One row per entity of the passage, put into the query; for training, each right one and as many wrong ones."""
     generator = np.random.default_rng(_SEED)
     made: Rows = {"passage": [], "query": [], "label": [], "entity": [], "right": [], "group": [], "whole": []}
     for number, query in enumerate(rows["query"]):

@@ -1,4 +1,4 @@
-"""A task in a TOML file, ``--task mytask.toml``: where the rows are, and what no guess can know.
+"""A task in a TOML file, ``--task mytask.toml``: its data and options.
 
 The keys are ``data`` and the options of ``--set task.…``; paths are relative to the file.
 """
@@ -68,7 +68,7 @@ def _problem(known: dict[str, options.Option], key: str, value: Any) -> str | No
 
 
 def _value(option: options.Option, value: Any) -> Any:
-    """A text in the place of a list is its one item, commas and all."""
+    """A text given for a list is its only item, with its commas."""
     return [value] if options.is_list(option) and not isinstance(value, list) else value
 
 

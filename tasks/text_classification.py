@@ -23,7 +23,7 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """A data set of texts, or pairs of texts, with a class or a number each; satisfies ``bench.core.protocols.Task``.
+    """Texts, or pairs of texts, with a class or a number each; satisfies ``bench.core.protocols.Task``.
 
     Args:
         name: what ``--task`` takes.
@@ -68,7 +68,7 @@ class TextTask:
     words: tuple[str, ...] = option((), "words, text: a text for each label, in the labels' order; none: their names")
 
     def __post_init__(self) -> None:
-        """Refuse a task that contradicts itself, where it is defined (ValueError)."""
+        """Raise ValueError for a definition that contradicts itself."""
         if self.kind not in KINDS:
             raise ValueError(f"task '{self.name}': {unknown('kind', self.kind, KINDS)}")
         if len(self.text) not in (1, 2):
@@ -82,7 +82,7 @@ class TextTask:
             raise ValueError(f"task '{self.name}' is a {self.kind} with {len(self.labels)} labels")
 
     def read(self, source: DataSource, split: str) -> Loaded:
-        """Fetch one split, unchecked; a task whose rows come from elsewhere overrides this alone."""
+        """Load one split, unchecked; a task with rows from elsewhere overrides this."""
         from bench.data.hub_datasets import load_split
 
         return load_split(source, self.dataset, self.config, split, self.revision)
@@ -166,7 +166,7 @@ class TextTask:
 
 
 def _lost(encoded: Any, max_length: int) -> list[bool]:
-    """Which rows were longer than ``max_length`` and lost tokens."""
+    """The rows that were longer than ``max_length`` and truncated."""
     if encoded.encodings is None:  # a slow tokenizer does not say
         return [len(ids) >= max_length for ids in encoded["input_ids"]]
     return [bool(one.overflowing) for one in encoded.encodings]

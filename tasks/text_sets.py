@@ -1,4 +1,4 @@
-"""Other texts to classify: questions, film reviews, news, bank customers' requests, feelings.
+"""More text classification: questions, film reviews, news, bank customers' requests, emotions.
 
 Where a data set has no validation split its test split, whose labels are public, gives the final score.
 """

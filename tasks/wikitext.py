@@ -1,4 +1,4 @@
-"""wikitext: language modelling on Wikipedia articles (Merity et al. 2016, arXiv 1609.07843), by perplexity of a token.
+"""wikitext: language modelling on Wikipedia articles (Merity et al. 2016, arXiv 1609.07843), by perplexity per token.
 
 A token is the model's own: perplexities of models with different tokenizers do not compare, and none compares with a
 published one of whole words.

@@ -174,7 +174,7 @@ def _shown(value: Any) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do the command: plan, and print the table or JSON; write the page where one is asked for."""
+    """Do the command: plan, print the table or JSON, and write the page with --html."""
     import transformers
     from rich.console import Console
 

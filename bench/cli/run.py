@@ -135,7 +135,7 @@ def _sweep(execution: Execution, work: _Work, store: Store, prewarmed: WorkerPre
 
 @dataclasses.dataclass
 class _Work:
-    """What was asked for, expanded: runs that are known, and configurations to tune first."""
+    """The expanded request: runs that are known, and configurations to tune first."""
 
     plain: list[Any]
     tuned: list[Any]

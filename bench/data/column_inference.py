@@ -1,4 +1,4 @@
-"""Which columns of a table are the text and the label: said by the person, else guessed from names and types."""
+"""Chooses the text and label columns of a table: as named by the user, else inferred from names and types."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class _Look:
-    """What a sample says of a column: whether it holds texts or numbers, how many values and words it has."""
+    """Facts about a column from a sample: whether it has texts or numbers, how many values and words."""
 
     name: str
     texts: bool
@@ -74,22 +74,22 @@ class _Look:
 
     @property
     def classes(self) -> bool:
-        """Whether it may be a label: few values that come again and again."""
+        """Whether it may be a label: few values, many times each."""
         return 2 <= self.distinct <= max(2, min(1000, self.rows // 2))
 
 
 def choose(
     table: pa.Table, where: str, kind: str | None, text: Sequence[str], label: str | None, aside: Sequence[str] = ()
 ) -> Columns:
-    """Choose the columns of a table: those that were named, and guesses for what was not.
+    """Choose the columns of a table: those that were named, the others inferred.
 
     Args:
         where: what the table is called, for messages.
-        kind, text, label: what the person said; None or empty for what they did not.
-        aside: columns that are neither (a split, a group).
+        kind, text, label: as given by the user; None or empty where not given.
+        aside: columns that are neither text nor label (a split, a group).
 
     Raises:
-        RequestError: for a column that is not there, or where a guess would be a gamble; says what to set.
+        RequestError: for a missing column, or where the choice is ambiguous; says what to set.
     """
     names = table.column_names
     wrong = [
@@ -161,7 +161,7 @@ def _prose(
 
 
 def _answered(looks: dict[str, _Look], text: tuple[str, ...], label: str | None) -> tuple[tuple[str, ...], str] | None:
-    """Which columns ask and which answers: those that were named, and by name what was not."""
+    """The prompt columns and the answer column: those that were named, the others by their names."""
     if text and label:
         return text, label
     by_name = {name.lower(): name for name, one in looks.items() if one.texts and not one.number}
@@ -178,7 +178,7 @@ def _answered(looks: dict[str, _Look], text: tuple[str, ...], label: str | None)
 
 
 def _free(answer: _Look) -> bool:
-    """Whether a column holds texts to be written rather than a few classes."""
+    """Whether a column has target texts rather than a few classes."""
     return answer.texts and (answer.words >= _FREE_WORDS or not answer.classes)
 
 
@@ -210,7 +210,7 @@ def _sample(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """The values as float64 where every one of them is a finite number, else None."""
+    """The values as float64 where all are finite numbers, else None."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -284,7 +284,7 @@ def _kind_of(table: pa.Table, label: _Look) -> str:
 
 
 def split_column(table: pa.Table) -> str | None:
-    """The column that says which split a row belongs to: by its name, and every cell a split's name.
+    """The column with each row's split: by its name, if every cell is a split's name.
 
     Raises:
         RequestError: where some cells are splits' names and others are not: which rows may be learned from is unknown.

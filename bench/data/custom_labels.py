@@ -1,4 +1,4 @@
-"""The cells of a person's own rows: class names, class indices, numbers, and what is empty."""
+"""The cells of custom data: class names, class indices, numbers, empty cells."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _order(value: str) -> tuple[float, str]:
 
 
 def class_indices(part: Part, label: str, labels: tuple[str, ...]) -> np.ndarray[Any, Any]:
-    """Class indices of all rows of the table, -1 for what is no label."""
+    """Class indices of all rows of the table, -1 for values that are not labels."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -63,7 +63,7 @@ def class_indices(part: Part, label: str, labels: tuple[str, ...]) -> np.ndarray
 
 
 def numbers(values: pa.ChunkedArray) -> np.ndarray[Any, Any]:
-    """Numbers, nan for cells that are none."""
+    """Numbers, NaN for other cells."""
     import pyarrow as pa
 
     whole = (
@@ -86,7 +86,7 @@ def numbers(values: pa.ChunkedArray) -> np.ndarray[Any, Any]:
 
 
 def empty_rows(part: Part, names: tuple[str, ...], skip: bool, wrong: list[str], where: str) -> np.ndarray[Any, Any]:
-    """Which rows of the whole table lack a text or label; a fault where they may not be left out."""
+    """The rows of the whole table without text or label; a fault where they may not be dropped."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -115,7 +115,7 @@ def _rows(count: int) -> str:
 
 
 def _blank(chunk: pa.Array) -> np.ndarray[Any, Any]:
-    """Which texts of a chunk are null or nothing but blanks."""
+    """The texts of a chunk that are null or blank."""
     import pyarrow.compute as pc
 
     lengths = pc.binary_length(pc.utf8_trim_whitespace(chunk))

@@ -1,4 +1,4 @@
-"""The parts of a person's own data: a file with its siblings, a split column, or every split of a Hub data set."""
+"""The splits of custom data: a file with its siblings, a split column, or every split of a Hub data set."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows by split; with ``train`` alone, a validation split is still to be made.
+    """Rows by split; with only ``train``, a validation split must be held out.
 
     Attributes:
         splits: name → rows; all have the first one's columns.
         fingerprint: 64 hex digits over the content of all.
         source: where they came from, free of machine paths.
-        aside: the column that names a row's split, where that is how they were told apart.
+        aside: the column with each row's split, where there is one.
         notes: what a person should know of how they were found.
     """
 

@@ -1,4 +1,4 @@
-"""Tokenised rows in flat arrays, length-bucketed batches that are the same for every method, and padding."""
+"""Tokenised rows in flat arrays, and their padding into batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENCODE_ROWS = 2000
 
 
 class Rows(Protocol):
-    """Encoded examples, however a task's form keeps them."""
+    """Encoded examples of any formulation."""
 
     @property
     def labels(self) -> Any:
@@ -29,7 +29,7 @@ class Rows(Protocol):
 
     @property
     def lengths(self) -> np.ndarray[Any, Any]:
-        """What a row costs, in tokens, shape (rows,): rows of like length share a batch."""
+        """Cost of each row in tokens, shape (rows,): rows of similar length share a batch."""
         ...
 
     def __len__(self) -> int: ...

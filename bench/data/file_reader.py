@@ -1,4 +1,4 @@
-"""A file of rows (csv, tsv, jsonl, json, parquet) as an arrow table that lies on disk, with the SHA-256 of its content.
+"""Reads a file of rows (csv, tsv, jsonl, json, parquet) as a memory-mapped arrow table, with its SHA-256.
 
 A file is read once, in blocks: hashed, checked and written as arrow to the user's cache folder, from where it is
 mapped into memory; whoever asks again (the process of a run) maps what is there. Cells of texts formats stay texts
@@ -45,7 +45,7 @@ _MAGIC = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file: a memory-mapped table, its fingerprint (64 hex digits), and what a person should know."""
+    """Rows of a file: a memory-mapped table, its fingerprint (64 hex digits), and notes for the user."""
 
     rows: pa.Table
     fingerprint: str
@@ -53,7 +53,7 @@ class Table:
 
 
 def read(path: Path) -> Table:
-    """Read a file, or what the cache keeps of it.
+    """Read a file, or its cached table.
 
     Raises:
         RequestError: when there is no such file, or its content is not what its name says; names the line.
@@ -70,7 +70,7 @@ def read(path: Path) -> Table:
 
 
 def _missing(path: Path) -> str:
-    """What to say of a file that is not there: the nearest name in its folder, and the data files that are there."""
+    """The message for a missing file: the nearest name in its folder, and the data files there."""
     folder = path.parent
     if not folder.is_dir():
         return f"Data file {path} does not exist, nor does the folder {folder}."
@@ -122,7 +122,7 @@ def _convert(path: Path, kept: Path) -> Table:
 
 
 class _Hashing:
-    """A binary file that hashes what is read from it."""
+    """A binary file that hashes the bytes read from it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest, self.closed = file, hashlib.sha256(), False
@@ -133,14 +133,14 @@ class _Hashing:
         return data
 
     def lines(self) -> Iterator[bytes]:
-        """Lines with their ends, each hashed when it is given."""
+        """Lines with their ends, each hashed when it is read."""
         for line in self.file:
             self.digest.update(line)
             yield line
 
 
 def _trimmed(schema: pa.Schema) -> pa.Schema:
-    """Column names without the spaces around them ("text, label"), where they stay different."""
+    """Column names without surrounding spaces ("text, label"), where they stay different."""
     names = [name.strip() for name in schema.names]
     if names == schema.names or len(set(names)) < len(names):
         return schema
@@ -189,7 +189,7 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 
 def _check_text(path: Path) -> None:
-    """Refuse what is not text at all, by its first bytes."""
+    """Refuse a file that is not text, by its first bytes."""
     with path.open("rb") as file:
         head = file.read(4096)
     kind = next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
@@ -206,7 +206,7 @@ def _check_text(path: Path) -> None:
 
 
 def _not_utf8(path: Path) -> RequestError:
-    """Say where the first byte is that is not UTF-8."""
+    """The message with the place of the first byte that is not UTF-8."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -372,7 +372,7 @@ def _json(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBat
 
 
 def _batches(path: Path, rows: Iterator[dict[str, Any]], notes: list[str]) -> Iterator[pa.RecordBatch]:
-    """Objects as batches of text columns: numbers and truth values as JSON writes them, null where there is none."""
+    """Objects as batches of text columns: numbers and booleans as JSON writes them, null for missing values."""
     import pyarrow as pa
 
     schema: pa.Schema | None = None
@@ -413,7 +413,7 @@ def _kind(value: Any) -> str:
 
 
 def _parquet(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of a parquet file, with the types they have there."""
+    """Rows of a parquet file with their types."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub's failures in words, and its client kept from retrying where there is no network."""
+"""Messages for failures of the Hugging Face Hub, and no retries of its client without a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONVERTED_FILE = re.compile(r"([\w.+-]+)/([\w.+-]+)/\d+\.parquet", re.ASCII)
 
 
 def reason(repository: str, revision: str | None, error: BaseException) -> str | None:
-    """What went wrong with a repository, in a person's words; None when nothing of the error's causes is known."""
+    """Why a repository could not be read; None for an error of unknown cause."""
     from huggingface_hub import constants, errors
 
     gated = f"{repository} is gated: accept its terms at {constants.ENDPOINT}/{repository}, then run hf auth login"
@@ -63,7 +63,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def unreachable() -> str | None:
-    """What is wrong with the network, or None when nothing is known to be."""
+    """Why the Hub cannot be reached, or None."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or resolves(constants.ENDPOINT):
@@ -99,14 +99,14 @@ def no_retries_without_network() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """The Hub's own parquet copy of a data set's configuration: its commit and the files of each split, in order."""
+    """The Hub's parquet copy of a data set's configuration: its commit and the files of each split in order."""
 
     commit: str
     splits: dict[str, list[str]]
 
 
 def converted(dataset: str, config: str | None) -> Copy:
-    """What the Hub has converted of a data set that is a script, which ``datasets`` 4 and later do not run.
+    """The Hub's parquet copy of a data set with a script, which ``datasets`` 4 and later do not run.
 
     Args:
         config: the configuration; None: the only one, or the one called ``default``.
@@ -146,7 +146,7 @@ def converted(dataset: str, config: str | None) -> Copy:
 
 @contextlib.contextmanager
 def told(what: str, repository: str, revision: str | None, to: Path) -> Iterator[None]:
-    """Turn the failures of the Hub's client inside the block into one clear message about ``what``.
+    """Turn failures of the Hub's client in the block into one message about ``what``.
 
     Args:
         to: the folder that is filled, for the message of a full disk.

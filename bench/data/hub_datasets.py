@@ -75,7 +75,7 @@ def load_split(source: DataSource, dataset: str, config: str | None, split: str,
 
 
 def load_splits(source: DataSource, dataset: str, config: str | None, revision: str | None) -> dict[str, Loaded]:
-    """Load every split there is, by name: from the mirror when it has the data set, else from the Hub or its cache.
+    """Load all splits by name: from the mirror when it has the data set, else from the Hub or its cache.
 
     Raises:
         RequestError: as ``load_split``; also when the mirror has several configurations and none is named.
@@ -118,7 +118,7 @@ def _title(dataset: str, config: str | None) -> str:
 
 
 def _check_shards(files: Sequence[Path]) -> None:
-    """Refuse half a copy: every shard that the file names announce must be there, once."""
+    """Refuse an incomplete copy: every shard that the file names announce must exist once."""
     found = [(int(match[1]), int(match[2])) for file in files if (match := _SHARD.fullmatch(file.name))]
     if not found:
         return
@@ -169,7 +169,7 @@ def _read(files: Sequence[Path], title: str) -> Loaded:
 
 
 def _not_in_mirror(mirror: Path, dataset: str, config: str | None, split: str) -> str:
-    """Say which part of the name the mirror lacks, what is nearest and what it has."""
+    """The message for a split that the mirror lacks: which part of the name, the nearest match, what there is."""
     where = f"in the mirror {mirror}"
     stored = {file.parent.relative_to(mirror).as_posix() for file in mirror.glob("*/**/*.parquet")}
     title = _title(dataset, config)
@@ -194,7 +194,7 @@ class _ScriptError(Exception):
 
 
 def _converted(dataset: str, config: str | None, split: str | None, missed: str) -> dict[str, Loaded]:
-    """One split, or all, of the parquet copy that the Hub itself made of a script's data set."""
+    """One split, or all, of the Hub's parquet copy of a data set with a script."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -216,7 +216,7 @@ def _converted(dataset: str, config: str | None, split: str | None, missed: str)
 
 
 def _ask_hub(dataset: str, config: str | None, split: str | None, revision: str | None, missed: str) -> Any:
-    """A split as a Dataset, or all of them in a DatasetDict."""
+    """A split as a Dataset, or all splits as a DatasetDict."""
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 

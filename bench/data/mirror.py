@@ -95,7 +95,7 @@ def fetch_split(mirror: Path, dataset: str, config: str | None, split: str, revi
 
 
 def _shards(split: str, files: Sequence[str]) -> dict[str, str]:
-    """Files of a split, and what each is called in a mirror."""
+    """Files of a split with their names in a mirror."""
     return {file: f"{split}-{index:05}-of-{len(files):05}.parquet" for index, file in enumerate(files)}
 
 
@@ -114,7 +114,7 @@ def _plainly(files: Sequence[str]) -> dict[str, str]:
 
 
 def _fill(kind: str, repository: str, commit: str, files: Mapping[str, str], folder: Path, asked: str | None) -> None:
-    """Download files of a commit side by side into a folder, all or none, and write down what they are.
+    """Download files of a commit into a folder, all or none, and record the commit.
 
     Args:
         files: paths in the repository, and what each is called in the folder.
@@ -163,7 +163,7 @@ def _settle(files: Sequence[Path], folder: Path, commit: str, asked: str | None,
 
 
 def pinned(folder: Path) -> str | None:
-    """The commit that a folder of a mirror was fetched at; None where it does not say."""
+    """The commit at which a folder of a mirror was downloaded; None where it is not recorded."""
     try:
         return str(json.loads((folder / PINNED).read_bytes())["revision"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Which rows are trained on, held out and scored, and in which batches."""
+"""Samples rows: which are held out or dropped, and in which batches they come."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hold_out(
 
 
 def _some_groups(groups: np.ndarray[Any, Any], size: int, seed: int | list[int]) -> list[Any]:
-    """Whole groups, drawn one after the other as long as they fit into ``size`` rows."""
+    """Whole groups, drawn in random order while they fit into ``size`` rows."""
     names, counts = np.unique(groups, return_counts=True)
     taken, chosen = 0, []
     for index in np.random.default_rng(seed).permutation(len(names)):
@@ -68,7 +68,7 @@ def subsample(
 
 
 def training_batches(lengths: np.ndarray[Any, Any], batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Batches of row numbers without end, epoch after epoch: rows shuffled, sorted by length within chunks of
+    """Endless batches of row numbers, epoch after epoch: rows shuffled, sorted by length within chunks of
     50 batches, batches of a chunk in random order. The same seed gives every method the same batches.
 
     Every batch of an epoch is full but the last, which holds what is left.
@@ -85,7 +85,7 @@ def training_batches(lengths: np.ndarray[Any, Any], batch_size: int, seed: int) 
 
 
 def steps_of(epochs: float, rows: int, batch_size: int, grad_accum: int) -> int:
-    """Optimizer steps that so many passes over the rows take; batches of one step may be of two epochs."""
+    """Optimizer steps of a number of epochs; a step may have batches of two epochs."""
     return max(1, math.ceil(round(epochs * math.ceil(rows / batch_size)) / grad_accum))
 
 

@@ -1,4 +1,4 @@
-"""Making a validation split where data comes without one: seeded, stratified by label, groups and repeats whole."""
+"""Makes a validation split: seeded, stratified by label, with groups and repeated texts kept together."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def _from_mirror(name: str, hub_id: str, folder: Path, revision: str, loading: L
         ) from error
     if revision and revision not in (commit, asked):
         raise RequestError(
-            f"Model '{name}': the mirror has {hub_id} at {commit} (asked for as {asked}), not {revision}. Fetch that "
+            f"Model '{name}': the mirror has {hub_id} at {commit} (requested as {asked}), not {revision}. Fetch that "
             f"one: bench fetch --models {hub_id}@{revision} --to {folder.parents[2]}",
             code="conflict",
         )

@@ -95,7 +95,7 @@ class Tuned:
         card: the description of its run.
         method: the method with its hyper-parameters.
         backbone: the base model it is attached to.
-        original: the base model's tensors before the method was attached, by name; empty unless asked for.
+        original: the base model's tensors before the method was attached, by name; empty unless requested.
         base: where transformers and peft find the base model: its Hub id, or a folder on this machine.
     """
 

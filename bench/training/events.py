@@ -1,4 +1,4 @@
-"""What a run tells while it is at work: few enough messages to be cheap, and an ear for being told to stop."""
+"""Events of a run, at a limited rate, and the request to stop it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Job:
         mirror: folder of data sets in the Hub's layout, or None.
         predictions: file the per-example predictions go to.
         adapter: folder the tuned weights go to, or None when they are not kept.
-        workers: runs at work at once on this machine, for the record.
+        workers: parallel runs on this machine, for the record.
         cache_limit: bytes that kept features of frozen backbones may take; what was used longest ago makes room.
         threads: CPU threads of this run; None: torch's default.
     """

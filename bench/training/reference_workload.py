@@ -1,6 +1,6 @@
 """A fixed piece of training-like work, timed between a run's own steps: what the machine could do at that moment.
 
-A step's time divided by the reference's says how slow a method is, whatever the machine and whoever shares it: both
+A step's time divided by the reference's measures a method on any machine and under any load: both
 are timed in one process, with the same threads, moments apart. The work is a forward and a backward pass of two small
 transformer blocks in plain torch operations, so that it has a tiny run's mixture of matrix products and of the cost
 of starting many small kernels. Never change it: ratios measured before would mean something else.

@@ -1,1 +1,1 @@
-"""How a task is put to a model: a head, label scoring, generation, language modelling."""
+"""Formulations of a task for a model: a head, label scoring, generation, language modelling."""

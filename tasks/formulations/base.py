@@ -1,4 +1,4 @@
-"""What a form is: how a task's rows reach a model, and how the model's answers are read and judged."""
+"""The protocol of formulations: how a task's rows are encoded for a model, and how its outputs are scored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.tasks.formulations.prompt_batches import Array
 
 @dataclass(frozen=True)
 class FormulationContext:
-    """Where a form works: the device and precision, the trainer's settings, and what the model reads with.
+    """What a formulation needs: device and precision, training settings, tokenizer and model configuration.
 
     Attributes:
         tokenizer: the model's own; None where it reads images.
@@ -30,7 +30,7 @@ class FormulationContext:
 
     @property
     def longest(self) -> int:
-        """Tokens that a text under a head may have: ``max_length``, and no more than the model has positions for.
+        """Most tokens of a text: ``max_length``, and at most the model's positions.
 
         RoBERTa's configuration counts two positions that no token has; its tokenizer knows better.
         """
@@ -41,7 +41,7 @@ class FormulationContext:
 
 @dataclass
 class EvalResult:
-    """What scoring gave.
+    """The result of an evaluation.
 
     Attributes:
         scores: by name, the main score among them.
@@ -63,14 +63,14 @@ class EvalResult:
 
 
 class Formulation(Protocol):
-    """One way of putting a task to a model. A form belongs to one run."""
+    """One formulation of a task for a model, made for one run."""
 
     reads_untrained: ClassVar[bool]
     """Whether ``check_learned`` reads what the model answered before training, to all of the checks' rows then."""
 
     @property
     def dev(self) -> tuple[str, bool]:
-        """What the dev score during training is, and whether more of it is better."""
+        """Name of the dev score, and whether higher is better."""
         ...
 
     def encode(self, rows: Any, cache_key: str) -> Rows:
@@ -78,7 +78,7 @@ class Formulation(Protocol):
         ...
 
     def outputs(self, module: nn.Module, rows: Rows) -> Array:
-        """What the model answers to the rows, as numbers in a fixed order; every change of the model shows in them."""
+        """The model's outputs for the rows as numbers in a fixed order, to compare models."""
         ...
 
     def dev_score(self, module: nn.Module, rows: Rows) -> float:
@@ -86,11 +86,11 @@ class Formulation(Protocol):
         ...
 
     def evaluate(self, module: nn.Module, rows: Rows) -> EvalResult:
-        """Answer and score the rows."""
+        """Predict and score the rows."""
         ...
 
     def time_inference(self, module: nn.Module, rows: Rows) -> float:
-        """Seconds that answering the rows takes, as in ``evaluate`` (the merged module's speed)."""
+        """Seconds of predicting the rows as in ``evaluate`` (for the speed of a merged module)."""
         ...
 
     def check_learned(self, before: Array | None, after: Array, outcome: EvalResult) -> tuple[str, str]:

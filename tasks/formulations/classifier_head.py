@@ -1,4 +1,4 @@
-"""A head on the model gives one number a class, or the number itself: texts or images in, logits out."""
+"""Classification and regression with a head on the model: texts or images in, logits out."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def answers(task: Task, logits: Array) -> list[Any]:
 
 
 def kept(task: Task, rows: Any) -> Any:
-    """The dataset that a task which settles examples together needs again; else None."""
+    """The dataset for a task that predicts groups of rows together; else None."""
     return rows if isinstance(task, GroupedPrediction) else None
 
 
 def settled(task: Task, rows: Any, logits: Array) -> tuple[list[Any], list[Any]]:
-    """Predictions and references, one an example: a row, or the rows that a task answers together."""
+    """Predictions and references, one per example: a row, or a group of rows that are predicted together."""
     if isinstance(task, GroupedPrediction) and rows.examples is not None:
         return task.settle(logits, rows.examples)
     return answers(task, logits), rows.labels.tolist()
@@ -95,7 +95,7 @@ def judged(task: Task, rows: Rows, logits: Array, seconds: float) -> EvalResult:
 
 
 def beats_majority(task: Task, outcome: EvalResult) -> tuple[str, str]:
-    """The check against always giving the commonest class, or the mean."""
+    """The check against always predicting the most frequent class, or the mean."""
     predictions, references = outcome.columns["prediction"], outcome.columns["reference"]
     if not all(isinstance(value, int | float) for value in references):  # marks or texts: no class is the commonest
         predictions, references = outcome.by_row

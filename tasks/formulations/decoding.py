@@ -12,7 +12,7 @@ from bench.tasks.formulations.prompt_batches import Pairs
 
 
 def config(module: Any, tokenizer: Any, new_tokens: int) -> Any:
-    """Plain greedy decoding, whatever the checkpoint's own habits of sampling are; its special tokens are kept."""
+    """Greedy decoding regardless of the checkpoint's sampling settings; its special tokens are kept."""
     from transformers import GenerationConfig
 
     own = getattr(module, "generation_config", None)
@@ -45,7 +45,7 @@ def check(module: nn.Module, name: str) -> None:
 def texts(
     engine: Engine, module: Any, data: Pairs, tokenizer: Any, setting: Any, batch_size: int
 ) -> tuple[list[str], float]:
-    """The text that the model writes after each row's prompt, stripped of special tokens and outer blanks.
+    """The text generated after each row's prompt, without special tokens and surrounding blanks.
 
     Args:
         setting: of ``config``.

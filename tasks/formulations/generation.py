@@ -1,4 +1,4 @@
-"""Prompt and answer: trained with the loss on the answer alone, scored by the text that the model writes."""
+"""Generation from prompts: trained with the loss on the answer only, scored by the generated text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOSS = "loss"
 
 @dataclass(frozen=True)
 class Answer:
-    """Generation, greedy, until the end-of-text token or ``new_tokens``; while training, the dev score is the loss."""
+    """Greedy generation until the end-of-text token or ``new_tokens``; the dev score is the loss."""
 
     task: Any
     context: FormulationContext
@@ -82,7 +82,7 @@ class Answer:
         return EvalResult(scores, stderr, columns, len(predictions), seconds)
 
     def _each(self, predictions: list[str], references: list[Any], losses: Array) -> Array | None:
-        """Each example's own main score; None where the score is of all examples together."""
+        """The main score of each example; None where the score is defined only over all examples."""
         if self.task.main_score == LOSS:
             return losses
         found = self.task.each(predictions, references)

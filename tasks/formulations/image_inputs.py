@@ -1,4 +1,4 @@
-"""Images as a vision model reads them: resized, scaled and normalised as its own preprocessing file says."""
+"""Inputs of a vision model: images resized, scaled and normalised as its preprocessing file says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HALF = (0.5, 0.5, 0.5)  # ViT's own mean and deviation
 
 @dataclass(frozen=True)
 class Look:
-    """Size in pixels, and mean and standard deviation of each channel (of values from 0 to 1), as a model wants them.
+    """A model's input size in pixels, and mean and standard deviation of each channel (of values from 0 to 1).
 
     Attributes:
         patches: tokens that an image becomes.
@@ -63,7 +63,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images of a data set, decoded and resized when a batch is made: kept whole they would not fit in memory.
+    """Images of a data set, decoded and resized when a batch is made, since all would not fit in memory.
 
     Attributes:
         images: a dataset, or a list, that gives a row's image under ``column``.

@@ -1,4 +1,4 @@
-"""Classification by a language model: each class has a label text, and the likeliest answer to the prompt wins."""
+"""Classification with a language model: each class has a label text, and the most likely one is predicted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENCODE_ROWS = 2000
 
 @dataclass(frozen=True)
 class LabelWords:
-    """The label texts of decoders (``words``) and encoder-decoders (``text``), with the loss on them alone.
+    """Label texts for decoders (``words``) and encoder-decoders (``text``), with the loss only on them.
 
     Trained as any answer is; predicted by the likelihood of each label's text, so that an answer is always one of the
     classes and has a number for each, as with a head. The end-of-text token is left out of the likelihood unless one
@@ -94,7 +94,7 @@ def _one_begins_another(words: list[tuple[int, ...]]) -> bool:
 
 
 def label_texts(task: Task, given: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts that stand for a task's classes, in label order: those given, else the labels with blanks for ``_``.
+    """The label texts of a task in label order: those given, else the labels with blanks for ``_``.
 
     Raises:
         ValueError: for another number of texts than classes, or two alike.

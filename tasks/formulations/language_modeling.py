@@ -1,4 +1,4 @@
-"""Language modelling: texts alone, scored by how likely the model finds every token of them."""
+"""Language modelling: texts, scored by perplexity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOSS = "loss"
 
 @dataclass(frozen=True)
 class LanguageModelling:
-    """Texts alone: the loss is on every token but a block's first, and the score is the perplexity.
+    """Texts: the loss is on every token but the first of a block, and the score is the perplexity.
 
     A text that is longer than ``max_length`` becomes several blocks, so that no token is left out. Standard errors are
     over texts: the blocks of one are alike.

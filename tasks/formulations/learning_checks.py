@@ -1,4 +1,4 @@
-"""Did training teach the model anything? Checks that compare its answers with those of no learning."""
+"""Checks that training taught the model something."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def beats_majority(predictions: Sequence[Any], references: Sequence[Any], kind: 
 
 
 def beats_untrained(before: np.ndarray[Any, Any] | None, after: np.ndarray[Any, Any]) -> str:
-    """A language model must find the same held-out tokens likelier than before training.
+    """A language model must have a lower loss on the same held-out tokens than before training.
 
     Args:
         before, after: log-probabilities of the tokens, (tokens,); before is None where nothing was trained.

@@ -1,4 +1,4 @@
-"""How likely a model finds answers: log-probabilities of their tokens, held-out loss, and the best of some words."""
+"""Log-probabilities of answers: of their tokens, the held-out loss, and the most likely of some label texts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def losses(engine: Engine, module: nn.Module, data: Pairs, batch_size: int) -> t
 
 
 def every_token(engine: Engine, module: nn.Module, data: Pairs, batch_size: int) -> Array:
-    """Log-probabilities of the rows' scored tokens one after the other, (tokens,): any change of the model shows."""
+    """Log-probabilities of the rows' scored tokens, concatenated, (tokens,)."""
 
     def act(rows: list[int]) -> list[Array]:
         found, seen = token_log_probs(module, engine.batch(data, rows))
@@ -69,7 +69,7 @@ def every_token(engine: Engine, module: nn.Module, data: Pairs, batch_size: int)
 
 
 def mean_loss(sums: Array, counts: Array) -> float:
-    """Nats a token over all rows: every token counts the same."""
+    """Nats per token over all rows, every token with the same weight."""
     return float(sums.sum() / max(1, counts.sum()))
 
 

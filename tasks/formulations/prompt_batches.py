@@ -1,4 +1,4 @@
-"""Prompts with their answers as tokens, and how a batch of them is laid out for training and for generation."""
+"""Token ids of prompts and answers, and their batches for training and generation."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Pairs:
         )
 
     def collate(self, rows: Sequence[int], padding: dict[str, int]) -> Batch:
-        """Prompts with their own answers, as ``layout`` lays them out."""
+        """A batch of prompts with their answers, see ``layout``."""
         return self.layout(rows, [self.answers[row] for row in rows], padding)
 
     def layout(self, rows: Sequence[int], answers: Sequence[Sequence[int]], padding: dict[str, int]) -> Batch:
@@ -129,7 +129,7 @@ class Pairs:
         }
 
     def asked(self, rows: Sequence[int], padding: dict[str, int]) -> Batch:
-        """The prompts alone, for generation: padded on the left for decoders, so that each ends where it goes on."""
+        """A batch of prompts for generation, padded on the left for decoders."""
         prompts, left = [self.prompts[row] for row in rows], self.start is None
         return {
             "input_ids": padded(prompts, padding["input_ids"], left),

@@ -1,4 +1,4 @@
-"""From the columns of a row to the tokens of a prompt and an answer, cut where they are too long."""
+"""Turns the columns of a row into the tokens of a prompt and an answer, truncated where too long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROBE = ("probe:", "yes")
 
 
 class Template:
-    """A text with ``{column}`` in it; ``{{`` and ``}}`` stand for braces. Whole names of columns, nothing more.
+    """A text with ``{column}`` placeholders, column names only; ``{{`` and ``}}`` are braces.
 
     Raises:
         ValueError: for braces that do not pair, or anything but a column's name between them.
@@ -33,7 +33,7 @@ class Template:
         self.columns = tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
 
     def check(self, columns: Sequence[str]) -> None:
-        """Raise ValueError where a column is not there, naming the nearest."""
+        """Raise ValueError for a missing column, with the nearest name."""
         for name in self.columns:
             if name not in columns:
                 raise ValueError(f"the template {self.text!r}: {unknown('column', name, columns)}")
@@ -44,7 +44,7 @@ class Template:
 
 
 def default_template(columns: Sequence[str]) -> str:
-    """A line ``column: {column}`` for each, and a last one that asks for the answer."""
+    """A line ``column: {column}`` per column, and a last line for the answer."""
     return "\n".join([*(f"{column}: {{{column}}}" for column in columns), "answer:"])
 
 
@@ -81,7 +81,7 @@ class Words:
         return found
 
     def _lead(self) -> str:
-        """Whichever of " " and "" makes prompt + answer, taken apart, the tokens of both written together."""
+        """The separator (" " or "") with which prompt and answer, tokenised apart, give the tokens of both together."""
         before, after = _PROBE
         together, prompt = self._ids(f"{before} {after}"), self._ids(before)
         return "" if together == prompt + self._ids(after) else " "
@@ -101,7 +101,7 @@ class Words:
         return [ids[:limit] for ids in found], [len(ids) > limit for ids in found]
 
     def whole(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of texts that are read from their beginning: prompts, or texts to model."""
+        """Tokens of texts with the tokens that begin a sequence: prompts, or texts to model."""
         if self.start is not None:
             found: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
             return found
@@ -139,7 +139,7 @@ class Words:
             }
 
     def _cut(self, text: str, tokens: int) -> str:
-        """The text up to its first so many tokens, shorter than it was."""
+        """The text truncated to its first tokens."""
         if tokens <= 0:
             return ""
         if self.tokenizer.is_fast:
@@ -151,7 +151,7 @@ class Words:
 
 
 def longest_first(tokens: Mapping[str, int], over: int) -> dict[str, int]:
-    """How many tokens each column keeps when so many are too many: each is taken from whichever is longest then."""
+    """The tokens that each column keeps within a limit: tokens are removed from the longest column, one by one."""
     kept = dict(tokens)
     for _ in range(min(over, sum(kept.values()))):
         longest = max(kept, key=lambda name: kept[name])

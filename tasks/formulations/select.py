@@ -1,4 +1,4 @@
-"""How a task of any kind is put to a model of any family: the choice is made here, before anything is loaded.
+"""Chooses the formulation of a task for a model family, before anything is loaded.
 
 A form's plan is what the record keeps of the choice. ``head``: a fresh head on the model; ``words`` and ``text``:
 label texts scored by a language model; ``answer``: generated text; ``lm``: every token of a text.
@@ -112,7 +112,7 @@ def _classification(task: Any, model: str, family: str) -> dict[str, Any]:
 
 
 def _declares(task: Any) -> bool:
-    """Whether a task of classification says what label words need: its text columns and its label's."""
+    """Whether a classification task declares its text and label columns, which label texts need."""
     return isinstance(getattr(task, "text", None), tuple) and isinstance(getattr(task, "label", None), str)
 
 
@@ -144,7 +144,7 @@ def _template(task: Task, text: str) -> None:
 
 
 def check_columns(task: Task, plan: Plan, columns: list[str]) -> None:
-    """See that the columns a plan's template names are there (RequestError)."""
+    """Check that the columns of a plan's template exist (RequestError)."""
     from bench.tasks.formulations.prompt_template import Template
 
     if plan.get("template"):
@@ -167,7 +167,7 @@ def check_columns(task: Task, plan: Plan, columns: list[str]) -> None:
 
 
 def amounts(task: Any, plan: Plan, train: Any, source: ModelSource, max_length: int) -> dict[str, float]:
-    """How many examples a training row makes: ``blocks_per_row`` of language modelling, else nothing (one each).
+    """How many examples a training row makes: ``blocks_per_row`` for language modelling, else nothing (one).
 
     Taken from 200 rows spread over the data, so that a pass over it is about what it says without tokenising all.
     """
@@ -197,7 +197,7 @@ def check_room(plan: Plan, backbone: Any, max_length: int) -> None:
 
 
 def check_module(plan: Plan, module: Any, name: str) -> None:
-    """Raise ValueError where the module that method ``name`` attached cannot do what a form asks of it."""
+    """Raise ValueError where a method's module cannot be used with a formulation."""
     from bench.tasks.formulations import decoding
 
     if plan["name"] == "answer":
@@ -205,7 +205,7 @@ def check_module(plan: Plan, module: Any, name: str) -> None:
 
 
 def scored_as_trained(plan: Plan) -> bool:
-    """Whether dev scores come from rows laid out as they are trained on; label texts are tried one by one."""
+    """Whether dev rows are encoded as training rows are; with label texts they are not."""
     return plan["name"] not in ("words", "text")
 
 
@@ -215,7 +215,7 @@ def reads_text(task: Task) -> bool:
 
 
 def make(plan: Plan, task: Task, source: ModelSource, context: FormulationContext) -> Formulation:
-    """The form of a plan, for one run.
+    """The formulation of a plan, for one run.
 
     Raises:
         RequestError: when the model's tokenizer or preprocessing cannot be used for it.
