@@ -45,6 +45,8 @@ class Measure:
             INFORMATION (not tested: it follows from a tested speed, or describes the machine).
         better: 1 when higher is better, −1 when lower is, 0 when neither.
         head, unit: heading of its column and the small text below; an empty head: no column.
+        narrow: heading in the terminal, in lines; empty: from ``head`` and ``unit``.
+        priority: in a narrow terminal: 0 is always shown, the highest is left out first; None: never shown there.
         show: formats it for a column, without the unit where ``unit`` is not empty.
         axis: title of a chart's axis, with the unit; empty where no chart offers it.
         scale: factor of the value on that axis.
@@ -65,6 +67,15 @@ class Measure:
     scale: float = 1.0
     log: bool = False
     over: Callable[[Sequence[float]], float] = fmean
+    narrow: str = ""
+    priority: int | None = None
+
+    @property
+    def narrow_head(self) -> str:
+        """Heading of its column in the terminal, one word per line."""
+        return self.narrow or f"{self.head} {self.unit.replace('/s', ' per_s')}".strip().replace(" ", "\n").replace(
+            "_", " "
+        )
 
     @property
     def least(self) -> bool:
@@ -215,71 +226,79 @@ def _reference(record: Record) -> Number:
     return trimmed_mean(record["speed"].get(REFERENCE) or [])
 
 
-def _memory(key: str, title: str, head: str, axis: str, of: Callable[[Record], Number] | None = None) -> Measure:
+def _memory(key: str, title: str, of: Callable[[Record], Number] | None = None, **column: Any) -> Measure:
     """A peak in bytes: what must fit is the largest of the seeds, whose largest batches differ."""
     return Measure(
         key, title, of or _at("memory", key), formatting.size, EXACT,
-        head=head, unit="MB", show=formatting.megabytes, axis=axis, scale=1e-6, over=max,
+        unit="MB", show=formatting.megabytes, scale=1e-6, over=max, **column,
     )  # fmt: skip
 
 
-def _rate(key: str, title: str, head: str, axis: str, noise: str = SPEED) -> Measure:
-    unit = "samples/s" if head else ""
-    return Measure(
-        key, title, _at("speed", key), _with_unit("/s"), noise, 1, head=head, unit=unit, axis=axis, over=median
-    )
+def _speed(key: str, title: str, unit: str, better: int = 1, noise: str = SPEED, **column: Any) -> Measure:
+    text = _with_unit(f" {unit}" if unit == "ms" else "/s")
+    return Measure(key, title, _at("speed", key), text, noise, better, unit=unit, over=median, **column)
 
 
-def _latency(key: str, title: str, head: str, axis: str) -> Measure:
-    return Measure(
-        key, title, _at("speed", key), _with_unit(" ms"), SPEED, head=head, unit="ms", axis=axis, over=median
-    )
-
-
-def _duration(key: str, title: str, head: str = "", axis: str = "") -> Measure:
+def _duration(key: str, title: str, **column: Any) -> Measure:
     return Measure(
         key, title, _at("speed", key), formatting.duration, INFORMATION,
-        head=head, show=formatting.duration, axis=axis, over=median,
+        show=formatting.duration, over=median, **column,
     )  # fmt: skip
 
 
-PEAK = _memory("train_peak_bytes", "peak memory", "peak", "training peak, MB")
+PEAK = _memory("train_peak_bytes", "peak memory", head="peak", axis="training peak, MB", priority=0)
 TRAINED = Measure(
     "trainable", "trained", _at("parameters", "trainable"), _whole, EXACT, 0,
-    head="trained", unit="params", show=formatting.count, axis="trained parameters", log=True,
+    head="trained", unit="params", show=formatting.count, axis="trained parameters", log=True, priority=0,
 )  # fmt: skip
-THROUGHPUT = _rate("train_samples_per_second", "train samples", "train", "training, samples/s", INFORMATION)
+THROUGHPUT = _speed(
+    "train_samples_per_second", "train samples", "samples/s", noise=INFORMATION,
+    head="train", axis="training, samples/s", priority=1,
+)  # fmt: skip
 
 # In the order of the tables' columns; those without a heading have none.
 _CATALOGUE = (
     PEAK,
-    *(_memory(f"{part}_bytes", part, "", "", _at("memory", "train_peak", part)) for part in SPLIT),
+    *(_memory(f"{part}_bytes", part, _at("memory", "train_peak", part)) for part in SPLIT),
     _memory(
-        *("minus_weights_bytes", "peak excl. weights", "peak excl. weights", "training peak excl. weights, MB"),
-        without_weights,
+        "minus_weights_bytes", "peak excl. weights", without_weights,
+        head="peak excl. weights", axis="training peak excl. weights, MB", narrow="excl.\nweights\nMB", priority=0,
     ),
-    _memory("reserved_peak_bytes", "reserved", "reserved", "reserved peak, MB"),
-    THROUGHPUT,
-    _rate("inference_samples_per_second", "infer samples", "infer", "inference, samples/s"),
-    _latency("inference_latency_ms", "latency", "latency", "inference latency, ms"),
-    _rate("merged_inference_samples_per_second", "merged samples", "merged", "merged inference, samples/s"),
-    _latency("merged_inference_latency_ms", "merged latency", "merged", "merged latency, ms"),
+    _memory("reserved_peak_bytes", "reserved", head="reserved", axis="reserved peak, MB"),
     TRAINED,
     Measure(
         "trainable_percent", "trained %", _at("parameters", "trainable_percent"), formatting.percent, EXACT,
-        head="trainable", unit="%", show=_share,
+        head="trainable", unit="%", show=_share, narrow="train-\nable\n%", priority=0,
+    ),
+    THROUGHPUT,
+    _speed(
+        "inference_samples_per_second", "infer samples", "samples/s",
+        head="infer", axis="inference, samples/s", priority=3,
+    ),
+    _speed(
+        "inference_latency_ms", "latency", "ms", -1,
+        head="latency", axis="inference latency, ms", narrow="infer\nlatency\nms", priority=4,
+    ),
+    _speed(
+        "merged_inference_samples_per_second", "merged samples", "samples/s",
+        head="merged", axis="merged inference, samples/s", priority=7,
+    ),
+    _speed(
+        "merged_inference_latency_ms", "merged latency", "ms", -1,
+        head="merged", axis="merged latency, ms", narrow="merged\nlatency\nms", priority=8,
     ),
     Measure(
         "checkpoint_bytes", "checkpoint", _at("parameters", "checkpoint_bytes"), formatting.size, EXACT,
         head="checkpoint", show=formatting.size, axis="checkpoint, MB", scale=1e-6, log=True,
+        narrow="check-\npoint", priority=5,
     ),
-    _duration("train_seconds", "train time", "train time", "train time, s"),
-    _memory("inference_peak_bytes", "infer peak", "", ""),
+    _duration("train_seconds", "train time", head="train time", axis="train time, s", priority=2),
+    _memory("inference_peak_bytes", "infer peak"),
     Measure("total", "parameters", _at("parameters", "total"), _whole, EXACT, 0),
     Measure(RATIO, "step / ref.", step_ratio, formatting.significant, SPEED),
     Measure("step_seconds", "step time", step_seconds, _with_unit(" ms", 1e3), SPEED),
     Measure(REFERENCE, "machine", _reference, _with_unit(" ms", 1e3), INFORMATION),
-    _rate("train_tokens_per_second", "train tokens", "", "", INFORMATION),
+    _speed("train_tokens_per_second", "train tokens", "tokens/s", noise=INFORMATION),
     _duration("eval_seconds", "eval time"),
     _duration("total_seconds", "total time"),
 )  # fmt: skip

@@ -53,8 +53,7 @@ class Sweep:
 
     def missing(self) -> list[RunSpec]:
         """The runs of the plan that have no record and can run now, in the plan's order."""
-        records = {record["run_id"]: record for record in self.store.records()[0]}
-        plain = [spec for spec in self.specs if self.execution.fresh or not self._done(records.get(spec.run_id))]
+        plain = [spec for spec in self.specs if self._read(spec) is None]
         return [spec for spec in (*plain, *self.tuner.open(self._read)) if spec.run_id not in self.did]
 
     def _read(self, spec: RunSpec) -> Record | None:

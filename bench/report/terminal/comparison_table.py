@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from bench.analysis.measures import BY_KEY
+from bench.analysis.measures import BY_KEY, MEASURES
 from bench.core import formatting
 from bench.report.terminal import grid
 from bench.store.labels import groups, labels, mixed, model_title, of_another_version, ranked, tuned
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bench.analysis.analysis import Analysis
     from bench.analysis.configurations import Configuration, Group
+    from bench.analysis.measures import Measure
 
 # Of the catalogue of measures, in the frame's order; units are in the names.
 _FRAME = (
@@ -94,37 +95,23 @@ class _Column:
 
     head: str
     cell: Callable[[Configuration], str]
-    rank: int = 0  # 0 is always shown; where the width does not do, the highest rank goes first
+    priority: int = 0  # 0 is always shown; where the width does not do, the highest rank goes first
 
 
-def _measured(key: str, head: str, rank: int = 0, show: Callable[[float | None], str] | None = None) -> _Column:
+def _column(measure: Measure) -> _Column:
     """A column of the catalogue; a star marks speeds that concurrent runs lowered."""
-    measure = BY_KEY[key]
     is_speed = measure.over is median
 
     def cell(row: Configuration) -> str:
         value = row.of(measure)
         star = "*" if is_speed and value is not None and had_concurrent_runs(row.first) else ""
-        return (show or measure.show)(value) + star
+        return measure.show(value) + star
 
-    return _Column(head, cell, rank)
+    return _Column(measure.narrow_head, cell, measure.priority or 0)
 
 
-_COLUMNS = (
-    _measured("train_peak_bytes", "peak\nmemory\nMB"),
-    _measured("minus_weights_bytes", "excl.\nweights\nMB"),
-    _measured("trainable", "trained\nparams"),
-    _measured("trainable_percent", "train-\nable\n%"),
-    _measured("train_samples_per_second", "train\nsamples\nper s", 1),
-    _measured("inference_samples_per_second", "infer\nsamples\nper s", 3),
-    _measured("inference_latency_ms", "infer\nlatency\nms", 4),
-    _measured("merged_inference_samples_per_second", "merged\nsamples\nper s", 7),
-    _measured("merged_inference_latency_ms", "merged\nlatency\nms", 8),
-    _measured("checkpoint_bytes", "check-\npoint", 5),
-    _measured("train_seconds", "train\ntime\ns", 2, formatting.significant),
-    _Column("checks", lambda row: _checks(row), 6),
-)
-COMPANY = "* measured with concurrent runs: other runs were active on this machine, which lowers speeds."
+_CHECKS_PRIORITY = 6
+CONCURRENT = "* measured with concurrent runs: other runs were active on this machine, which lowers speeds."
 
 
 def render(records: Sequence[Record], console: Console, analysis: Analysis | None = None) -> None:
@@ -164,8 +151,8 @@ def render(records: Sequence[Record], console: Console, analysis: Analysis | Non
 
 def meanings(records: Sequence[Record], group: Group, alpha: float) -> list[str]:
     """What one must know to read a group's table, in sentences: how values were chosen, speeds taken, ± and letters."""
-    company = [COMPANY] if any(had_concurrent_runs(record) for record in records) else []
-    return [*filter(None, [tuned(records)]), *company, *covered(group, alpha)]
+    concurrent = [CONCURRENT] if any(had_concurrent_runs(record) for record in records) else []
+    return [*filter(None, [tuned(records)]), *concurrent, *covered(group, alpha)]
 
 
 def covered(group: Group, alpha: float) -> list[str]:
@@ -197,13 +184,14 @@ def _choose(group: Group, alpha: float, width: int) -> tuple[list[_Column], list
         columns.append(_Column("group", lambda row: row.group or formatting.DASH))
     if any(len(row.done) + row.lost_seeds > 1 for row in rows):
         columns.insert(0, _Column("seeds", _seeds))
-    columns += _COLUMNS
+    columns += [_column(measure) for measure in MEASURES if measure.priority is not None]
+    columns.append(_Column("checks", _checks, _CHECKS_PRIORITY))
     label = grid.label_width(["method", *(row.label for row in rows)])
     wide = {column.head: grid.width([column.head, *map(column.cell, rows)]) + 2 for column in columns}
     hidden: list[str] = []
     while label + sum(wide[column.head] for column in columns) > width:
-        last = max(columns, key=lambda column: column.rank)
-        if last.rank == 0:
+        last = max(columns, key=lambda column: column.priority)
+        if last.priority == 0:
             break
         columns.remove(last)
         hidden.insert(0, last.head.replace("-\n", "").replace("\n", " "))
