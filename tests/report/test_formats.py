@@ -94,7 +94,7 @@ def test_the_command_writes_to_stdout_or_a_file(bench_here, tmp_path, seeds):
 def test_wrong_requests_are_all_told_at_once(bench_here, tmp_path):
     done = bench_here("report", tmp_path, "--format", "mdd", "--image-format", "gif")
     assert done.returncode == 2 and "Did you mean 'md'? Known: csv, json, latex, md." in done.stderr
-    assert "Known: png, svg" in done.stderr and "--images DIR, which is not there" in done.stderr
+    assert "Known: png, svg" in done.stderr and "--images DIR" in done.stderr
     done = bench_here("report", tmp_path, "--to", "x.md")
     assert done.returncode == 2 and "--to is for --format" in done.stderr
     done = bench_here("report", tmp_path)
