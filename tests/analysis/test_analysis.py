@@ -311,7 +311,7 @@ def test_the_command_as_json(bench_here, tmp_path):
         (["out", "--alpha", "5"], "invalid-value", "--alpha: '5'"),
         (["out", "--beta", "x", "--alpha", "x"], "invalid-value", "--beta: 'x'"),
         (["out", "--beta", "2"], "missing", "--pscp"),
-        (["out", "--baseline", "lroa"], "unknown-method", "'lora'"),
+        (["out", "--baseline", "lroa"], "unknown-baseline", "'lora'"),
         (["out", "--basline", "lora"], "unknown-flag", "'--baseline'"),
     ],
 )
