@@ -30,4 +30,12 @@ def __getattr__(name: str) -> Any:
         from bench.models.saved_adapter import load
 
         return load
+    if name == "__version__":
+        from bench.core.environment import versions
+
+        return versions()["tunebench"]
     raise AttributeError(f"module 'bench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

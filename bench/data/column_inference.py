@@ -190,6 +190,8 @@ def look(table: pa.Table, name: str) -> _Look:
     values = _sample(table[name])
     texts = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     known = values.drop_null()
+    if texts:
+        known = known.filter(pc.invert(empty(known)))
     if pa.types.is_nested(values.type) or not len(known):
         return _Look(name, False, 0, len(values), 0.0, False, False, False)
     distinct = len(pc.unique(known))
@@ -207,6 +209,19 @@ def look(table: pa.Table, name: str) -> _Look:
 def _sample(values: pa.ChunkedArray) -> pa.ChunkedArray:
     values = values.slice(0, _SAMPLE)
     return values.slice(0, max(1, len(values) * _SAMPLE_BYTES // max(values.nbytes, _SAMPLE_BYTES)))
+
+
+def empty(texts: Any) -> Any:
+    """Which texts of an arrow array or chunked array are blank, or the word nan; null for null."""
+    import pyarrow.compute as pc
+
+    plain = pc.utf8_trim_whitespace(texts)
+    return pc.or_(pc.equal(pc.binary_length(plain), 0), pc.equal(pc.utf8_lower(plain), "nan"))
+
+
+def is_empty(text: str) -> bool:
+    """``empty`` for one text."""
+    return text.strip().lower() in ("", "nan")
 
 
 def as_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.core.errors import RequestError
 from bench.data import column_inference
+
+# No leading zeros: 007 and 7 are different codes.
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?")
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +27,11 @@ def class_names(where: str, part: Part, label: str) -> tuple[str, ...]:
     values = pc.unique(part.column(label).drop_null()).cast("string").to_pylist()
     if names is not None and len(values) > 1:
         return names
-    found = sorted({value.strip() for value in values if value.strip()}, key=_order)
+    forms: dict[str, list[str]] = {}
+    for value in values:
+        if not column_inference.is_empty(value):
+            forms.setdefault(_class(value), []).append(value.strip())
+    found = sorted((min(same, key=lambda form: (len(form), form)) for same in forms.values()), key=_order)
     if len(found) < 2:
         said = f"every label is '{found[0]}'" if found else "there is no label"
         raise RequestError(f"{where}: {said} (column '{label}'): there is nothing to tell apart.", code="invalid-data")
@@ -42,6 +50,15 @@ def given_names(part: Part, label: str) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def _class(value: str) -> str:
+    """What a label means: numbers and truth values are one class in whatever form (0 and 0.0, True and true)."""
+    text = value.strip()
+    if _NUMBER.fullmatch(text):
+        number = float(text)
+        return str(int(number)) if number.is_integer() else repr(number)
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
 def _order(value: str) -> tuple[float, str]:
     try:
         return float(value), value
@@ -52,14 +69,15 @@ def _order(value: str) -> tuple[float, str]:
 def class_indices(part: Part, label: str, labels: tuple[str, ...]) -> np.ndarray[Any, Any]:
     """Class indices of all rows of the table, -1 for values that are not labels."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     values, names = part.table[label], given_names(part, label)
     if names is not None:  # then the cells are indices already
         codes = values.fill_null(-1).to_numpy().astype(np.int64)
         return np.where((codes >= 0) & (codes < len(labels)) & (names == labels), codes, -1)
-    found = pc.index_in(pc.utf8_trim_whitespace(values.cast(pa.string())), value_set=pa.array(labels))
-    return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
+    index = {_class(name): number for number, name in enumerate(labels)}
+    texts = values.cast(pa.string()).combine_chunks().dictionary_encode()
+    codes = np.array([*(index.get(_class(value), -1) for value in texts.dictionary.to_pylist()), -1], np.int64)
+    return np.asarray(codes[texts.indices.fill_null(len(codes) - 1).to_numpy()])
 
 
 def numbers(values: pa.ChunkedArray) -> np.ndarray[Any, Any]:
@@ -118,5 +136,4 @@ def _blank(chunk: pa.Array) -> np.ndarray[Any, Any]:
     """The texts of a chunk that are null or blank."""
     import pyarrow.compute as pc
 
-    lengths = pc.binary_length(pc.utf8_trim_whitespace(chunk))
-    return np.asarray(pc.fill_null(pc.equal(lengths, 0), True).to_numpy(zero_copy_only=False))
+    return np.asarray(pc.fill_null(column_inference.empty(chunk), True).to_numpy(zero_copy_only=False))

@@ -12,7 +12,9 @@ import csv
 import difflib
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 _Quoting = Literal[0, 3]  # of csv: QUOTE_MINIMAL, QUOTE_NONE
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-_VERSION = 3  # of what is kept in the cache
+_VERSION = 4  # of what is kept in the cache
 _BLOCK = 8 << 20  # bytes; the longest row a csv file may have. arrow reads up to 32 blocks ahead of what is taken
 _ROWS = 10_000  # rows of a batch; keys that come only after the first of them are left out
 _SHOWN = 10  # files that a message names
@@ -227,12 +229,18 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
     from pyarrow import csv as arrow
 
     with path.open("rb") as head:
-        line = head.readline()
+        line, second = head.readline(), head.readline()
     try:
         first = line.decode("utf-8-sig")
+        named = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r\n"))  # a line that Excel reads and writes
+        skipped = named is not None and path.suffix.lower() == ".csv"
+        first = second.decode("utf-8") if skipped else first
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
     mark, quote = _delimiter(path, first, notes)
+    if named is not None and skipped:
+        mark = named[1]
+        notes.append(f"its first line names the separator, {mark}")
     try:
         names = next(csv.reader([first.rstrip("\r\n")], delimiter=mark, quoting=quote), [])
     except csv.Error as error:
@@ -250,7 +258,7 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
     try:
         reader = arrow.open_csv(
             file,
-            read_options=arrow.ReadOptions(use_threads=False, block_size=_BLOCK),
+            read_options=arrow.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=int(skipped)),
             parse_options=arrow.ParseOptions(
                 delimiter=mark, quote_char='"' if quote == csv.QUOTE_MINIMAL else False, newlines_in_values=True,
                 invalid_row_handler=keep,
@@ -405,11 +413,27 @@ def _batches(path: Path, rows: Iterator[dict[str, Any]], notes: list[str]) -> It
 def _cell(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and math.isnan(value):  # how json.dumps writes a missing number
+        return None
     return json.dumps(value, ensure_ascii=False)
 
 
 def _kind(value: Any) -> str:
     return {list: "a list", str: "a text", int: "a number", float: "a number"}.get(type(value), "this")
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """A column with categories and views as their values, and NaN as null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        return _plain(column.dictionary_decode())
+    if str(column.type) in ("string_view", "large_string_view"):
+        return column.cast(pa.string())
+    if pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column
 
 
 def _parquet(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatch]:
@@ -419,7 +443,10 @@ def _parquet(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.Record
 
     try:
         with pq.ParquetFile(path, memory_map=True) as source:
-            yield from source.iter_batches(batch_size=_ROWS)
+            for batch in source.iter_batches(batch_size=_ROWS):
+                columns = [_plain(column) for column in batch.columns]
+                fields = [pa.field(name, column.type) for name, column in zip(batch.schema.names, columns, strict=True)]
+                yield pa.record_batch(columns, schema=pa.schema(fields, batch.schema.metadata))
     except (OSError, pa.ArrowException) as error:
         raise RequestError(
             f"{path} is not a readable parquet file: {str(error).splitlines()[0]}", code="damaged"

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.data.validation_split import same_text
+
 _CHUNK_BATCHES = 50  # batches whose rows are sorted by length together
 
 
@@ -40,13 +42,18 @@ def _some_groups(groups: np.ndarray[Any, Any], size: int, seed: int | list[int])
 
 
 def groups_of(dataset: Any, columns: str | Sequence[str] | None) -> np.ndarray[Any, Any] | None:
-    """A code for each row of a ``datasets.Dataset``, equal where the columns are; None without one."""
+    """A code for each row of a ``datasets.Dataset``, equal where the columns are (texts but for white space and Unicode
+    form); None without one."""
     if columns is None:
         return None
     names = (columns,) if isinstance(columns, str) else columns
     codes: dict[Any, int] = {}
-    cells = zip(*(dataset[name] for name in names), strict=True)
+    cells = zip(*(map(_cell, dataset[name]) for name in names), strict=True)
     return np.asarray([codes.setdefault(value, len(codes)) for value in cells], dtype=np.int64)
+
+
+def _cell(value: Any) -> Any:
+    return same_text(value) if isinstance(value, str) else value
 
 
 def subsample(

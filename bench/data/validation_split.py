@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,26 @@ def make(classes: np.ndarray[Any, Any] | None, groups: np.ndarray[Any, Any], sha
     return np.flatnonzero(~outside), np.flatnonzero(outside)
 
 
+def same_text(text: str) -> str:
+    """A text without differences that do not make it another example: white space and Unicode form."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def repeats(columns: Sequence[pa.ChunkedArray]) -> np.ndarray[Any, Any]:
-    """Numbers (rows,) that are equal for rows with equal cells: 64-bit hashes, so that a big table's texts are looked
-    at one chunk at a time."""
+    """Numbers (rows,) that are equal for rows with equal cells: 64-bit hashes, computed one chunk at a time.
+
+    Texts that differ only in white space or in their Unicode normal form are equal.
+    """
     from pandas.util import hash_array
+
+    def cells(chunk: pa.Array) -> Any:
+        values = chunk.to_numpy(zero_copy_only=False)
+        if values.dtype != object:
+            return values
+        return np.array([same_text(value) if isinstance(value, str) else value for value in values], dtype=object)
 
     found = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        parts = [hash_array(chunk.to_numpy(zero_copy_only=False), categorize=False) for chunk in column.chunks]
+        parts = [hash_array(cells(chunk), categorize=False) for chunk in column.chunks]
         found = found * np.uint64(0x9E3779B97F4A7C15) + np.concatenate(parts)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import RequestError, unknown
@@ -157,11 +158,11 @@ def _unusable(error: BaseException) -> str:
 def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
     """Load the pretrained weights (fp32, or quantised) under a head for the task, without transformers' load report.
 
-    Weights are read from safetensors alone, unless the source allows pickled ones. The head, and whatever else the
-    checkpoint lacks, is initialised from torch's current seed.
+    Weights are read only from safetensors, unless the source allows pickled ones. The head, also one that the
+    checkpoint has, and whatever else the checkpoint lacks, is initialised from torch's current seed.
 
     Raises:
-        RequestError: when the folder or cache does not hold usable weights.
+        RequestError: when the folder or cache does not hold usable weights, or holds an adapter next to them.
     """
     from bench.core.quiet import quiet
     from bench.models import quantization
@@ -185,10 +186,17 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
             )
     except (OSError, ImportError) as error:
         raise RequestError(f"Model '{source.name}': its weights cannot be loaded: {error}", code="damaged") from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise RequestError(
+            f"Model '{source.name}' has an adapter (adapter_config.json) next to its weights, which would be applied "
+            "to them. Move it into a folder of its own, and score it with --adapter DIR.",
+            code="conflict",
+        )
     if scheme is not None:
         quantization.prevent_repacking(model)
     missing = {name if isinstance(name, str) else name[0] for name in (*info["missing_keys"], *info["mismatched_keys"])}
     head = fresh_head(model, kind)
+    _initialise(model, head - missing)
     known = {name for name, _ in model.named_parameters()}
     if unfilled := sorted(name for name in missing & known - head if "pooler" not in name):
         more = f" and {len(unfilled) - 1} more" if len(unfilled) > 1 else ""
@@ -198,6 +206,25 @@ def load(source: ModelSource, kind: str, labels: tuple[str, ...]) -> Backbone:
             code="damaged",
         )
     return Backbone(model, kind, head | frozenset(missing))
+
+
+def _initialise(model: Any, names: Collection[str]) -> None:
+    """Initialise parameters as transformers initialises those that a checkpoint lacks."""
+    import torch
+
+    for path in sorted({name.rpartition(".")[0] for name in names}):
+        module = model.get_submodule(path)
+        for tensor in (module, *module.parameters(recurse=False)):
+            tensor._is_hf_initialized = False
+        with torch.no_grad():
+            model._init_weights(module)
+
+
+def has_own_head(source: ModelSource, kind: str) -> bool:
+    """Whether the checkpoint has a head for this kind of task, which a fresh one replaces."""
+    architectures = getattr(configuration(source), "architectures", None) or ()
+    ending = _CLASSES[kind].removeprefix("AutoModel")
+    return kind not in LANGUAGE_KINDS and any(name.endswith(ending) for name in architectures)
 
 
 def pad_with(model: Any, token: int) -> None:

@@ -87,7 +87,8 @@ def _harmless(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     shown = formatting.clean(value)
-    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@", "\t", "\r") else shown
+    formula = shown.lstrip()[:1] in ("=", "+", "-", "@") or shown[:1] in ("\t", "\r", "\n")
+    return f"'{shown}" if formula else shown
 
 
 def _json(found: Sequence[Scene]) -> str:

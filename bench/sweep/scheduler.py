@@ -173,7 +173,9 @@ class Sweep:
             spec = self.active[run_id]
             if message["event"] == "exit":
                 log = None if message.get("again") else executor.log_tail(run_id)
-                record = executor.result(run_id) or self._lost(run_id, message["why"], log)
+                record = executor.result(run_id) or self._lost(
+                    run_id, message["why"], log, message.get("killed", False)
+                )
                 if record["status"] == "oom" and record["shared"]:
                     self._put_back(run_id)
                     continue
@@ -185,11 +187,11 @@ class Sweep:
                     executor.stop([run_id])
         return new
 
-    def _lost(self, run_id: str, why: str, log: str | None = None) -> Record:
-        """The record of a run whose process left none; without a log the worker died, and the run counts as
-        interrupted: the same command repeats it."""
+    def _lost(self, run_id: str, why: str, log: str | None = None, killed: bool = False) -> Record:
+        """The record of a run whose process left none. Without a log the worker died; such a run, and one whose process
+        was killed from outside, counts as interrupted: the same command repeats it."""
         record = blank(self.active[run_id].spec, run_id)
-        record["status"] = "interrupted" if log is None else "failed"
+        record["status"] = "interrupted" if log is None or killed else "failed"
         record["error"], record["traceback"] = why, log or None
         return record
 

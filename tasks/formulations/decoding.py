@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,12 @@ def config(module: Any, tokenizer: Any, new_tokens: int) -> Any:
     own = getattr(module, "generation_config", None)
     ends = [getattr(own, "eos_token_id", None), tokenizer.eos_token_id]
     known = {token for end in ends for token in (end if isinstance(end, list) else [end]) if token is not None}
+    start = getattr(own, "decoder_start_token_id", None)
+    if start is None:
+        start = getattr(module.config, "decoder_start_token_id", None)
     return GenerationConfig(  # type: ignore[no-untyped-call]
+        decoder_start_token_id=start,
+        bos_token_id=getattr(own, "bos_token_id", None),
         max_new_tokens=new_tokens,
         do_sample=False,
         num_beams=1,
@@ -31,6 +38,19 @@ def config(module: Any, tokenizer: Any, new_tokens: int) -> Any:
         eos_token_id=sorted(known) or None,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
     )
+
+
+@contextlib.contextmanager
+def _only(setting: Any, module: nn.Module) -> Iterator[None]:
+    """Make ``setting`` the module's own too in the block: generate() fills what is not set from the module's."""
+    before = [(part, part.generation_config) for part in module.modules() if "generation_config" in vars(part)]
+    for part, _ in before:
+        part.generation_config = setting
+    try:
+        yield
+    finally:
+        for part, own in before:
+            part.generation_config = own
 
 
 def check(module: nn.Module, name: str) -> None:
@@ -56,7 +76,8 @@ def texts(
 
     def act(rows: list[int]) -> list[str]:
         batch = engine.moved(data.asked(rows, engine.padding))
-        ids = module.generate(**batch, generation_config=setting)
+        with _only(setting, module):
+            ids = module.generate(**batch, generation_config=setting)
         if data.start is None:
             ids = ids[:, batch["input_ids"].shape[1] :]
         decoded: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -28,7 +28,11 @@ def statistics(name: str, predictions: Sequence[Any], references: Sequence[Any])
         return np.asarray([counts(*pair) for pair in pairs], np.float64)
     from sacrebleu.metrics.bleu import BLEU
 
-    bleu = BLEU(effective_order=True)  # changes a sentence's score, not its counts; without it sacrebleu warns
+    from bench.tasks.metrics.bleu import tokenizer
+
+    bleu = BLEU(
+        effective_order=True, tokenize=tokenizer(references)
+    )  # changes a sentence's score, not its counts; without it sacrebleu warns
     found = [bleu.sentence_score(*pair) for pair in pairs]
     return np.asarray([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in found], np.float64)
 

@@ -21,7 +21,7 @@ from bench.models.resolve import Loading, resolve
 from bench.report.html.reproduce_command import reproduce
 from bench.sweep import expand
 from bench.sweep.request import RunRequest
-from tests import tiny
+from tests import tiny, zoo
 from tests.conftest import Bench
 from tests.tiny import Place
 
@@ -279,3 +279,35 @@ def test_a_packaged_model_that_is_not_installed_names_its_extra(
     known = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     packages = known["project"]["optional-dependencies"][extra]
     assert any(package.startswith(str(loading.ALIASES[name].distribution)) for package in packages)
+
+
+def test_a_head_is_fresh_also_where_the_checkpoint_has_one(tmp_path: Path) -> None:
+    from transformers import BertForSequenceClassification
+
+    backbone = zoo.backbone("bert", "classification")
+    model = BertForSequenceClassification(backbone.config)
+    with torch.no_grad():
+        model.classifier.weight.fill_(7.0)
+    model.save_pretrained(tmp_path)
+    source = loading.resolve(str(tmp_path))
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        heads.append(loading.load(source, "classification", ("a", "b")).model.classifier.weight.detach().clone())
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert heads[0].abs().max() < 1 and loading.has_own_head(source, "classification")
+    assert torch.equal(
+        loading.load(source, "classification", ("a", "b")).model.bert.pooler.dense.weight,
+        model.bert.pooler.dense.weight,
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_next_to_the_weights_is_refused(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    backbone = zoo.backbone("llama", "causal-lm")
+    peft.get_peft_model(backbone.model, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    zoo.backbone("llama", "causal-lm").model.save_pretrained(tmp_path)
+    with pytest.raises(RequestError) as refused:
+        loading.load(loading.resolve(str(tmp_path)), "causal-lm", ())
+    assert refused.value.codes == ["conflict"] and "adapter_config.json" in str(refused.value)

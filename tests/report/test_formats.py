@@ -31,6 +31,14 @@ def test_csv_and_json_hold_plain_numbers_over_seeds(seeds):
     assert rows[2]["error"].startswith("CUDA out of memory") and "--seeds 0,1" in rows[0]["command"]
 
 
+@pytest.mark.parametrize("start", ["=", "\n=", "\t", " =", "@", "-"])
+def test_no_cell_of_a_csv_is_a_formula(seeds, start):
+    seeds[0]["spec"]["task"]["name"] = f"{start}cmd"
+    cells = [cell for row in csv.reader(io.StringIO(write(seeds, "csv"))) for cell in row]
+    assert all(cell.lstrip()[:1] not in "=@" or cell[:1] == "'" for cell in cells if cell.strip() and "cmd" in cell)
+    assert any(cell.startswith("'") for cell in cells)
+
+
 def test_markdown_is_one_table_per_task(seeds):
     lines = write([*seeds, factories.record("lora", task="glue/rte")], "md").splitlines()
     assert [line for line in lines if line.startswith("#")] == ["### glue/rte on minilm", "### glue/sst2 on minilm"]

@@ -137,7 +137,7 @@ def test_a_dying_run_takes_only_its_row(tiny_model: Path, mirror: Path, tmp_path
         found[record["spec"]["method"].get("how", "head")] = record
     assert process.returncode == 1
     assert found["head"]["status"] == "ok"
-    assert found["kill"]["status"] == "failed" and "signal 9" in found["kill"]["error"]
+    assert found["kill"]["status"] == "interrupted" and "signal 9" in found["kill"]["error"]
     assert found["raise"]["status"] == "failed" and "broken on purpose" in found["raise"]["error"]
     assert "broken on purpose" in found["raise"]["traceback"]
     assert found["oom"]["status"] == "oom"

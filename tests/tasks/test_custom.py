@@ -60,6 +60,69 @@ def rows(count: int, labels: str = "ab") -> str:
     return "".join(f"some text {number},{labels[number % len(labels)]}\n" for number in range(count))
 
 
+# -- what cells mean ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("forms", "labels"), [
+    (("0", "1", "0.0", "1.0"), ("0", "1")), (("True", "false", "true", "False"), ("False", "True")),
+    (("007", "7", "7.0", "8"), ("007", "7", "8")), (("neg", "Neg", "pos", "pos"), ("Neg", "neg", "pos")),
+])  # fmt: skip
+def test_numbers_and_truth_values_are_one_class_in_whatever_form(
+    forms: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
+    write("mixed.csv", "text,label\n" + "".join(f"some text {n},{forms[n % 4]}\n" for n in range(80)))
+    found = task("mixed.csv")
+    splits = found.load(DataSource())
+    assert {label.lower() for label in found.labels} == {label.lower() for label in labels}
+    counts = [*splits.train["label"], *splits.validation["label"]]
+    assert len(counts) == 80 and set(counts) == set(range(len(labels)))
+
+
+@pytest.mark.parametrize("missing", ["NaN", '"nan"', "null", '""'])
+@pytest.mark.parametrize("column", ["text", "label", "score"])
+def test_missing_values_are_empty_cells_and_scores_stay_scores(missing: str, column: str) -> None:
+    def row(number: int) -> str:
+        cells = {"text": f'"some text {number}"', "label": '"ab"'.replace("ab", "ab"[number % 2])}
+        if column == "score":
+            cells = {"text": cells["text"], "score": str(number * 0.37 % 5)}
+        cells |= {column: missing} if number % 10 == 3 else {}
+        return "{" + ", ".join(f'"{name}": {cell}' for name, cell in cells.items()) + "}\n"
+
+    write("rows.jsonl", "".join(map(row, range(100))))
+    found = task("rows.jsonl")
+    assert found.kind == ("regression" if column == "score" else "classification")
+    assert f"the column '{column}' is empty in 10 rows, the first is row 4" in refusal("rows.jsonl")
+    splits = load("rows.jsonl", skip_empty="true")
+    assert len(splits.train) + len(splits.validation) == 90
+
+
+def test_parquet_categories_views_and_nan(tmp_path: Path) -> None:
+    texts, labels = [f"some text {n}" for n in range(120)], ["neg", "pos"] * 60
+    splits = pa.array(["train"] * 90 + ["validation"] * 30).dictionary_encode()
+    columns = {"text": pa.array(texts).cast(pa.string_view()), "label": pa.array(labels).dictionary_encode()}
+    pq.write_table(pa.table({**columns, "split": splits}), "rows.parquet")
+    found = load("rows.parquet")
+    assert (len(found.train), len(found.validation)) == (90, 30) and task("rows.parquet").labels == ("neg", "pos")
+    scores = [float("nan") if n == 7 else n * 0.37 % 5 for n in range(120)]
+    pq.write_table(pa.table({"text": texts, "score": scores}), "scores.parquet")
+    assert task("scores.parquet").kind == "regression" and "empty in row 8" in refusal("scores.parquet")
+
+
+def test_excels_line_names_the_separator() -> None:
+    write("reviews.csv", b"\xef\xbb\xbfsep=;\r\ntext;label\r\n" + rows(40).replace(",", ";").encode())
+    assert task("reviews.csv").labels == ("a", "b") and len(load("reviews.csv").train) == 32
+
+
+def test_texts_that_differ_in_white_space_or_unicode_form_stay_together() -> None:
+    forms = ("caf\u00e9 number {}", " caf\u00e9  number {}", "cafe\u0301 number {}", "caf\u00e9\u00a0number {}")
+    write(
+        "rows.csv", "text,label\n" + "".join(f"{forms[n % 4].format(n // 4)},{'ab'[n // 4 % 2]}\n" for n in range(160))
+    )
+    splits = load("rows.csv")
+    train, held = ({text.split()[-1] for text in part["text"]} for part in (splits.train, splits.validation))
+    assert held and not train & held
+
+
 # -- what is found ------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,26 @@ def test_train_and_validation_folders_of_their_own(tmp_path: Path) -> None:
     assert opened(tmp_path).load(DataSource()).fingerprint != first, "a further picture is other data"
 
 
+def test_every_byte_is_in_the_fingerprint_and_a_cut_file_is_found(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.fromarray(noise + number).save(tmp_path / name / f"{number}.bmp")
+    Image.fromarray(noise).save(tmp_path / "a" / "2.jpg")
+    first = opened(tmp_path).load(DataSource()).fingerprint
+    path = tmp_path / "a" / "1.bmp"
+    data = bytearray(path.read_bytes())
+    data[200_000] ^= 1
+    path.write_bytes(data)
+    assert opened(tmp_path).load(DataSource()).fingerprint != first
+    picture = tmp_path / "a" / "2.jpg"
+    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size * 6 // 10])
+    with pytest.raises(RequestError, match=r"a/2\.jpg") as refused:
+        opened(tmp_path).load(DataSource())
+    assert refused.value.codes == ["invalid-data"]
+
+
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     pictures(tmp_path / "one" / "cat")
     with pytest.raises(RequestError, match="there is only 'cat'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -33,7 +34,8 @@ class Executor(Protocol):
         """Events of the last ``timeout`` seconds at most, each with its ``run_id`` and ``event``.
 
         ``step`` and ``phase`` come from the run; ``exit`` comes once when it is over, with ``code`` 0 when it left a
-        record, else with ``why`` in words, and with ``again`` when the run never began.
+        record, else with ``why`` in words, with ``again`` when the run never began, and ``killed`` when its process was
+        ended from outside.
 
         Raises:
             WorkerDied: when there will be no more events.
@@ -60,6 +62,11 @@ class RunsTogether(Protocol):
     def submit_together(self, jobs: Sequence[Job]) -> None:
         """Start jobs that share their frozen backbone; each has its own events and record."""
         ...
+
+
+def killed(code: int) -> bool:
+    """Whether a process was ended from outside, which says nothing about its run."""
+    return code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 
 
 def died(code: int) -> str:

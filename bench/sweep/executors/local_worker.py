@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.quiet import gc_paused
-from bench.sweep.executors.base import died
+from bench.sweep.executors.base import died, killed
 from bench.training.events import Emitter
 
 # Needed only for scoring: imported while no order waits; a run that starts before has to import them itself. The first
@@ -174,7 +174,8 @@ class _Server:
                 return
             code = os.waitstatus_to_exitcode(status)
             for run_id in self.children.pop(pid):  # runs that reported their end before are ignored by the sweep
-                self.send({"event": "exit", "run_id": run_id, "code": code, "why": died(code), "process": True})
+                ended = {"event": "exit", "run_id": run_id, "code": code, "why": died(code), "killed": killed(code)}
+                self.send({**ended, "process": True})
 
     def _kill_all(self) -> None:
         for pid in self.children:

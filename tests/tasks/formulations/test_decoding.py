@@ -102,3 +102,29 @@ def test_texts_come_in_row_order_and_without_special_tokens() -> None:
 def test_a_module_that_cannot_generate_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mine: its module has no generate\(\)"):
         decoding.check(nn.Linear(1, 1), "mine")
+
+
+INHERITED = {
+    "min_length": 30, "min_new_tokens": 6, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "num_beams": 3,
+    "do_sample": True, "suppress_tokens": [7, 8, 9], "begin_suppress_tokens": list(range(20)), "forced_eos_token_id": 9,
+    "bad_words_ids": [[n] for n in range(30)], "temperature": 9.0, "top_k": 1, "length_penalty": 3.0, "max_length": 3,
+    "exponential_decay_length_penalty": (1, 9.0), "renormalize_logits": True, "sequence_bias": {(3,): 50.0},
+    "num_return_sequences": 2, "epsilon_cutoff": 0.5, "min_p": 0.9, "typical_p": 0.5, "guidance_scale": 3.0,
+    "stop_strings": ["a"], "max_time": 1e-9, "use_cache": False, "return_dict_in_generate": True,
+    "output_scores": True, "encoder_repetition_penalty": 3.0, "encoder_no_repeat_ngram_size": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "causal-lm"), ("t5", "seq2seq")])
+def test_nothing_of_a_checkpoints_generation_config_is_inherited(family: str, kind: str) -> None:
+    module, data, tokenizer = tuned("full", family, kind), asked(kind), writers.tokenizer()
+    setting = decoding.config(module, tokenizer, NEW)
+    plain, _ = decoding.texts(ENGINE, module, data, tokenizer, setting, 3)
+    for name, value in INHERITED.items():
+        own = module.generation_config
+        before = getattr(own, name, None)
+        setattr(own, name, value)
+        found, _ = decoding.texts(ENGINE, module, data, tokenizer, decoding.config(module, tokenizer, NEW), 3)
+        assert found == plain, name
+        assert module.generation_config is own and getattr(own, name) == value
+        setattr(own, name, before)

@@ -26,6 +26,36 @@ CAT_BLEU = 100 * (6 / 7 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25
 # 4 words of 8: brevity exp(1 − 8/4); every n-gram matches
 SHORT = ("a b c d", ["a b c d e f g h"], 100 * math.exp(1 - 8 / 4))
 
+# One text each in Russian, Hindi, Chinese, Japanese, Arabic, Korean and Thai.
+TEXTS = [
+    "Привет мир как дела",
+    "हिन्दी में उत्तर यह है",
+    "你好世界今天",
+    "こんにちは 世界です",
+    "مرحبا بالعالم كيف انت",
+    "한국어 대답 입니다 네",
+    "สวัสดีชาวโลก",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_identical_texts_of_any_script_have_the_full_score(text: str) -> None:
+    found = compute(("rougeL", "bleu"), [text], [[text]])
+    assert found == {"rougeL": 1.0, "bleu": pytest.approx(100.0)}
+    other = compute(("rougeL",), [text[: len(text) // 2]], [[text]])["rougeL"]
+    assert 0 < other < 1
+    assert bleu(statistics("bleu", [text], [[text]]).sum(0, keepdims=True)) == pytest.approx([100.0])
+
+
+def test_words_of_ascii_texts_are_those_of_rouge_score() -> None:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    from bench.tasks.metrics.rouge import _Words
+
+    for text in ("Hello, world_x isn't 3.5", "a-b  c\td", "#1 (two)"):
+        assert _Words().tokenize(text) == DefaultTokenizer().tokenize(text)
+
+
 KNOWN: list[tuple[str, list[Any], list[Any], float]] = [
     ("f1_macro", [0, 1, 2, 2], [0, 1, 2, 1], (1 + 2 / 3 + 2 / 3) / 3),
     ("f1_micro", [0, 1, 2, 2], [0, 1, 2, 1], 3 / 4),
