@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.core import options, registry, task_options
+from bench.core import formatting, options, registry, task_options
 from bench.core.errors import RequestError, unknown
 from bench.core.protocols import DataSource, Mergeable, Task
 from bench.core.train_config import TrainSettings
@@ -119,7 +119,12 @@ def _options(known: Mapping[str, options.Option], console: Console) -> None:
     for heading in ("option", "type", "default", "what it does"):
         table.add_column(heading, overflow="fold")
     for option in known.values():
-        table.add_row(option.name, option.type_name, _default(option), option.limits.help + _choices(option))
+        table.add_row(
+            *map(
+                formatting.clean,
+                (option.name, option.type_name, _default(option), option.limits.help + _choices(option)),
+            )
+        )
     console.print(table, highlight=False)
 
 
@@ -163,4 +168,4 @@ def _model(name: str, alias: loading.Alias, console: Console) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(formatting.clean(text), markup=False, highlight=False, soft_wrap=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 import transformers
 
+from bench.cli import output
 from bench.models import export, saved_adapter
 
 
@@ -18,5 +18,5 @@ def run(arguments: argparse.Namespace) -> int:
     trust = [name for name in saved_adapter.GRANTS if getattr(arguments, name)]
     tuned = saved_adapter.load(folder, model=arguments.model, plugins=arguments.plugin, keep_original=True, trust=trust)
     export.export(tuned, arguments.format, arguments.to)
-    sys.stdout.write(f"{arguments.format}: {arguments.to}\n")
+    output.line(f"{arguments.format}: {arguments.to}")
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench.cli import output
 from bench.core import registry, task_options
 from bench.core.errors import ErrorCollector, RequestError, unknown
 from bench.core.options import comma_list
@@ -44,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = Wanted(tasks, names, arguments.revision, arguments.allow_pickle)
     with quiet():
         for line in fetch(wanted, arguments.to):
-            sys.stdout.write(f"{line}\n")
+            output.line(line)
             sys.stdout.flush()
-    sys.stdout.write(f"Use it with BENCH_DATA={arguments.to.resolve()} HF_HUB_OFFLINE=1\n")
+    output.line(f"Use it with BENCH_DATA={arguments.to.resolve()} HF_HUB_OFFLINE=1")
     return 0
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.cli import output
 from bench.core.errors import RequestError
 from bench.core.files import write_output
 from bench.report.inputs import Extras
@@ -24,8 +24,7 @@ def records(folder: Path, some: bool = False) -> list[Record]:
     """
     check(folder)
     found, warnings = Store(folder).records()
-    for warning in warnings:
-        sys.stderr.write(f"bench: {warning}\n")
+    output.notes(warnings)
     if some and not found:
         raise RequestError(f"{folder} holds no records: {folder / 'runs'} is empty.", code="no-records")
     return found
@@ -71,5 +70,5 @@ def extras(found: list[Record], folder: Path, plugins: Sequence[Path], title: st
     except RequestError as error:
         if plugins:
             raise
-        sys.stderr.write("".join(f"bench: {message} The report does without it.\n" for message in error.messages))
+        output.notes(f"{message} The report does without it." for message in error.messages)
         return Extras(title, folder)

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from bench.cli import describe
+from bench.cli import describe, output
 from bench.core.environment import cache_folder
 from bench.core.files import write_atomically
 
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     width = max(len(row["name"]) for row in listed)
     for row in listed:
-        sys.stdout.write(f"{row['name']:<{width}}  {row['help']}\n")
+        output.line(f"{row['name']:<{width}}  {row['help']}")
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.cli import flags as typed
+from bench.cli import output
 from bench.core.errors import RequestError, fault, unknown
 from bench.core.train_config import TrainSettings
 from bench.planner.plan_config import Setting, WhatToPlan
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 fine, 1 a run or a check failed, 2 usage error."""
     parser = build_parser()
     _Parser.given = sys.argv[1:] if argv is None else argv
+    output.replace_unprintable()
     try:
         arguments, rest = parser.parse_known_args(argv)
         if rest:
@@ -65,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return int(arguments.act(arguments))
     except RequestError as error:
-        for message in error.messages:
-            sys.stderr.write(f"bench: {message} [{message.code}]\n")
+        output.notes(f"{message} [{message.code}]" for message in error.messages)
         return 2
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left (| head): nothing is wrong

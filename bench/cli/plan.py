@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import flags
-from bench.core import options, registry, task_options
+from bench.core import formatting, options, registry, task_options
 from bench.core.errors import ErrorCollector, Fault, RequestError, fault
 from bench.core.protocols import AlreadyTrained, DataSource, Method, Task
 from bench.data.mirror import mirror_folder
@@ -190,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def say(words: str) -> None:
         if not arguments.quiet:
-            sys.stderr.write(words + "\n")
+            sys.stderr.write(f"{formatting.clean(words)}\n")
 
     found = rows(wanted, say, grid=target is not None)
     if arguments.json:

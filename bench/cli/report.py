@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench.cli import folders
+from bench.cli import folders, output
 from bench.core.errors import Fault, RequestError, fault, unknown
 
 IMAGE_FORMATS = ("png", "svg")
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(table)
         else:
             folders.write(arguments.to, table.encode(), "--to")
-            sys.stdout.write(f"Table: {arguments.to}\n")
+            output.line(f"Table: {arguments.to}")
     if not arguments.format or arguments.html:
         try:
             shown = folders.extras(found, arguments.folder, arguments.plugin, arguments.title)

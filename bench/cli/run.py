@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench.cli import flags
+from bench.cli import flags, output
 from bench.core.errors import ErrorCollector, Fault, RequestError, fault
 from bench.core.options import comma_list
 from bench.core.quiet import gc_paused
 from bench.core.train_config import TrainSettings
-from bench.store.record import Record, scored
+from bench.store.record import Record, failed_checks, scored
 from bench.store.store import Store
 from bench.sweep import plan_file
 from bench.sweep.executors.select import WorkerPrewarm, opener
@@ -82,11 +82,11 @@ def _compare(
     sweep = _sweep(execution, work, store, prewarmed)
     store.prepare()
     records, warnings = store.records()
-    _warn(warnings)
+    output.notes(warnings)
     if work.tuned:
         sweep.trials.prepare()
-        _warn(sweep.trials.records()[1])
-    _warn([warning] if (warning := store.warning()) else [])
+        output.notes(sweep.trials.records()[1])
+    output.notes([warning] if (warning := store.warning()) else [])
     todo = sweep.missing()
     with gc_paused(lasting=command):
         _check(todo, execution)
@@ -108,7 +108,7 @@ def _compare(
         ) from error
     finally:
         watcher.close()
-    _warn(warnings)
+    output.notes(warnings)
     wanted = {spec.run_id for spec in sweep.wanted()}
     chosen = [record for record in records if record["run_id"] in wanted]
     return chosen, store, analysis if len(chosen) == len(records) else None
@@ -181,25 +181,28 @@ def _check(todo: list[Any], execution: Execution) -> None:
 
         said = mistakes.attempt(lambda: Survey(execution).check(todo))
     mistakes.stop()
-    _warn([] if execution.quiet or not said else said)
+    output.notes([] if execution.quiet or not said else said)
 
 
 def _tell(work: _Work) -> None:
-    """Say what tasks found out by themselves, so that a wrong guess is seen before anything is trained."""
-    said: dict[str, None] = {}
-    for spec in [*work.plain, *(group.base for group in work.tuned)]:
-        notes = getattr(spec.task, "notes", ())
+    """Note what tasks inferred from their data, and heads that are replaced, before anything is trained."""
+    specs = [*work.plain, *(group.base for group in work.tuned)]
+    found: dict[str, None] = {}
+    for spec in specs:
         facts = spec.spec["task"]
         rows = f"{facts['train_rows']:,} training rows, {facts['validation_rows']:,} evaluation rows"
-        if notes:
-            said["; ".join((f"{spec.task.name}: {notes[0]}", *notes[1:], rows))] = None
-    for line in said:
-        sys.stderr.write(f"bench: {line}. Another choice: --set task.OPTION=VALUE (bench show FILE lists them)\n")
+        if known := getattr(spec.task, "notes", ()):
+            choice = "Another choice: --set task.OPTION=VALUE (bench show FILE lists them)"
+            found["; ".join((f"{spec.task.name}: {known[0]}", *known[1:], f"{rows}. {choice}"))] = None
+    output.notes([*found, *_replaced_heads(specs)])
 
 
-def _warn(warnings: list[str]) -> None:
-    for warning in warnings:
-        sys.stderr.write(f"bench: {warning}\n")
+def _replaced_heads(specs: list[Any]) -> list[str]:
+    from bench.models.loading import has_own_head
+
+    kinds = dict.fromkeys((spec.source, spec.spec["task"]["form"]["model_kind"]) for spec in specs)
+    names = dict.fromkeys(source.name for source, kind in kinds if has_own_head(source, kind))
+    return [f"{name} has a classification head of its own; a fresh one is trained in its place." for name in names]
 
 
 def _watcher(total: int, quiet: bool) -> Any:
@@ -225,9 +228,9 @@ def _dry_run(requests: list[RunRequest]) -> int:
     sweep = _sweep(execution, work, Store(execution.out))
     _check([*work.plain, *(group.base for group in work.tuned)], execution)
     records, warnings = sweep.store.records() if execution.out.is_dir() else ([], [])
-    _warn(warnings)
+    output.notes(warnings)
     for line in dry_run.lines(sweep, records):
-        sys.stdout.write(f"{line}\n")
+        output.line(line)
     return 0
 
 
@@ -245,5 +248,11 @@ def _show(chosen: list[Record], store: Store, analysis: Analysis | None, as_json
 
 
 def _verdict(chosen: list[Record]) -> int:
-    fell_short = any(text.startswith("fail") for record in chosen for text in record["checks"].values())
-    return int(fell_short or not all(scored(record) for record in chosen))
+    """The exit code; 1 comes with its reasons."""
+    failed = sum(bool(failed_checks(record)) for record in chosen)
+    lost = sum(not scored(record) for record in chosen)
+    reasons = [f"{lost} of {len(chosen)} runs have no score"] if lost else []
+    reasons += [f"{failed} of {len(chosen)} runs failed a check"] if failed else []
+    if reasons:
+        output.note(f"exit code 1: {' and '.join(reasons)}.")
+    return int(bool(reasons))

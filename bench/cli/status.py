@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
+from bench.cli import output
 from bench.sweep.status import look
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the command."""
     found = look(arguments.folder)
-    for warning in found.warnings:
-        sys.stderr.write(f"bench: {warning}\n")
+    output.notes(found.warnings)
     for line in found.lines():
-        sys.stdout.write(f"{line}\n")
+        output.line(line)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench.cli import folders
+from bench.cli import folders, output
 from bench.core.errors import RequestError
 from bench.report import serve
 from bench.report.inputs import Extras
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     page = serve.Page(arguments.folder, read)
     server = serve.listen(page, arguments.host, _port(arguments.port))
     try:
-        sys.stdout.write(f"Report of {arguments.folder}: {server.url}  (Ctrl-C ends)\n")
+        output.line(f"Report of {arguments.folder}: {server.url}  (Ctrl-C ends)")
         sys.stdout.flush()
         page.html()  # made once, and what is wrong with the folder is reported at once
         server.run(open_browser=not arguments.no_browser)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from bench.core import formatting
 from bench.store.record import Record, main_value
 
 STOPPING = "Stopping: active runs finish their step. Press Ctrl-C again to stop at once."
@@ -110,13 +111,13 @@ def title(spec: dict[str, Any]) -> str:
     """Method, task, model and seed of a run; for a trial its number instead of the seed."""
     trial = (spec.get("tuning") or {}).get("trial")
     which = f"seed {spec['seed']}" if trial is None else f"trial {trial + 1} of {spec['tuning']['trials']}"
-    return f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, {which})"
+    return formatting.clean(f"{spec['method']['name']} on {spec['task']['name']} ({spec['model']['name']}, {which})")
 
 
 def outcome(record: Record) -> str:
     """How a run ended, in one line."""
     if record["status"] != "ok":
-        return f"{record['status']}: {record['error']}"
+        return formatting.clean(f"{record['status']}: {record['error']}")
     value = main_value(record)
     if value is None and any(point["dev_score"] is not None for point in record["curve"]) and not record["scores"]:
         last = [point["dev_score"] for point in record["curve"] if point["dev_score"] is not None][-1]
