@@ -29,6 +29,7 @@ from bench.report.terminal import comparison_table
 from bench.store.predictions import write_predictions
 from bench.store.store import Store
 from bench.sweep import plan_snapshot, status
+from bench.sweep.request import RunRequest
 from tests import factories
 from tests.speed.fits import exponent
 
@@ -69,7 +70,7 @@ def filled(folder: Path, number: int) -> Store:
         columns = {"prediction": np.where(right, truth, 1 - truth).tolist(), "reference": truth.tolist()}
         write_predictions(folder / record["predictions"], columns)
     runs = [SimpleNamespace(run_id=path.stem, spec={}) for path in (folder / "runs").glob("*.json")]
-    plan_snapshot.write(folder, [{}], runs)  # type: ignore[arg-type]
+    plan_snapshot.write(folder, [RunRequest()], runs)  # type: ignore[arg-type]
     return store
 
 
