@@ -27,6 +27,7 @@ from bench.store.validation import problems
 
 _DAY_SECONDS = 86_400
 _HUGE_EXPONENT = re.compile(rb"[eE]\+?\d{3}")  # only such a number can be beyond what a float holds
+_HUGE_WHOLE = re.compile(rb"\d{19}")
 # A waiter holds the lock for microseconds while it looks: trying again keeps that from reading as a claim.
 _CLAIM_TRIES = 5
 _POLL_SECONDS = 0.05
@@ -241,7 +242,8 @@ def _load(path: Path) -> Record:
     try:
         data = path.read_bytes()
         floats = _finite_float if _HUGE_EXPONENT.search(data) else None
-        record = json.loads(data, parse_constant=_refuse, parse_float=floats)
+        wholes = _bounded if _HUGE_WHOLE.search(data) else None
+        record = json.loads(data, parse_constant=_refuse, parse_float=floats, parse_int=wholes)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if isinstance(record, dict) and isinstance(found := record.get("schema"), int) and found != SCHEMA:
@@ -260,6 +262,12 @@ def _finite_float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is too large a number")
     return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"{text[:20]}… is too large a number")
+    return int(text)
 
 
 def _refuse(word: str) -> Any:

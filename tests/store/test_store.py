@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,6 +220,7 @@ WRITE_FOREVER = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from bench.core.files import write_output
 from bench.store.store import Store
 store, record = Store(Path(sys.argv[1])), json.loads(Path(sys.argv[2]).read_text())
@@ -278,6 +280,7 @@ HOLD = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from bench.core.files import write_output
 from bench.store.store import Store
 with Store(Path(sys.argv[1])).claim(sys.argv[2]) as held:
@@ -311,3 +314,29 @@ def test_a_claim_is_given_back_after_an_error(store):
         raise KeyError
     with store.claim(RUN) as held:
         assert held
+
+
+@pytest.mark.parametrize(("path", "value"), [
+    ("memory.phases.forward.peak_bytes", None), ("environment.workers", "x"), ("spec.tuning.options", 3),
+    ("tuning.trials", [3]), ("parameters.trainable", 10**400), ("scores.accuracy", 10**30),
+])  # fmt: skip
+def test_a_record_edited_into_another_shape_is_set_aside_alone(tmp_path: Path, path: str, value: Any) -> None:
+    """One such file must not stop what reads the folder."""
+    store = Store(tmp_path)
+    store.prepare()
+    for seed in (0, 1):
+        store.write(factories.record(seed=seed))
+    file = store._runs / f"{factories.record(seed=1)['run_id']}.json"
+    edited = json.loads(file.read_text())
+    edited["spec"]["tuning"] = {"group": "g", "options": {}, "trials": 1, "prune": "none", "seed": 0, "trial": None}
+    edited["tuning"] = {"best_of": 1, "options": ["lr"], "chosen": None, "trials": []}
+    file.write_text(json.dumps(edited))
+    assert len(store.records()[0]) == 2
+    *parents, name = path.split(".")
+    place = edited
+    for parent in parents:
+        place = place[parent]
+    place[name] = value
+    file.write_text(json.dumps(edited))
+    kept, warnings = store.records()
+    assert len(kept) == 1 and len(warnings) == 1 and "corrupt" in warnings[0], warnings
