@@ -228,19 +228,9 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    with path.open("rb") as head:
-        line, second = head.readline(), head.readline()
-    try:
-        first = line.decode("utf-8-sig")
-        named = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r\n"))  # a line that Excel reads and writes
-        skipped = named is not None and path.suffix.lower() == ".csv"
-        first = second.decode("utf-8") if skipped else first
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    mark, quote = _delimiter(path, first, notes)
-    if named is not None and skipped:
-        mark = named[1]
-        notes.append(f"its first line names the separator, {mark}")
+    first, separator = _heading(path)
+    mark, quote = _delimiter(path, first, separator, notes)
+    above = 1 if separator else 0
     try:
         names = next(csv.reader([first.rstrip("\r\n")], delimiter=mark, quoting=quote), [])
     except csv.Error as error:
@@ -258,7 +248,7 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
     try:
         reader = arrow.open_csv(
             file,
-            read_options=arrow.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=int(skipped)),
+            read_options=arrow.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=above),
             parse_options=arrow.ParseOptions(
                 delimiter=mark, quote_char='"' if quote == csv.QUOTE_MINIMAL else False, newlines_in_values=True,
                 invalid_row_handler=keep,
@@ -278,14 +268,28 @@ def _csv(path: Path, file: _Hashing, notes: list[str]) -> Iterator[pa.RecordBatc
             f"{path} is not a readable {path.suffix} file: {str(error).splitlines()[0]}", code="damaged"
         ) from error
     if ragged:
-        raise _ragged(path, ragged[0], mark, quote)
+        raise _ragged(path, ragged[0], (mark, quote), above)
 
 
-def _delimiter(path: Path, first: str, notes: list[str]) -> tuple[str, _Quoting]:
+def _heading(path: Path) -> tuple[str, str | None]:
+    """The line with the column names, and the separator that a line ``sep=;`` above it names, as Excel writes it."""
+    with path.open("rb") as file:
+        lines = file.readline(), file.readline()
+    try:
+        first = lines[0].decode("utf-8-sig")
+        named = re.fullmatch(r'"?sep=(.)"?', first.rstrip("\r\n")) if path.suffix.lower() == ".csv" else None
+        return (lines[1].decode("utf-8"), named[1]) if named else (first, None)
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+
+
+def _delimiter(path: Path, first: str, named: str | None, notes: list[str]) -> tuple[str, _Quoting]:
     """What separates cells, and how csv quotes: tabs in .tsv, where quotes mean nothing; else a comma, or what the
     first line has in its place."""
     if path.suffix.lower() == ".tsv":
         return "\t", csv.QUOTE_NONE
+    if named is not None:
+        return named, csv.QUOTE_MINIMAL
     for mark, name in ((",", ""), (";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if mark in first:
             if name:
@@ -294,16 +298,18 @@ def _delimiter(path: Path, first: str, notes: list[str]) -> tuple[str, _Quoting]
     return ",", csv.QUOTE_MINIMAL
 
 
-def _ragged(path: Path, row: Any, mark: str, quote: _Quoting) -> RequestError:
-    """Name the line of the first row that has too many or too few cells."""
-    where = f"row {row.number}"
+def _ragged(path: Path, row: Any, form: tuple[str, _Quoting], above: int) -> RequestError:
+    """Name the line of the first row that has too many or too few cells; ``above`` lines are above the column names."""
+    where, (mark, quote) = f"row {row.number}", form
     with path.open(encoding="utf-8-sig", newline="") as file:
+        for _ in range(above):
+            file.readline()
         reader = csv.reader(file, delimiter=mark, quoting=quote)
         begun = 0
         try:
             for cells in reader:
                 if cells and len(cells) != row.expected_columns:
-                    where = f"line {begun + 1}"
+                    where = f"line {above + begun + 1}"
                     break
                 begun = reader.line_num
         except csv.Error:

@@ -111,6 +111,8 @@ def test_parquet_categories_views_and_nan(tmp_path: Path) -> None:
 def test_excels_line_names_the_separator() -> None:
     write("reviews.csv", b"\xef\xbb\xbfsep=;\r\ntext;label\r\n" + rows(40).replace(",", ";").encode())
     assert task("reviews.csv").labels == ("a", "b") and len(load("reviews.csv").train) == 32
+    write("short.csv", "sep=;\ntext;label\n" + rows(40).replace(",", ";") + "one cell\n")
+    assert "short.csv, line 43: 1 cell, but the first line names 2 columns" in refusal("short.csv")
 
 
 def test_texts_that_differ_in_white_space_or_unicode_form_stay_together() -> None:
